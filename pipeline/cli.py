@@ -1,0 +1,445 @@
+"""The command line: parse, call one function, print, exit code.
+
+Heavy imports stand inside the commands, so that ``study --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from pipeline.errors import Interrupted, StudyError
+from pipeline.home import DEFAULT_HOME, Home, open_home
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.config import StudyConfig
+    from pipeline.search import Record
+
+app = typer.Typer(
+    name="study",
+    help="Hyperparameter studies of image-restoration autoencoders: run, compare, promote, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (TOML).")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
+]
+SHOWN = 10  # trials on a leaderboard
+
+
+def _everywhere(
+    home: Annotated[Path | None, typer.Option("--home", help="Folder of the studies. [default: mlruns]")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder of the data sets. [default: $STUDY_DATA_DIR or the cache]")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow server. [default: $MLFLOW_TRACKING_URI or in the home]")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="Optuna's database. [default: $OPTUNA_STORAGE or in the home]")
+    ] = None,
+) -> Home:
+    """The options that every command has, and what becomes of them."""
+    return open_home(home, data_dir, tracking_uri, storage)
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command.
+
+    It receives the `Home` first, and gains the options of `_everywhere` and ``--debug``; its errors are reported.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        common = list(inspect.signature(_everywhere, eval_str=True).parameters.values())
+        debug = inspect.Parameter(
+            "debug",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+        )
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common, debug)]
+
+        def run_reported(**arguments: Any) -> None:
+            with _reported(arguments.pop("debug")):
+                where = _everywhere(**{p.name: arguments.pop(p.name) for p in common})
+                function(where, **arguments)
+
+        run_reported.__doc__ = function.__doc__
+        run_reported.__name__ = function.__name__
+        run_reported.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run_reported.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name)(run_reported)
+        return function
+
+    return register
+
+
+@command()
+def run(
+    where: Home,
+    file: FileArgument,
+    trials: Annotated[int | None, typer.Option("--trials", help="The study's total, in place of the file's.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Processes; 0 trains in this one. [default: one a core or GPU]")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", help="Address of a running Dask scheduler.")] = None,
+    overrides: SetOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="The study's name, in place of the file's.")] = None,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")] = "auto",
+) -> None:
+    """Start a study, or go on with it. Ctrl-C stops it cleanly; the same command goes on."""
+    from pipeline.config import load_study_file
+
+    study_file = load_study_file(file, overrides or (), name, trials)
+    console = _console()
+    from pipeline.progress import LiveTable, PlainLines
+    from pipeline.study import Options, run_study
+
+    options = Options(workers=workers, cluster=cluster, device=device)
+    if console.is_terminal:
+        with LiveTable(console) as live:
+            outcome = run_study(study_file, where, options, live)
+    else:
+        outcome = run_study(study_file, where, options, PlainLines())
+    config = outcome.config
+    _print_leaderboard(console, config, outcome.records, outcome.baselines)
+    if outcome.seconds:
+        share = f"legs (training and validation) took {outcome.leg_share:.0%} of the workers' time"
+        console.print(f"\n{outcome.seconds:.0f} s; {share}", highlight=False)
+    _print_next(console, where, config, outcome.contact_sheet, outcome.best is not None)
+    if outcome.best is None:
+        raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` has the reasons")
+
+
+@command("list")
+def list_studies(
+    where: Home,
+    as_json: JsonOption = False,
+) -> None:
+    """The studies of a home."""
+    from rich.table import Table
+
+    from pipeline.search import load_search, ranked, study_names
+
+    rows = []
+    for name in study_names(where):
+        search = load_search(where, name)
+        records, config = search.records(), search.config
+        best = ranked(records, config.objective.direction)
+        rows.append(
+            {
+                "name": name,
+                "dataset": config.dataset,
+                "degrade": config.degrade.kind,
+                "ended": search.told(),
+                "trials": config.budget.trials,
+                "metric": config.objective.metric,
+                "best": best[0].value if best else None,
+                "best_trial": best[0].number if best else None,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    if not rows:
+        print(f"no studies in {where.path}; start one with: study run studies/quickstart.toml")
+        return
+    table = Table(box=None)
+    for heading in ("study", "data set", "degradation", "trials", "best", "trial"):
+        table.add_column(heading)
+    for row in rows:
+        best_shown = f"{row['metric']} {row['best']:.4g}" if row["best"] is not None else ""
+        ended = f"{row['ended']}/{row['trials']}"
+        trial = "" if row["best_trial"] is None else str(row["best_trial"])
+        table.add_row(row["name"], row["dataset"], row["degrade"], ended, best_shown, trial)
+    _console().print(table)
+
+
+@command()
+def show(
+    where: Home,
+    name: NameArgument,
+    as_json: JsonOption = False,
+) -> None:
+    """One study: leaderboard, baselines, what failed, importances."""
+    from pipeline.export import plain_rows, summary_table
+    from pipeline.search import load_search
+
+    search = load_search(where, name)
+    config, records = search.config, search.records()
+    baselines, importances = search.recall("baselines", {}), search.importances()
+    if as_json:
+        table = summary_table(records, config.objective.direction)
+        document = {
+            "name": name,
+            "config": config.canonical(),
+            "trials": plain_rows(table),
+            "baselines": baselines,
+            "importances": importances,
+        }
+        print(json.dumps(document, indent=2))
+        return
+    console = _console()
+    _print_leaderboard(console, config, records, baselines)
+    for record in records:
+        if record.state == "FAIL" and record.summary:
+            console.print(f"trial {record.number} failed: {record.summary.reason}", highlight=False, markup=False)
+    if importances:
+        console.print(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
+        for key, share in importances.items():
+            console.print(f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}", highlight=False)
+
+
+@command()
+def ui(
+    where: Home,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Open at this study.")] = None,
+    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
+    open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
+) -> None:
+    """The MLflow UI on this home, on 127.0.0.1, until Ctrl-C."""
+    from pipeline.ui import serve
+
+    serve(where, name, port, open_browser)
+
+
+@command()
+def promote(
+    where: Home,
+    name: NameArgument,
+    trial: Annotated[int | None, typer.Option("--trial", help="A trial other than the best.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if a baseline is better; recorded.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a study's best model as champion; the test split is read once, here, and reported."""
+    from dataclasses import asdict
+
+    from pipeline import registry
+    from pipeline.search import load_search
+
+    done = registry.promote(where, name, trial, force)
+    if as_json:
+        print(json.dumps(asdict(done), indent=2))
+        return
+    metric = load_search(where, name).config.objective.metric
+    replaced = f" (before: version {done.replaced})" if done.replaced else ""
+    print(f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}")
+    others = ", ".join(f"{b} {value:.4g}" for b, value in done.baselines.items())
+    print(f"select: {metric} {done.select[metric]:.4g} (baselines: {others})")
+    print("test, read once: " + ", ".join(f"{k} {v:.4g}" for k, v in done.test.items()))
+    print("note: one seed chosen among many is flattered on validation; the figures on select and test are not")
+    print(f"serve it: {_serve_command(where, done.model)}")
+
+
+@command()
+def models(
+    where: Home,
+    as_json: JsonOption = False,
+) -> None:
+    """The registered models and their versions."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from pipeline.registry import registered
+
+    versions = registered(where)
+    if as_json:
+        print(json.dumps([asdict(version) for version in versions], indent=2))
+        return
+    if not versions:
+        print("no registered models; promote one with: study promote NAME")
+        return
+    table = Table(box=None)
+    for heading in ("model", "version", "alias", "study", "trial", "test psnr", "promoted"):
+        table.add_column(heading)
+    for version in versions:
+        tags = [version.tags.get(key, "") for key in ("study.name", "trial.number", "test.psnr", "promoted")]
+        table.add_row(version.model, version.version, ", ".join(version.aliases), *tags)
+    _console().print(table)
+
+
+@command()
+def export(
+    where: Home,
+    name: NameArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File; .csv, .md, .html or .json.")],
+) -> None:
+    """Write the summary table of a study."""
+    from pipeline.export import summary_table, write_table
+    from pipeline.search import load_search
+
+    search = load_search(where, name)
+    table = summary_table(search.records(), search.config.objective.direction)
+    write_table(table, output)
+    print(f"{len(table)} trials of {name} written to {output}")
+
+
+@command()
+def reproduce(
+    where: Home,
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A trial's MLflow run id.")],
+) -> None:
+    """Train a recorded trial again and compare every metric of every epoch."""
+    from pipeline.reproduce import reproduce as train_again
+
+    done = train_again(where, run_id)
+    if done.identical:
+        print(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
+        return
+    print(f"{len(done.differences)} of {done.compared} figures of {done.run} differ; the first:")
+    for d in done.differences[:SHOWN]:
+        print(f"  epoch {d.epoch} {d.metric}: recorded {d.recorded}, now {d.now}")
+    for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
+        print(f"  {line}")
+    raise StudyError(f"{done.run} was not reproduced")
+
+
+@command()
+def doctor(
+    where: Home,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what is found.")] = False,
+) -> None:
+    """Compare Optuna, MLflow, checkpoints and artifacts; say what is amiss, and mend it with --repair."""
+    from pipeline.doctor import examine_home
+
+    found, mended = 0, 0
+    for name, finding in examine_home(where, lambda text: print(f"note: {text}")):
+        found += 1
+        if repair and finding.repair is not None:
+            finding.repair()
+            mended += 1
+            print(f"{name}: mended: {finding.text}")
+        else:
+            print(f"{name}: {finding.text}" + ("" if finding.repair else " (not mendable here)"))
+    if not found:
+        print(f"{where.path}: all is well")
+    elif mended < found:
+        raise StudyError(f"{found - mended} findings" + ("" if repair else "; `study doctor --repair` mends them"))
+
+
+def main() -> None:
+    """Entry point of ``study``."""
+    app()
+
+
+@contextmanager
+def _reported(debug: bool) -> Iterator[None]:
+    """Errors as one or two lines on stderr and their exit code."""
+    try:
+        yield
+    except StudyError as error:
+        if debug:
+            traceback.print_exc()
+        word = "stopped" if isinstance(error, Interrupted) else "error"
+        print(f"{word}: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise typer.Exit(Interrupted.exit_code) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        first = (str(error).strip() or "no message").splitlines()[0]
+        print(f"error: unexpected {type(error).__name__}: {first}; --debug shows where", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+def _print_leaderboard(
+    console: Console, config: StudyConfig, records: list[Record], baselines: dict[str, dict[str, float]]
+) -> None:
+    """The best trials and the baselines; as many columns as the terminal has room for, the searched keys last."""
+    from rich.table import Table
+
+    from pipeline.progress import figure
+    from pipeline.search import ranked
+
+    order = ranked(records, config.objective.direction)
+    best = [(record, record.summary) for record in order[:SHOWN] if record.summary is not None]
+    states = [record.state for record in records]
+    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))
+    console.print(f"\n[bold]{config.name}[/]: {len(records)} trials ({counts})", highlight=False)
+
+    columns: dict[str, list[str]] = {
+        "rank": [*(str(place) for place in range(1, len(best) + 1)), *("" for _ in baselines)],
+        "trial": [*(str(record.number) for record, _ in best), *baselines],
+    }
+    for metric in dict.fromkeys([config.objective.metric, "psnr", "ssim", "bce", "bce_excess", "sharpness"]):
+        scores = [*(summary.metrics for _, summary in best), *baselines.values()]
+        columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
+    columns["parameters"] = [*(f"{summary.cost['parameters']:,}" for _, summary in best), *("" for _ in baselines)]
+    for key in config.space.searched():
+        columns[key] = [*(_shown(record.params.get(key)) for record, _ in best), *("" for _ in baselines)]
+    table, room = Table(box=None, header_style="bold", pad_edge=False), console.width
+    for heading, cells in columns.items():
+        room -= max(map(len, [heading, *cells])) + 2
+        if room < -2:
+            break
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = list(zip(*list(columns.values())[: len(table.columns)], strict=True))
+    for place, row in enumerate(rows):
+        table.add_row(*row, style=None if place < len(best) else "dim")
+    console.print(table)
+
+
+def _console() -> Console:
+    """Standard output; a pipe or a file gets the whole width of every table."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=240)
+
+
+def _print_next(console: Console, where: Home, config: StudyConfig, contact_sheet: Path | None, has_best: bool) -> None:
+    """Where the pictures are, and the commands to type next, as this program was called."""
+    study, name = _program(), config.name
+    option = "" if where.path == DEFAULT_HOME.absolute() else f" --home {where.path}"
+    verbs = [f"ui {name}", f"show {name}"]
+    verbs += [f"promote {name}", f"export {name} -o {name}.csv"] if has_best else []
+    lines = [f"pictures: {contact_sheet}"] if contact_sheet else []
+    lines += ["next:", *(f"  {study} {verb}{option}" for verb in verbs)]
+    if where.local_tracking:
+        mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
+        lines.append(
+            f"  {mlflow} ui --backend-store-uri {where.tracking_uri} --host 127.0.0.1   (the same UI by itself)"
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program was called: by a path, by name, or as a module."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m pipeline"
+    return str(called) if shutil.which("study") is None and called.exists() else "study"
+
+
+def _serve_command(where: Home, model: str) -> str:
+    return (
+        f"MLFLOW_TRACKING_URI={where.tracking_uri} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
+        f"mlflow models serve -m models:/{model}@champion --env-manager local --host 127.0.0.1 -p 5001"
+    )
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

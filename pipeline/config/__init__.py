@@ -1,0 +1,26 @@
+"""Study files and what they become: ``load_study_file`` -> ``StudyConfig`` -> ``TrialConfig``.
+
+Comes in: TOML text and ``--set`` overrides. Goes out: frozen, validated objects. Imports only ``errors``.
+"""
+
+from pipeline.config.space import Choices, Fixed, Range, Space, Split, Value
+from pipeline.config.study import StudyConfig, StudyFile, check_name, load_study_file
+from pipeline.config.trial import Degrade, Downscale, ModelConfig, TrainConfig, TrialConfig
+
+__all__ = [
+    "Choices",
+    "Degrade",
+    "Downscale",
+    "Fixed",
+    "ModelConfig",
+    "Range",
+    "Space",
+    "Split",
+    "StudyConfig",
+    "StudyFile",
+    "TrainConfig",
+    "TrialConfig",
+    "Value",
+    "check_name",
+    "load_study_file",
+]

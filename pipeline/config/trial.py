@@ -1,0 +1,149 @@
+"""What one trial is: plain resolved values, nothing left to choose.
+
+A ``TrialConfig`` is all that a leg needs to know. It is frozen, small and JSON both ways, so it travels to a worker,
+is stored with the run and comes back the same.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.config.choices import (
+    ACTIVATIONS,
+    APPLIES,
+    LAYER_TYPES,
+    LOSSES,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULERS,
+)
+
+
+class Frozen(BaseModel):
+    """Strict and closed: no unknown key, no text for a number, no nan or infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def one_of(names: object) -> Any:
+    """A ``Literal`` of a table's names, so that a choice is listed in one place only."""
+    return Literal[tuple(names)]  # type: ignore[arg-type]
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Gaussian(Frozen):
+    """Additive white noise: x + sigma n."""
+
+    kind: Literal["gaussian"]
+    sigma: Annotated[float, Field(gt=0, le=10)]
+    clip: bool = True
+
+
+class Speckle(Frozen):
+    """Multiplicative noise: x + sigma n x."""
+
+    kind: Literal["speckle"]
+    sigma: Annotated[float, Field(gt=0, le=10)]
+    clip: bool = True
+
+
+class SaltPepper(Frozen):
+    """A share ``prob`` of the pixels becomes black or white, evenly."""
+
+    kind: Literal["salt_pepper"]
+    prob: Probability
+
+
+class Masking(Frozen):
+    """A share ``prob`` of the pixels becomes black."""
+
+    kind: Literal["masking"]
+    prob: Probability
+
+
+class Poisson(Frozen):
+    """Photon noise: Poisson(peak x) / peak."""
+
+    kind: Literal["poisson"]
+    peak: Annotated[float, Field(gt=0, le=1e6)]
+    clip: bool = True
+
+
+class Downscale(Frozen):
+    """Fewer pixels: each side divided by ``factor``. The model's input is smaller than its output."""
+
+    kind: Literal["downscale"]
+    factor: Annotated[int, Field(ge=2, le=64)]
+    method: Literal["area", "bicubic"] = "area"
+
+
+Degrade = Annotated[Gaussian | Speckle | SaltPepper | Masking | Poisson | Downscale, Field(discriminator="kind")]
+
+
+class ModelConfig(Frozen):
+    """``[model]``: the shape of the autoencoder."""
+
+    layer_type: one_of(LAYER_TYPES) = "linear"  # type: ignore[valid-type]
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+    bottleneck: Annotated[int, Field(ge=1, le=4096)] = 64
+    width: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = "auto"
+    activation: one_of(ACTIVATIONS) = "relu"  # type: ignore[valid-type]
+    negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
+    alpha: Annotated[float, Field(gt=0, le=10)] = 1.0
+    batch_norm: bool = True
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    skip: bool = False
+
+
+class TrainConfig(Frozen):
+    """``[train]``: how the autoencoder is trained."""
+
+    loss: one_of(LOSSES) = "bce"  # type: ignore[valid-type]
+    # Errors of intensities are at most 1, where torch's own 1.0 would make smooth_l1 half the squared error.
+    delta: Annotated[float, Field(gt=0, le=100)] = 0.1
+    optimizer: one_of(OPTIMIZERS) = "adam"  # type: ignore[valid-type]
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
+    lr_scheduler: one_of(SCHEDULERS) = "one_cycle"  # type: ignore[valid-type]
+    precision: one_of(PRECISIONS) = "float32"  # type: ignore[valid-type]
+
+
+class TrialConfig(Frozen):
+    """Everything that decides a trial's numbers, apart from the data's bytes and the library versions."""
+
+    dataset: str
+    degrade: Degrade
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    objective: str = "psnr"
+    epochs: Annotated[int, Field(ge=1)] = 10
+    threads: Annotated[int, Field(ge=1)] = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    seed: Annotated[int, Field(ge=0)] = 0
+    number: Annotated[int, Field(ge=0)] = 0
+    replicate: Annotated[int, Field(ge=0)] = 0
+
+    def params(self) -> dict[str, Any]:
+        """The flat parameters that are recorded: what applies to this trial, the searched keys first."""
+        settings = {**self.model.model_dump(), **self.train.model_dump()}
+        flat = {key: value for key, value in settings.items() if applies(key, settings)}
+        flat |= {f"degrade.{key}": value for key, value in self.degrade.model_dump().items()}
+        rest = ("dataset", "epochs", "threads", "device", "seed", "replicate")
+        return flat | {key: getattr(self, key) for key in rest}
+
+
+def applies(key: str, settings: dict[str, Any]) -> bool:
+    """Whether a key of ``[model]`` or ``[train]`` means anything beside these settings."""
+    if key not in APPLIES:
+        return True
+    parent, values = APPLIES[key]
+    return settings[parent] in values

@@ -1,0 +1,185 @@
+"""Where legs run: Dask workers on this machine or on a cluster, or this process. The only importer of distributed.
+
+Comes in: functions and their arguments under a key. Goes out: results as they come. Nothing else in the program knows
+which engine runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import EngineError
+
+Task = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished task: its result, or the error that it raised, or why it was lost."""
+
+    key: str
+    result: Any = None
+    error: Exception | None = None
+    lost: str | None = None
+
+
+class Engine(Protocol):
+    slots: int
+
+    def submit(self, key: str, task: Task, *arguments: Any) -> None:
+        """Start a task; ``key`` names it in its `Done`."""
+
+    def wait(self, timeout: float) -> Done | None:
+        """The next finished task; None where there is none within ``timeout`` seconds."""
+
+    def close(self) -> None:
+        """Stop at once; tasks under way are dropped."""
+
+
+class InProcess:
+    """Runs tasks in this process, one after another, inside `wait`."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._tasks: deque[tuple[str, Task, tuple[Any, ...]]] = deque()
+
+    def submit(self, key: str, task: Task, *arguments: Any) -> None:
+        self._tasks.append((key, task, arguments))
+
+    def wait(self, timeout: float) -> Done | None:  # noqa: ARG002
+        if not self._tasks:
+            return None
+        key, task, arguments = self._tasks.popleft()
+        try:
+            return Done(key, task(*arguments))
+        except Exception as error:  # as it would come back from a worker
+            return Done(key, error=error)
+
+    def close(self) -> None:
+        self._tasks.clear()
+
+
+class OnDask:
+    """Runs tasks on Dask workers. A worker that dies is replaced and its task run again, up to three times."""
+
+    def __init__(self, cluster: Any, client: Any) -> None:
+        self._cluster, self._client = cluster, client
+        self._futures: dict[str, Any] = {}
+        self._done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.slots = max(1, sum(client.nthreads().values()))
+
+    def submit(self, key: str, task: Task, *arguments: Any) -> None:
+        # The time makes a task that is submitted again a new one to the scheduler.
+        future = self._client.submit(_on_worker, task, arguments, key=f"{key}-{time.time_ns()}", pure=False)
+        self._futures[key] = future
+        future.add_done_callback(lambda done, key=key: self._done.put((key, done)))
+
+    def wait(self, timeout: float) -> Done | None:
+        from distributed import KilledWorker
+
+        try:
+            key, future = self._done.get(timeout=timeout)
+        except queue.Empty:
+            if self._client.status not in ("running", "connecting"):
+                raise EngineError(f"the connection to the Dask scheduler was lost ({self._client.status})") from None
+            return None
+        self._futures.pop(key, None)
+        if future.status == "finished":
+            return Done(key, future.result())
+        error = future.exception() if future.status == "error" else None
+        if isinstance(error, KilledWorker):
+            return Done(key, lost=f"its worker died {error.allowed_failures + 1} times")
+        if error is None:
+            return Done(key, error=EngineError(f"the scheduler dropped the task {key} ({future.status})"))
+        return Done(key, error=error)
+
+    def close(self) -> None:
+        if self._cluster is not None:
+            # Closing politely waits for the tasks under way; ending the processes first does not.
+            for nanny in self._cluster.workers.values():
+                nanny.auto_restart = False
+                if nanny.pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(nanny.pid, signal.SIGKILL)
+        elif self._futures:
+            self._client.cancel(list(self._futures.values()), force=True)
+        self._futures.clear()
+        self._client.close(timeout=2)
+        if self._cluster is not None:
+            self._cluster.close(timeout=5)
+
+
+def start(workers: int, cluster: str | None) -> Engine:
+    """Start workers, or attach to a running scheduler. Where there are GPUs, worker i uses GPU i modulo their number.
+
+    Args:
+        workers: processes on this machine; 0 runs everything in this one.
+        cluster: address of a running Dask scheduler, whose workers share this home and data folder.
+
+    Raises:
+        EngineError: the scheduler cannot be reached, has no workers, or the workers do not start.
+    """
+    if cluster is None and workers == 0:
+        return InProcess()
+    from distributed import Client, LocalCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    try:
+        if cluster is not None:
+            client = Client(cluster, timeout=10, set_as_default=False)
+            if not client.nthreads():
+                client.close()
+                raise EngineError(f"--cluster {cluster}: the scheduler has no workers")
+            return OnDask(None, client)
+        local = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # left out, a second study on this machine warns of a port that is taken
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )
+        client = Client(local, set_as_default=False)
+        client.register_plugin(_interrupt_plugin())
+        return OnDask(local, client)
+    except (OSError, TimeoutError, ValueError) as error:
+        what = f"--cluster {cluster}: cannot be reached" if cluster else "the workers did not start"
+        raise EngineError(f"{what}: {str(error).splitlines()[0]}") from None
+
+
+def _interrupt_plugin() -> Any:
+    from distributed import WorkerPlugin
+
+    class LeaveInterruptsToTheDriver(WorkerPlugin):
+        """Ctrl-C reaches every process of a terminal; only the driver answers it."""
+
+        def setup(self, worker: Any) -> None:  # noqa: ARG002
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    return LeaveInterruptsToTheDriver()
+
+
+def _on_worker(task: Task, arguments: tuple[Any, ...]) -> Any:
+    _own_gpu()
+    return task(*arguments)
+
+
+def _own_gpu() -> None:
+    """Spread workers over GPUs by their names, which Dask counts from 0 on one machine."""
+    import torch
+    from distributed import get_worker
+
+    name = get_worker().name
+    if torch.cuda.is_available() and isinstance(name, int):
+        torch.cuda.set_device(name % torch.cuda.device_count())

@@ -1,0 +1,63 @@
+"""The errors a user can meet, each with the exit code of the command it ends.
+
+    StudyError                 1  something failed while running
+    ├── InputError             2  what the user gave cannot be used; nothing was written
+    │   ├── ConfigError           a study file, or an option that stands for a part of it
+    │   ├── DataError             a data set is absent, damaged or does not fit the study
+    │   └── NotFoundError         a study, run or model of that name does not exist
+    ├── ShapeError                tensors that do not fit together (a fault of the caller)
+    ├── CheckpointError           a checkpoint that is damaged or absent
+    ├── EngineError               the workers could not be started or reached
+    ├── TrackingError             the tracking store or the model artifacts cannot be used
+    └── GateError                 a model was not good enough to be promoted
+    Interrupted              130  the user stopped the command; it can be resumed
+
+Messages are one or two lines: what, where, what is allowed, what to do.
+This module imports nothing of the project.
+"""
+
+
+class StudyError(Exception):
+    """Base of every error that is reported without a traceback."""
+
+    exit_code = 1
+
+
+class InputError(StudyError):
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    pass
+
+
+class DataError(InputError):
+    pass
+
+
+class NotFoundError(InputError):
+    pass
+
+
+class ShapeError(StudyError):
+    pass
+
+
+class CheckpointError(StudyError):
+    pass
+
+
+class EngineError(StudyError):
+    pass
+
+
+class TrackingError(StudyError):
+    pass
+
+
+class GateError(StudyError):
+    pass
+
+
+class Interrupted(StudyError):
+    exit_code = 130

@@ -1,0 +1,141 @@
+"""The home: the folder (or the servers) where studies are kept, and the lock that gives a study one driver.
+
+Comes in: the options ``--home``, ``--data-dir``, ``--tracking-uri``, ``--storage``. Goes out: absolute paths and
+URIs. Imports only ``errors``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from pipeline.errors import InputError
+
+DEFAULT_HOME = Path("mlruns")
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where everything of a set of studies lies. Nothing is created before `prepare`."""
+
+    path: Path
+    data_dir: Path
+    tracking_uri: str
+    storage_url: str
+
+    @property
+    def local_tracking(self) -> bool:
+        """Whether MLflow is this home's own file and not a server."""
+        return self.tracking_uri.startswith("sqlite:")
+
+    @property
+    def artifacts(self) -> Path:
+        return self.path / "artifacts"
+
+    def checkpoints(self, study_uid: str, number: int) -> Path:
+        """The folder of one trial's checkpoints."""
+        return self.path / "checkpoints" / study_uid / f"{number:04d}"
+
+    def exists(self) -> bool:
+        """Whether a study can have been kept here."""
+        return _may_be_there(self.storage_url)
+
+    def has_tracking(self) -> bool:
+        """Whether there can be an MLflow store: a server, or a file that is there."""
+        return _may_be_there(self.tracking_uri)
+
+    def prepare(self) -> None:
+        """Make the folder, with a .gitignore that keeps its contents out of a repository.
+
+        Raises:
+            InputError: the path is a file, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            ignore = self.path / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n!.gitignore\n")
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "not writable")
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"--home {self.path}: is not a folder; give another one") from None
+        except OSError as error:
+            raise InputError(f"--home {self.path}: cannot be used: {error.strerror}; give another one") from None
+
+    @contextmanager
+    def driver_lock(self, study_name: str) -> Iterator[None]:
+        """Hold a study for this process alone. The lock goes with the process, however it dies.
+
+        Raises:
+            InputError: another process holds it; the message names its pid and host.
+        """
+        folder = self.path / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{study_name}.lock")
+        holder = folder / f"{study_name}.json"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = _holder(holder)
+            raise InputError(f"study {study_name!r} is being run by {who}; wait for it, or stop it first") from None
+        try:
+            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def open_home(
+    path: Path | None = None,
+    data_dir: Path | None = None,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+) -> Home:
+    """The home that these options and the environment name; nothing is created.
+
+    Args:
+        path: default ``mlruns`` in the working directory.
+        data_dir: default ``$STUDY_DATA_DIR``, else the user's cache folder.
+        tracking_uri: an MLflow server; default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the home.
+        storage: an SQLAlchemy URL for Optuna; default ``$OPTUNA_STORAGE``, else ``optuna.db`` in the home.
+
+    Raises:
+        InputError: the path cannot be part of a database's URI, or the tracking URI is neither http(s) nor sqlite.
+    """
+    home = (path or DEFAULT_HOME).expanduser().absolute()
+    if set("?#%{}") & set(str(home)):
+        raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which mean something in URIs")
+    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    if not tracking_uri.startswith(("http://", "https://", "sqlite:////")):
+        raise InputError(f"--tracking-uri {tracking_uri}: allowed are http(s)://… and sqlite:////absolute/path")
+    storage = storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{home / 'optuna.db'}"
+    data = (data_dir or default_data_dir()).expanduser().absolute()
+    return Home(home, data, tracking_uri, storage)
+
+
+def default_data_dir() -> Path:
+    """``$STUDY_DATA_DIR``, else the user's cache folder."""
+    chosen = os.environ.get("STUDY_DATA_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("restoration-study") / "data"
+
+
+def _may_be_there(url: str) -> bool:
+    other, sqlite, file = url.partition("sqlite:///")
+    return bool(other or not sqlite) or Path(file.partition("?")[0]).is_file()
+
+
+def _holder(path: Path) -> str:
+    try:
+        who = json.loads(path.read_text())
+        return f"process {who['pid']} on {who['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

@@ -1,0 +1,48 @@
+"""What a run was made with: code, library versions, hardware. Imports nothing of the project."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+LIBRARIES = ("torch", "numpy", "optuna", "mlflow", "distributed")
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, str]:
+    """``git.commit`` and ``git.dirty`` of the folder that holds the package; ``unknown`` outside a repository."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(folder))
+    dirty = "unknown" if changes is None else str(bool(changes)).lower()
+    return {"git.commit": commit or "unknown", "git.dirty": dirty}
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the libraries that decide the numbers or write the databases."""
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+@lru_cache(maxsize=1)
+def hardware() -> str:
+    """Processor, number of cores and system of this machine, in a line."""
+    model = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"

@@ -1,0 +1,211 @@
+"""The model registry: choose a study's best model, hold it against the baselines, promote it.
+
+Comes in: a study's records and runs. Goes out: a new version of the registered model with the alias ``champion``. The
+only module that receives the test split's tensors: they are read once for a promoted run, to report, never to choose.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from torch import Tensor
+
+from pipeline.config import StudyConfig
+from pipeline.data import load, load_test
+from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
+from pipeline.evaluate import Restore, baseline, baseline_names, evaluate, threads
+from pipeline.home import Home
+from pipeline.search import Record, load_search, ranked
+from pipeline.tracking import connect, load_verified, read_tracking
+
+CHAMPION, PREVIOUS = "champion", "previous"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A version that became champion."""
+
+    model: str
+    version: str
+    trial: int
+    run_id: str
+    select: dict[str, float]
+    test: dict[str, float]
+    baselines: dict[str, float]  # objective on select, by baseline
+    replaced: str | None  # the version that was champion before
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A model version as the registry lists it."""
+
+    model: str
+    version: str
+    aliases: tuple[str, ...]
+    run_id: str
+    tags: dict[str, str]
+
+
+def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
+    """Register a study's best model by validation as the new champion.
+
+    Side effects: the model is loaded (after its files are verified), scored on *select* beside the baselines and, if it
+    passes, on *test*; the test figures go to the trial's run and to the version's tags; version and aliases are set.
+    Promoting the run that is champion already is refused, so the test split is read once a promotion.
+
+    Args:
+        home: of the study.
+        study: its name.
+        number: a trial other than the best.
+        force: promote even if a baseline is better; recorded on the version.
+
+    Raises:
+        NotFoundError: no such study or trial.
+        InputError: the trial is not complete, or is champion already.
+        GateError: no trial is complete, or a baseline is better on *select*.
+        TrackingError: the model's files are not those that were logged.
+    """
+    search = load_search(home, study)
+    config = search.config
+    record = _choose(search.records(), config, number)
+    assert record.summary is not None
+    client, tracking = connect(home), read_tracking(home, study)
+    run = next((r for r in tracking.runs("trial") if r.run_id == record.summary.run_id), None)
+    if run is None or "model.sha256" not in run.tags:
+        raise TrackingError(f"trial {record.number} has no model in MLflow; run the study again to mend that")
+    name, manifest = config.model_name, json.loads(run.tags["model.sha256"])
+
+    home.path.joinpath("locks").mkdir(exist_ok=True)
+    with FileLock(home.path / "locks" / f"{name}.registry.lock"), threads(config.budget.threads_per_trial):
+        before = _champion(client, name)
+        if before is not None and before.run_id == run.run_id:
+            raise InputError(
+                f"trial {record.number} of {study} is {name}'s champion already (version {before.version}); "
+                "the test split is not read again"
+            )
+        restore = _as_restore(load_verified(run.tags["model.id"], manifest))
+        data = load(config.dataset, home.data_dir)
+        if data.digest != search.recall("facts")["data.sha256"]:
+            raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
+        select = evaluate(restore, data.select, config.degrade, "select").summary()
+        others = {
+            b: evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select").summary()[
+                config.objective.metric
+            ]
+            for b in baseline_names(config.degrade)
+        }
+        failed = [b for b, value in others.items() if not _better(select[config.objective.metric], value, config)]
+        if failed and not force:
+            worst = ", ".join(f"{b} {others[b]:.4g}" for b in failed)
+            metric = config.objective.metric
+            raise GateError(
+                f"trial {record.number} ({metric} {select[metric]:.4g} on select) is not better than {worst}; "
+                "not promoted. --force promotes it all the same, on record"
+            )
+        test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test").summary()
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        tracking.log_figures(run.run_id, {f"select/{k}": v for k, v in select.items()})
+        tracking.log_figures(run.run_id, {f"test/{k}": v for k, v in test.items()})
+        tracking.tag(run.run_id, {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
+        tags = {
+            "study.name": study,
+            "trial.number": str(record.number),
+            "data.sha256": data.digest,
+            "model.sha256": run.tags["model.sha256"],
+            "promoted": stamp,
+            "forced": str(bool(failed)).lower(),
+            **{f"select.{k}": f"{v:.6g}" for k, v in select.items()},
+            **{f"test.{k}": f"{v:.6g}" for k, v in test.items()},
+            **{f"baseline.{b}.select.{config.objective.metric}": f"{v:.6g}" for b, v in others.items()},
+        }
+        version = _register(client, name, run.run_id, run.tags["model.id"], tags, before)
+    replaced = str(before.version) if before else None
+    return Promotion(name, version, record.number, run.run_id, select, test, others, replaced)
+
+
+def registered(home: Home) -> list[RegisteredVersion]:
+    """Every version of every registered model, newest first within a model."""
+    if not home.has_tracking():
+        return []
+    client = connect(home)
+    found = []
+    for model in client.search_registered_models():
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        aliases: dict[str, list[str]] = {}
+        for alias, version in model.aliases.items():
+            aliases.setdefault(str(version), []).append(alias)
+        found += [
+            RegisteredVersion(model.name, str(v.version), tuple(aliases.get(str(v.version), ())), v.run_id, v.tags)
+            for v in sorted(versions, key=lambda v: -int(v.version))
+        ]
+    return found
+
+
+def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:
+    """A registered model as a torch module, after its files are verified.
+
+    Raises:
+        NotFoundError: no such model or alias.
+        TrackingError: its files are not those that were logged.
+    """
+    client = connect(home)
+    try:
+        version = client.get_model_version_by_alias(name, alias)
+    except MlflowException:
+        known = ", ".join(sorted({v.model for v in registered(home)})) or "none"
+        raise NotFoundError(f"no registered model {name!r} with alias {alias!r}; models: {known}") from None
+    # The store does not give the version's model_id back; its source names it.
+    return load_verified(version.source.removeprefix("models:/"), json.loads(version.tags["model.sha256"]))
+
+
+def _choose(records: list[Record], config: StudyConfig, number: int | None) -> Record:
+    if number is None:
+        order = ranked(records, config.objective.direction)
+        if not order:
+            raise GateError(f"study {config.name} has no complete trial to promote")
+        return order[0]
+    if not 0 <= number < len(records):
+        raise NotFoundError(f"study {config.name} has no trial {number}; it has 0 to {len(records) - 1}")
+    if records[number].state != "COMPLETE":
+        raise InputError(f"trial {number} is {records[number].state}; only complete trials have a model to promote")
+    return records[number]
+
+
+def _better(mine: float, other: float, config: StudyConfig) -> bool:
+    return mine > other if config.objective.direction == "maximize" else mine < other
+
+
+def _as_restore(model: Any) -> Restore:
+    def restore(degraded: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(degraded)
+
+    return restore
+
+
+def _champion(client: MlflowClient, name: str) -> Any:
+    try:
+        return client.get_model_version_by_alias(name, CHAMPION)
+    except MlflowException:
+        return None
+
+
+def _register(client: MlflowClient, name: str, run_id: str, model_id: str, tags: Mapping[str, str], before: Any) -> str:
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name)
+    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+    if before is not None:
+        client.set_registered_model_alias(name, PREVIOUS, before.version)
+    client.set_registered_model_alias(name, CHAMPION, version.version)
+    return str(version.version)

@@ -1,0 +1,113 @@
+"""Train a recorded run again and compare every metric of every epoch.
+
+Comes in: a run id. Goes out: what differs, and what is different about the machine and its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import TrialConfig
+from pipeline.data import load
+from pipeline.errors import InputError
+from pipeline.home import Home
+from pipeline.provenance import git_state, hardware, versions
+from pipeline.tracking import metric_histories, read_run
+from pipeline.train import run_leg
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of one epoch that came out otherwise; None where it is missing on that side."""
+
+    epoch: int
+    metric: str
+    recorded: float | None
+    now: float | None
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came of training a run again."""
+
+    run: str
+    epochs: int
+    compared: int
+    differences: list[Difference]
+    surroundings: list[str]  # what is different here, and may be why
+
+    @property
+    def identical(self) -> bool:
+        return not self.differences
+
+
+def reproduce(home: Home, run_id: str) -> Reproduction:
+    """Train a run's trial again from what the run records, in this process, and compare.
+
+    Nothing is written to the home.
+
+    Args:
+        home: whose tracking store has the run.
+        run_id: of a trial or a single training.
+
+    Raises:
+        NotFoundError: there is no such run.
+        InputError: the run records no training, or its data set is not the one that is here.
+    """
+    stored = read_run(home, run_id)
+    try:
+        config = TrialConfig.model_validate_json(stored.tags["trial.config"])
+    except (KeyError, ValidationError):
+        role = stored.tags.get("study.role", "other")
+        raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
+    data = load(config.dataset, home.data_dir)
+    if data.digest != stored.tags.get("data.sha256"):
+        raise InputError(f"run {run_id}: dataset {config.dataset} here is not the one that it was trained on")
+    recorded = {
+        (epoch, name): value
+        for name, history in metric_histories(home, run_id).items()
+        if name == "train/loss" or name.startswith("val/")
+        for epoch, value in history.items()
+    }
+    epochs = max((epoch for epoch, _ in recorded), default=0)
+    now: dict[tuple[int, str], float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        before: Checkpoint | None = None
+        for _ in range(epochs):
+            leg = run_leg(config, before, home.data_dir, Path(folder))
+            if leg.epoch is None:
+                break
+            before = leg.checkpoint
+            metrics = {k: v for k, v in leg.epoch.metrics.items() if not k.startswith("time/")}
+            now |= {(leg.epoch.epoch, name): value for name, value in metrics.items()}
+    keys = sorted({*recorded, *now})
+    differences = [
+        Difference(*key, recorded.get(key), now.get(key))
+        for key in keys
+        if recorded.get(key) != now.get(key) and not _both_nan(recorded.get(key), now.get(key))
+    ]
+    return Reproduction(stored.name, epochs, len(keys), differences, _surroundings(stored.tags))
+
+
+def _both_nan(a: float | None, b: float | None) -> bool:
+    return a is not None and b is not None and a != a and b != b
+
+
+def _surroundings(tags: dict[str, str]) -> list[str]:
+    before = json.loads(tags.get("env.versions", "{}"))
+    now = versions()
+    found = [
+        f"{name} {before.get(name, 'unknown')} then, {now[name]} now" for name in now if before.get(name) != now[name]
+    ]
+    if tags.get("env.hardware") != hardware():
+        found.append(f"hardware: {tags.get('env.hardware', 'unknown')} then, {hardware()} now")
+    for key, value in git_state().items():
+        if tags.get(key) != value:
+            found.append(f"{key}: {tags.get(key, 'unknown')} then, {value} now")
+    return found

@@ -1,0 +1,82 @@
+"""Runs `study` commands in processes of their own, forked from one that has imported everything already.
+
+Started as a script by `studies_for_tests.Launcher`. Each line on standard input is a request. Its command runs in a
+fork, which is as killable as any process and starts in milliseconds. A request may ask besides to be killed by SIGKILL
+just before the n-th statement with a given text is sent to a database, so that a kill hits an exact moment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+
+def kill_before(text: str, count: int) -> None:
+    """Kill this process before the ``count``-th statement that contains ``text``; a commit is the statement COMMIT."""
+    import sqlalchemy
+
+    seen = 0
+
+    def note(statement: str) -> None:
+        nonlocal seen
+        seen += text in statement
+        if seen >= count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    listen, engine = sqlalchemy.event.listen, sqlalchemy.engine.Engine
+    listen(engine, "before_cursor_execute", lambda *given: note(given[2]))
+    listen(engine, "commit", lambda _: note("COMMIT"))
+
+
+def command(request: dict[str, Any]) -> None:
+    """Become the command that is asked for."""
+    os.setsid()
+    for stream in ("stdout", "stderr"):
+        os.dup2(os.open(request[stream], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), getattr(sys, stream).fileno())
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.chdir(request["cwd"])
+    sys.argv = ["study", *request["arguments"]]
+    if request["kill_before"]:
+        kill_before(*request["kill_before"])
+
+    from pipeline.cli import main
+
+    code = 1
+    try:
+        main()
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def answer(**what: Any) -> None:
+    print(json.dumps(what), flush=True)
+
+
+def main() -> None:
+    import pipeline.notebook  # and with it everything else; not above, where Dask's workers would import it too
+
+    assert pipeline.notebook
+    assert threading.active_count() == 1, "a process with threads must not be forked"
+    answer(ready=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            command(request)
+        answer(pid=pid)
+        _, status = os.waitpid(pid, 0)
+        Path(request["status"]).write_text(str(os.waitstatus_to_exitcode(status)))
+        answer(ended=pid)
+
+
+if __name__ == "__main__":
+    main()

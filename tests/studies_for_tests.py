@@ -1,0 +1,402 @@
+"""A study that is real and small, the means to run, kill and resume it, and what must hold of any study that ended.
+
+Plain functions; the fixtures made of them stand in `study_fixtures`. Asserts here bring their own messages, as pytest
+explains those of test modules only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+from PIL import Image
+
+from pipeline.config import load_study_file
+from pipeline.home import Home, open_home
+from pipeline.search import Search, load_search
+from pipeline.study import Options, Outcome, run_study
+from pipeline.tracking import connect
+
+STUDY = Path(sys.executable).with_name("study")  # the command as it is installed
+TRIALS, EPOCHS = 6, 3
+RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+
+# Digits of 4 x 4 pixels made 28 x 28 again. An epoch takes a tenth of a second, and three of them do better than the
+# best linear map. One trial is enqueued whose learning rate is absurd; the pruner ends some of the others.
+SMALL = f"""\
+# A study for tests.
+name = "small"
+dataset = "mnist-5k"
+
+[degrade]
+kind = "downscale"
+factor = 7
+
+[budget]
+trials = {TRIALS}
+epochs = {EPOCHS}
+concurrency = 3
+
+[pruner]
+name = "median"
+n_startup_trials = 1
+n_warmup_steps = 0
+
+[[enqueue]]
+optimizer = "sgd"
+lr = 1e9
+
+[model]
+depth = 1
+bottleneck = [16, 32, 128]
+activation = ["relu", "leaky_relu"]
+negative_slope = {{ low = 0.01, high = 0.3 }}
+
+[train]
+optimizer = ["adam", "sgd"]
+lr = {{ by = "optimizer", sgd = [0.3, 1e9], default = {{ low = 1e-3, high = 2e-2, log = true }} }}
+batch_size = 32
+"""
+
+
+class Recorder:
+    """A reporter that keeps what it is told, and may act on it: ``act(event)`` is called with each."""
+
+    def __init__(self, act: Callable[[tuple[Any, ...]], None] = lambda _: None) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self._act = act
+
+    def _note(self, *event: Any) -> None:
+        self.events.append(event)
+        self._act(event)
+
+    def begun(self, config: Any, data: Any, ended: int, slots: int) -> None:  # noqa: ARG002
+        self._note("begun", ended, slots)
+
+    def baseline(self, name: str, metrics: dict[str, float]) -> None:
+        self._note("baseline", name, metrics)
+
+    def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        self._note("epoch", number, epoch, epochs, metrics)
+
+    def trial(self, number: int, state: str, value: float | None, reason: str, ended: int) -> None:
+        self._note("trial", number, state, value, reason, ended)
+
+    def note(self, text: str) -> None:
+        self._note("note", text)
+
+    def kind(self, kind: str) -> list[tuple[Any, ...]]:
+        return [event[1:] for event in self.events if event[0] == kind]
+
+
+@dataclass
+class Place:
+    """A home, and the study file beside it."""
+
+    path: Path
+    file: Path
+
+    @property
+    def home(self) -> Home:
+        # MLflow keeps in memory where it saw a run's artifacts, and the runs of a copied place have the same ids.
+        _artifact_repos_cache.clear()
+        return open_home(self.path)
+
+    def run(
+        self, *overrides: str, name: str | None = None, trials: int | None = None, workers: int = 0, **rest: Any
+    ) -> tuple[Outcome, Recorder]:
+        """Run the study in this process, as the command would."""
+        reporter = rest.pop("reporter", None) or Recorder()
+        file = load_study_file(self.file, overrides, name, trials)
+        return run_study(file, self.home, Options(workers=workers, **rest), reporter), reporter
+
+    def search(self, name: str = "small") -> Search:
+        return load_search(self.home, name)
+
+    def client(self) -> MlflowClient:
+        return connect(self.home)
+
+    def runs(self, role: str | None = None, name: str = "small") -> list[Run]:
+        """The study's runs, of one role or all, in the order of their names."""
+        experiment = self.client().get_experiment_by_name(name)
+        assert experiment is not None
+        query = f"tags.`study.role` = '{role}'" if role else ""
+        found = list(self.client().search_runs([experiment.experiment_id], query))
+        return sorted(found, key=lambda run: run.info.run_name)
+
+    def arguments(self, *more: str) -> list[str]:
+        """Of a `study run` command in this place."""
+        return ["run", str(self.file), "--home", str(self.path), *more]
+
+
+def new_place(migrated: Path, folder: Path) -> Place:
+    shutil.copytree(migrated, folder / "home")
+    file = folder / "small.toml"
+    file.write_text(SMALL)
+    return Place(folder / "home", file)
+
+
+def copied(place: Place, folder: Path) -> Place:
+    """A copy of a place; MLflow keeps the artifacts' locations as absolute paths, so they are written anew."""
+    path = folder / "home"
+    shutil.copytree(place.path, path)
+    file = shutil.copy(place.file, folder)
+    columns = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
+    with contextlib.closing(sqlite3.connect(path / "mlflow.db")) as database, database:
+        for table, column in columns.items():
+            change = f"update {table} set {column} = replace({column}, ?, ?)"
+            database.execute(change, (place.path.as_uri(), path.as_uri()))
+    return Place(path, Path(file))
+
+
+# --- commands in processes of their own ---------------------------------------------------------------------------
+
+
+@dataclass
+class Command:
+    """A command that was started by a `Launcher`."""
+
+    pid: int
+    folder: Path
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def until(self, text: str) -> None:
+        """Wait until it has printed a text."""
+        wait_for(lambda: text in self.stdout or self.ended(), f"{text!r} from {self}")
+        assert text in self.stdout, f"ended without {text!r}: {self.stdout}{self.stderr}"
+
+    def ended(self) -> bool:
+        status = self.folder / "status"
+        return status.exists() and bool(status.read_text())
+
+    def code(self) -> int:
+        """Wait for its end; minus the signal's number if one killed it."""
+        wait_for(self.ended, f"the end of {self}")
+        return int((self.folder / "status").read_text())
+
+
+class Launcher:
+    """Starts commands, one at a time, by forking a process that has imported the program already."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        script = Path(__file__).with_name("launcher.py")
+        self._process = subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._answer() == {"ready": True}
+        self._last: Command | None = None
+
+    def start(self, *arguments: str, cwd: Path | None = None, kill_before: tuple[str, int] | None = None) -> Command:
+        """Start `study` with these arguments.
+
+        Args:
+            arguments: of the command line.
+            cwd: its working directory; an empty one by default.
+            kill_before: a text and a number: it dies before the so-manieth database statement with that text.
+        """
+        if self._last is not None:
+            self._last.code()
+            assert "ended" in self._answer()
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        files = {name: str(folder / name) for name in ("stdout", "stderr", "status")}
+        where = cwd or folder / "cwd"
+        where.mkdir(exist_ok=True)
+        request = {"arguments": arguments, "cwd": str(where), "kill_before": kill_before, **files}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        for name in ("stdout", "stderr"):
+            (folder / name).touch()
+        self._last = Command(self._answer()["pid"], folder)
+        return self._last
+
+    def run(self, *arguments: str, **rest: Any) -> Command:
+        """Start a command and wait for its end."""
+        command = self.start(*arguments, **rest)
+        command.code()
+        return command
+
+    def close(self) -> None:
+        self._process.communicate(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        return dict(json.loads(self._process.stdout.readline()))
+
+
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds} s"
+        time.sleep(0.02)
+
+
+# --- what must hold -----------------------------------------------------------------------------------------------
+
+
+def facts(place: Place, name: str = "small") -> list[Any]:
+    """All of a study that must come out the same however it was run: everything but ids, places and the clock."""
+    trials = {t.number: t for t in place.search(name).trials()}
+    runs = {run.data.tags["trial.number"]: run for run in place.runs("trial", name)}
+    out: list[Any] = []
+    for record in place.search(name).records():
+        assert record.summary is not None, record
+        run = runs[str(record.number)]
+        out.append(
+            {
+                "trial": (record.number, record.state, record.value, record.params, record.values),
+                "optuna": (trials[record.number].params, trials[record.number].intermediate_values),
+                "noted": {k: v for k, v in trials[record.number].system_attrs.items() if "rung" in k},
+                "epochs": (record.summary.epochs, record.summary.best_epoch, record.summary.reason),
+                "figures": untimed(record.summary.metrics) | record.summary.cost,
+                "params": run.data.params,
+                "last": untimed(run.data.metrics),
+                "history": {key: [v for _, v in steps] for key, steps in untimed(history(place, run)).items()},
+                "panels": panels(place, run),
+                "state": (run.info.status, run.data.tags["trial.state"], run.data.tags.get("trial.reason")),
+            }
+        )
+    baselines = {run.info.run_name: run.data.metrics for run in place.runs("baseline", name)}
+    return [*out, baselines, place.search(name).recall("baselines")]
+
+
+def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if not key.startswith("time/")}
+
+
+def history(place: Place, run: Run) -> dict[str, list[tuple[int, float]]]:
+    """Every metric's (step, value) pairs in the order they were written."""
+    client = place.client()
+    return {
+        key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
+    }
+
+
+def panels(place: Place, run: Run) -> list[tuple[int, str]]:
+    """The steps of a run's panels, sorted, each with the digest of its pixels."""
+    found = []
+    for entry in place.client().list_artifacts(run.info.run_id, "images"):
+        file = Path(entry.path).name.replace("%", "+")
+        if file.endswith(".png"):
+            key, step, number, *_ = file.split("+")
+            assert (key, step) == ("panel", "step"), file
+            with Image.open(artifact(place, run, entry.path)) as image:
+                found.append((int(number), hashlib.sha256(image.tobytes()).hexdigest()))
+    return sorted(found)
+
+
+def artifact(place: Place, run: Run, path: str) -> Path:
+    """Where a run's artifact lies in the home."""
+    file = place.path / "artifacts" / run.info.artifact_uri.rsplit("/artifacts/", 1)[1]
+    return file / path if path else file
+
+
+def models(place: Place, name: str = "small") -> list[Any]:
+    experiment = place.client().get_experiment_by_name(name)
+    assert experiment is not None
+    return list(place.client().search_logged_models([experiment.experiment_id]))
+
+
+def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name: str = "small") -> None:
+    """What every study that ran to its end keeps, whatever happened to it on the way."""
+    problems = list(unsound(place, trials, epochs, name))
+    if problems:
+        raise AssertionError("\n".join(problems))
+
+
+def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
+    """What does not hold, in words."""
+
+    def differ(what: str, found: Any, wanted: Any) -> Iterator[str]:
+        if found != wanted:
+            yield f"{what}: {found}, not {wanted}"
+
+    search, runs = place.search(name), place.runs(name=name)
+    records, by_id = search.records(), {run.info.run_id: run for run in runs}
+    yield from differ("trials", [record.number for record in records], list(range(trials)))
+    yield from differ("run uids", len({run.data.tags["trial.uid"] for run in runs}), len(runs))
+    roles = Counter(run.data.tags["study.role"] for run in runs)
+    yield from differ("runs", dict(sorted(roles.items())), {"baseline": 2, "study": 1, "trial": trials})
+
+    for record in records:
+        where, summary = f"trial {record.number}", record.summary
+        if summary is None or record.state not in RUN_STATUS:
+            yield f"{where} is {record.state}, summary {summary}"
+            continue
+        run = by_id.pop(summary.run_id)
+        name_and_uid = (run.info.run_name, run.data.tags["trial.uid"])
+        yield from differ(where, name_and_uid, (f"trial-{record.number:04d}", f"{search.uid}-{record.number}"))
+        yield from differ(f"status of {where}", run.info.status, RUN_STATUS[record.state])
+        steps = list(range(1, summary.epochs + 1))
+        if record.state == "COMPLETE":
+            yield from differ(f"epochs of {where}", summary.epochs, epochs)
+        yield from differ(f"values of {where}", list(search.trials()[record.number].intermediate_values), steps)
+        written = history(place, run)
+        yield from differ(f"{where} has epochs' metrics", "val/psnr" in written, bool(steps))
+        for key, values in written.items():
+            wanted = steps if key.startswith(("train/", "val/", "time/")) else [0]
+            yield from differ(f"{key} of {where}", [step for step, _ in values], wanted)
+        yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], steps)
+
+    for run in by_id.values():  # baselines and the study's own
+        where, role = run.info.run_name, run.data.tags["study.role"]
+        yield from differ(f"status of {where}", run.info.status, "FINISHED")
+        yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], [0] * (role == "baseline"))
+        if role == "baseline":
+            steps = {step for values in history(place, run).values() for step, _ in values}
+            yield from differ(f"steps of {where}", steps, {0})
+
+    complete = sorted(r.summary.run_id for r in records if r.summary and r.state == "COMPLETE")
+    found = models(place, name)
+    yield from differ("models' states", {str(model.status) for model in found} - {"READY"}, set())
+    yield from differ("runs with models", sorted(model.source_run_id for model in found), complete)
+    left = [str(path) for path in (place.path / "checkpoints").rglob("*") if path.is_file()]
+    yield from differ("checkpoints", left, [])
+
+
+@dataclass
+class Printed:
+    """What a call of the command line in this process printed, and its exit code."""
+
+    code: int
+    stdout: str = ""
+    stderr: str = ""
+    lines: list[str] = field(default_factory=list)
+
+
+def study(*arguments: str) -> Printed:
+    """Call the command line in this process."""
+    from pipeline.cli import app
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            app([str(argument) for argument in arguments])
+            code = 0
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+    return Printed(code, out.getvalue(), err.getvalue(), out.getvalue().splitlines())

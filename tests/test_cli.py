@@ -1,0 +1,207 @@
+"""The command line as a user meets it: processes, printed text, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from studies_for_tests import SMALL, STUDY, TRIALS, Launcher, Place, assert_sound, facts, study
+
+pytest_plugins = ["study_fixtures"]
+
+
+def test_from_a_study_file_to_a_champion_and_a_table(
+    finished: Place, place: Place, launcher: Launcher, tmp_path: Path
+) -> None:
+    """The user's verbs, with real Dask workers, in a working directory that only gains what was asked for."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    home = ("--home", str(place.path))
+
+    ran = launcher.run(*place.arguments("--workers", "2"), cwd=cwd)
+    assert ran.code() == 0, ran.stderr
+    assert_sound(place)
+    assert facts(place) == facts(finished), "two workers, or none: the same numbers"
+    best = place.search().records()
+    value = max(record.value for record in best if record.value is not None)
+    for words in ("baseline bicubic", "baseline linear", "epoch 3/3", "loss", "next:", "study", f"{value:.4g}"):
+        assert words in ran.stdout, words
+    sheet = re.search(r"pictures: (.*\.png)", ran.stdout)
+    assert sheet is not None
+    assert Path(sheet[1]).is_file()
+    assert f"--backend-store-uri sqlite:///{place.path}/mlflow.db" in ran.stdout
+    assert "\x1b" not in ran.stdout
+
+    again = launcher.run(*place.arguments("--workers", "2"), cwd=cwd)
+    assert again.code() == 0
+    assert "epoch" not in again.stdout
+    assert_sound(place)
+
+    listed = launcher.run("list", *home, cwd=cwd)
+    assert "small" in listed.stdout
+    assert f"{TRIALS}/{TRIALS}" in listed.stdout
+    shown = launcher.run("show", "small", *home, cwd=cwd)
+    assert "linear" in shown.stdout
+    assert "failed: non-finite" in shown.stdout
+    promoted = launcher.run("promote", "small", *home, cwd=cwd)
+    assert "small version 1 is champion" in promoted.stdout, promoted.stderr
+    assert "champion" in launcher.run("models", *home, cwd=cwd).stdout
+    exported = launcher.run("export", "small", "-o", "table.csv", *home, cwd=cwd)
+    assert exported.code() == 0
+    assert pd.read_csv(cwd / "table.csv")["objective"].iloc[0] == value
+    assert sorted(os.listdir(cwd)) == ["table.csv"]
+
+
+def test_the_default_home_is_all_that_a_working_directory_gains(tmp_path: Path) -> None:
+    """As it is installed, and as a first user meets it: nothing is there yet."""
+    (tmp_path / "small.toml").write_text(SMALL)
+    command = [str(STUDY), "run", "small.toml", "--trials", "2", "--workers", "0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlruns", "small.toml"]
+    kept = {path.name for path in (tmp_path / "mlruns").iterdir()}
+    assert kept == {".gitignore", "artifacts", "checkpoints", "locks", "mlflow.db", "optuna.db"}
+    assert "study show small\n" in done.stdout
+    assert "--home" not in done.stdout
+    assert_sound(Place(tmp_path / "mlruns", tmp_path / "small.toml"), 2)
+
+
+def test_promote_answers_scripts_too(finished_copy: Place) -> None:
+    done = study("promote", "small", "--json", "--home", str(finished_copy.path))
+    assert (done.code, done.stderr) == (0, "")
+    promotion = json.loads(done.stdout)
+    assert (promotion["model"], promotion["version"], promotion["replaced"]) == ("small", "1", None)
+    assert {"psnr", "ssim", "bce_excess"} <= promotion["test"].keys()
+    [version] = json.loads(study("models", "--json", "--home", str(finished_copy.path)).stdout)
+    assert (version["version"], version["aliases"], version["run_id"]) == ("1", ["champion"], promotion["run_id"])
+
+
+def test_a_gate_that_refuses_is_one_line_and_exit_1(place: Place) -> None:
+    poor = (
+        "--set",
+        "enqueue=[]",
+        "--set",
+        "train.optimizer=adam",
+        "--set",
+        "train.lr=1e-5",
+        "--set",
+        "budget.epochs=1",
+    )
+    assert study(*place.arguments("--workers", "0", "--trials", "1", *poor)).code == 0
+    refused = study("promote", "small", "--home", str(place.path))
+    assert (refused.code, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1)
+    assert "is not better than" in refused.stderr
+    assert "--force" in refused.stderr
+    forced = study("promote", "small", "--force", "--home", str(place.path))
+    assert forced.code == 0
+    assert "small version 1 is champion" in forced.stdout
+
+
+def test_json_for_scripts(finished: Place) -> None:
+    home = ("--home", str(finished.path))
+    [listed] = json.loads(study("list", "--json", *home).stdout)
+    assert (listed["name"], listed["ended"], listed["metric"]) == ("small", TRIALS, "psnr")
+    shown = json.loads(study("show", "small", "--json", *home).stdout)
+    assert len(shown["trials"]) == TRIALS
+    assert set(shown["baselines"]) == {"bicubic", "linear"}
+    assert shown["config"]["budget"]["trials"] == TRIALS
+    assert json.loads(study("models", "--json", *home).stdout) == []
+
+
+REFUSED = {
+    "no file": (("run", "absent.toml"), "absent.toml"),
+    "a key misspelled": (("run", "FILE", "--set", "model.dept=3"), "did you mean 'depth'"),
+    "a value out of bounds": (("run", "FILE", "--set", "budget.trials=0"), "trials"),
+    "a name that is a path": (("run", "FILE", "--name", "../x"), "not allowed"),
+    "fewer than no workers": (("run", "FILE", "--workers", "-1"), "--workers"),
+    "a factor that does not divide": (("run", "FILE", "--set", "degrade.factor=5"), "allowed: 2, 4, 7"),
+    "no such study": (("show", "absent"), "no study 'absent'"),
+    "no such study to promote": (("promote", "../absent"), "no study"),
+    "an unknown format": (("export", "absent", "-o", "x.doc"), "absent"),
+    "a tracking URI of another kind": (("list", "--tracking-uri", "file:///tmp"), "allowed"),
+    "no such option": (("run", "FILE", "--frobnicate"), "--frobnicate"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_two_lines_exit_2_and_nothing_written(case: str, place: Place, tmp_path: Path) -> None:
+    arguments, says = REFUSED[case]
+    home = tmp_path / "untouched"
+    given = [str(place.file) if word == "FILE" else word for word in arguments]
+    done = study(*given, "--home", str(home))
+    assert done.code == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    if case != "no such option":  # whose usage text is the command-line library's
+        assert len(done.stderr.strip().splitlines()) <= 2
+    assert not home.exists()
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    done = study("run", str(tmp_path / "absent.toml"), "--debug")
+    assert done.code == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_study_with_no_complete_trial_fails(place: Place) -> None:
+    home = ("--home", str(place.path), "--workers", "0", "--trials", "1")
+    done = study("run", str(place.file), *home, "--set", "train.lr=1e9", "--set", "train.optimizer=sgd")
+    assert done.code == 1
+    assert "no trial was completed" in done.stderr
+    assert study("promote", "small", "--home", str(place.path)).code == 1
+
+
+def test_the_program_is_a_module_too() -> None:
+    done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], capture_output=True, text=True, check=True)
+    for command in ("run", "list", "show", "ui", "promote", "models", "export", "reproduce", "doctor"):
+        assert f"  {command} " in done.stdout
+
+
+def test_every_command_takes_the_places(finished: Place) -> None:
+    for command in ("run", "list", "show", "ui", "promote", "models", "export", "reproduce", "doctor"):
+        text = study(command, "--help").stdout
+        for option in ("--home", "--data-dir", "--tracking-uri", "--storage", "--debug"):
+            assert option in text, (command, option)
+    assert study("list", "--home", str(finished.path)).code == 0
+
+
+def test_the_ui_is_served_on_this_machine_only_and_ends_whole(finished: Place) -> None:
+    command = [str(STUDY), "ui", "small", "--port", "0", "--no-browser", "--home", str(finished.path)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        assert server.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
+        assert address is not None
+        with urllib.request.urlopen(f"{address[0]}/health", timeout=60) as reply:
+            assert reply.status == 200
+        children = _descendants(server.pid)
+        assert children
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=60) == 0
+        assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_the_ui_of_a_home_without_studies_says_so(tmp_path: Path) -> None:
+    done = study("ui", "--home", str(tmp_path / "none"))
+    assert done.code == 2
+    assert "no study" in done.stderr
+    assert not (tmp_path / "none").exists()
+
+
+def _descendants(pid: int) -> list[int]:
+    listing = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    ).stdout
+    children = [int(word) for word in listing.split()]
+    return children + [below for child in children for below in _descendants(child)]

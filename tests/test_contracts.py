@@ -1,0 +1,234 @@
+"""What every entry of every table of choices must do. The cases are the tables, so a new entry is covered by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from pipeline import checkpoint as checkpoints
+from pipeline import data, degrade, model, train
+from pipeline.config import Degrade, TrialConfig
+from pipeline.config.choices import (
+    ACTIVATIONS,
+    APPLIES,
+    LAYER_TYPES,
+    LOSS_OBJECTIVES,
+    LOSSES,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULERS,
+)
+from pipeline.config.space import FIELDS
+from pipeline.config.study import DATASETS
+from pipeline.evaluate import fixed_batches, to_float
+
+TABLES = {
+    "activation": ACTIVATIONS,
+    "layer_type": LAYER_TYPES,
+    "loss": LOSSES,
+    "lr_scheduler": SCHEDULERS,
+    "optimizer": OPTIMIZERS,
+    "precision": PRECISIONS,
+}
+CHOICES = [{key: name} for key, table in TABLES.items() for name in table]
+SECTIONS = get_args(get_args(Degrade)[0])  # one class a kind of degradation
+
+
+def kind(section: Any) -> str:
+    [name] = get_args(section.model_fields["kind"].annotation)
+    return name
+
+
+def examples(section: Any) -> Iterator[dict[str, Any]]:
+    """A degradation with mild settings, once for each of its own named choices."""
+    fields = {name: field for name, field in section.model_fields.items() if name != "kind"}
+    named = {name: get_args(f.annotation) for name, f in fields.items() if get_origin(f.annotation) is Literal}
+    settings: dict[str, Any] = {"kind": kind(section)}
+    for name, field in fields.items():
+        if field.is_required():
+            settings[name] = next(value for value in (0.2, 2) if accepts(field, value))
+    yield settings
+    for name, values in named.items():
+        yield from ({**settings, name: value} for value in values if value != fields[name].default)
+
+
+def accepts(field: Any, value: object) -> bool:
+    try:
+        TypeAdapter(field.rebuild_annotation()).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+DEGRADED = [{"degrade": settings} for section in SECTIONS for settings in examples(section)]
+
+
+def words(settings: dict[str, Any]) -> str:
+    values = settings.get("degrade", settings).values()
+    return "-".join(map(str, values))
+
+
+@pytest.fixture(params=CHOICES + DEGRADED, ids=words)
+def trial(request: pytest.FixtureRequest, tiny_data: Path) -> TrialConfig:  # noqa: ARG001
+    return tiny.trial(**request.param)
+
+
+def test_two_legs_train_and_the_second_resumes_to_the_bit(trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
+    first = train.run_leg(trial, None, tiny_data, tmp_path)
+    assert first.failure is None
+    second = train.run_leg(trial, first.checkpoint, tiny_data, tmp_path)
+    assert second.failure is None
+    assert tiny.trace(train.run_leg(trial, first.checkpoint, tiny_data, tmp_path / "again")) == tiny.trace(second)
+    assert tiny.trace(second) != tiny.trace(first)
+
+    assert first.epoch is not None
+    assert second.epoch is not None
+    assert (first.epoch.epoch, second.epoch.epoch) == (1, 2)
+    for leg in (first, second):
+        assert leg.epoch is not None
+        assert all(math.isfinite(value) for value in leg.epoch.metrics.values())
+        assert leg.panel is not None
+        assert leg.panel.dtype == np.uint8
+    assert first.epoch.metrics.keys() == second.epoch.metrics.keys()
+    # Some optimisers hardly move at this learning rate; none may make the loss clearly worse.
+    assert second.epoch.metrics["train/loss"] < 1.02 * first.epoch.metrics["train/loss"]
+
+
+def test_training_moves_every_weight_and_lowers_the_loss_on_one_batch(trial: TrialConfig, tiny_data: Path) -> None:
+    seen = data.load(tiny.NAME, tiny_data)
+    autoencoder = train.build_model(trial, seen)
+    before = {name: weights.clone() for name, weights in autoencoder.named_parameters()}
+    optimizer = train.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+    clean = to_float(seen.train.images[:32])
+    degraded = degrade.degrade(clean, trial.degrade, torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(40):
+        loss = train.LOSSES[trial.train.loss](autoencoder(degraded), clean, trial.train)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    for name, weights in autoencoder.named_parameters():
+        assert not torch.equal(weights, before[name]), name
+
+
+def test_restored_images_have_the_clean_ones_shape_and_range(
+    trial: TrialConfig, tiny_data: Path, tmp_path: Path
+) -> None:
+    seen = data.load(tiny.NAME, tiny_data)
+    leg = train.run_leg(trial, None, tiny_data, tmp_path)
+    assert leg.checkpoint is not None
+    restorer = train.trained_restorer(trial, seen, leg.checkpoint)
+    for degraded, clean in fixed_batches(seen.val, trial.degrade, "val"):
+        assert tuple(degraded.shape[-2:]) == degrade.input_size(seen.image_size, trial.degrade)
+        restored = restorer(degraded)
+        assert restored.shape == clean.shape
+        assert restored.dtype == torch.float32
+        assert restored.min() >= 0
+        assert restored.max() <= 1
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_learning_rate_peaks_at_lr_and_momentum_is_left_alone(scheduler: str, optimizer: str) -> None:
+    settings = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, lr=0.03, momentum=0.7, beta1=0.8).train
+    weight = nn.Parameter(torch.ones(3))
+    stepped = train.build_optimizer(settings, iter([weight]), "cpu")
+    schedule = train.build_scheduler(settings, stepped, 50)
+    [group] = stepped.param_groups
+    rates, momenta = [], set()
+    for _ in range(50):
+        rates.append(group["lr"])
+        momenta.add((group.get("momentum"), group.get("betas")))
+        weight.grad = torch.ones(3)
+        stepped.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(0.03, rel=0.02)
+    assert max(rates) <= 0.03 * (1 + 1e-9)
+    assert min(rates) > 0
+    assert len(momenta) == 1
+    if optimizer in APPLIES["momentum"][1]:
+        assert momenta == {(0.7, None)}
+    if optimizer in APPLIES["beta1"][1]:
+        assert {betas[0] for _, betas in momenta} == {0.8}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
+    scheduler: str, optimizer: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    trial = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, nesterov=True, skip=True)
+    seen = data.load(tiny.NAME, tiny_data)
+    clean = to_float(seen.train.images[:32])
+
+    def parts() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+        autoencoder = train.build_model(trial, seen)
+        stepped = train.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+        return autoencoder, stepped, train.build_scheduler(trial.train, stepped, 9)
+
+    def go(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
+        for _ in range(steps):
+            stepped.zero_grad()
+            train.LOSSES["bce"](autoencoder(clean), clean, trial.train).backward()
+            stepped.step()
+            schedule.step()
+        return [*(value.tolist() for value in autoencoder.state_dict().values()), schedule.get_last_lr()]
+
+    uninterrupted, resumed = parts(), parts()
+    halfway = go(4, *uninterrupted)
+    saved = checkpoints.save(tmp_path, 1, checkpoints.capture(*uninterrupted, torch.zeros(1), {}))
+    state = checkpoints.load(saved)
+    state.restore(resumed[0])
+    state.restore_training(*resumed[1:])
+    assert go(0, *resumed) == halfway
+    assert go(4, *resumed) == go(4, *uninterrupted) != halfway
+
+
+@pytest.mark.parametrize(
+    ("offered", "implemented"),
+    [
+        (set(LOSSES), set(train.LOSSES)),
+        (set(SCHEDULERS), set(train.SCHEDULERS)),
+        (set(LAYER_TYPES), set(model.LAYER_TYPES)),
+        ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATIONS)),
+        (set(DATASETS), set(data.LOADERS) - {tiny.NAME}),
+    ],
+    ids=["losses", "schedulers", "layer types", "degradations", "data sets"],
+)
+def test_what_is_offered_is_what_is_implemented(offered: set[str], implemented: set[str]) -> None:
+    assert offered == implemented
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "base"),
+    [(nn, name, nn.Module) for name in ACTIVATIONS.values()]
+    + [(torch.optim, name, torch.optim.Optimizer) for name in OPTIMIZERS.values()],
+)
+def test_every_class_named_exists_in_torch(namespace: Any, name: str, base: type) -> None:
+    assert issubclass(getattr(namespace, name), base)
+
+
+@pytest.mark.parametrize(("key", "parent", "names"), [(key, *where) for key, where in APPLIES.items()])
+def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str, names: tuple[str, ...]) -> None:
+    assert key in FIELDS
+    assert set(names) <= set(TABLES[parent])
+
+
+def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
+    leg = train.run_leg(tiny_trial, None, tiny_data, tmp_path)
+    assert leg.epoch is not None
+    assert {f"val/{name}" for name in OBJECTIVES} <= leg.epoch.metrics.keys()
+    assert set(OBJECTIVES.values()) == {"maximize", "minimize"}
+    assert set(LOSS_OBJECTIVES) == set(OBJECTIVES) & set(LOSSES)

@@ -1,0 +1,127 @@
+"""`study reproduce`: a recorded trial trained again, "identical" or what differs and why that may be."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from studies_for_tests import Place, Printed, study
+
+pytest_plugins = ["study_fixtures"]
+
+
+def reproduce(place: Place, run_id: str) -> Printed:
+    return study("reproduce", run_id, "--home", str(place.path))
+
+
+def run_id_of(place: Place, state: str) -> str:
+    found = [run.info.run_id for run in place.runs("trial") if run.data.tags["trial.state"] == state]
+    return str(found[0])
+
+
+def change_metrics(place: Place, statement: str, *values: object) -> None:
+    """Change one metric behind MLflow's back."""
+    with contextlib.closing(sqlite3.connect(place.path / "mlflow.db")) as database, database:
+        assert database.execute(statement, values).rowcount == 1
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
+def test_a_trial_comes_out_the_same_to_the_bit(finished: Place, state: str) -> None:
+    run_id = run_id_of(finished, state)
+    run = finished.client().get_run(run_id)
+    (summary,) = [r.summary for r in finished.search().records() if r.summary and r.summary.run_id == run_id]
+    figures = [key for key in run.data.metrics if key == "train/loss" or key.startswith("val/")]
+    before = sorted(path for path in finished.path.rglob("*") if path.suffix != ".lock")
+
+    done = reproduce(finished, run_id)
+
+    said = f"identical: {len(figures) * summary.epochs} figures of {summary.epochs} epochs of {run.info.run_name}"
+    assert (done.code, done.lines, done.stderr) == (0, [said], "")
+    assert summary.epochs * len(figures) > 0
+    assert sorted(path for path in finished.path.rglob("*") if path.suffix != ".lock") == before
+
+
+def test_a_metric_that_differs_is_named_with_its_epoch(finished_copy: Place) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    (then,) = [m.value for m in finished_copy.client().get_metric_history(run_id, "val/psnr") if m.step == 2]
+    changed = then + 1e-9
+    where = "where run_uuid = ? and key = 'val/psnr' and step = 2"
+    change_metrics(finished_copy, f"update metrics set value = ? {where}", changed, run_id)
+
+    done = reproduce(finished_copy, run_id)
+
+    assert done.code == 1
+    assert done.lines[0].startswith("1 of ")
+    assert f"  epoch 2 val/psnr: recorded {changed}, now {then}" in done.lines
+    assert len(done.lines) > 2  # why that may be
+    assert done.stderr == "error: trial-0001 was not reproduced\n" or "was not reproduced" in done.stderr
+
+
+def test_a_metric_that_is_missing_is_a_difference(finished_copy: Place) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    where = "where run_uuid = ? and key = 'val/ssim' and step = 1"
+    change_metrics(finished_copy, f"delete from metrics {where}", run_id)
+    done = reproduce(finished_copy, run_id)
+    assert (done.code, done.lines[0].partition(" ")[0]) == (1, "1")
+    assert "epoch 1 val/ssim: recorded None, now 0." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "said"),
+    [
+        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch 1.0.0 then, "),
+        ("env.hardware", "an abacus", "hardware: an abacus then, "),
+        ("git.commit", "0123456", "git.commit: 0123456 then, "),
+    ],
+)
+def test_what_is_different_about_the_machine_is_named(finished_copy: Place, tag: str, value: str, said: str) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    finished_copy.client().set_tag(run_id, tag, value)
+    assert reproduce(finished_copy, run_id).code == 0  # the figures are what counts
+    where = "where run_uuid = ? and key = 'train/loss' and step = 3"
+    change_metrics(finished_copy, f"update metrics set value = 1 {where}", run_id)
+    done = reproduce(finished_copy, run_id)
+    assert done.code == 1
+    assert f"  {said}" in done.stdout
+
+
+@pytest.mark.parametrize("role", ["baseline", "study"])
+def test_runs_that_trained_nothing_are_refused(finished: Place, role: str) -> None:
+    run_id = finished.runs(role)[0].info.run_id
+    done = reproduce(finished, run_id)
+    said = f"error: run {run_id} ({role}) records no training of this program; give a trial's run\n"
+    assert (done.code, done.stdout, done.stderr) == (2, "", said)
+
+
+@pytest.mark.parametrize("run_id", ["0" * 32, "trial-0001", "../x", "a'b", "%s", "x" * 600])
+def test_unknown_runs_are_refused(finished: Place, run_id: str) -> None:
+    done = reproduce(finished, run_id)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: there is no run {run_id!r} at sqlite:///")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_on_other_data_is_refused(finished_copy: Place) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    finished_copy.client().set_tag(run_id, "data.sha256", "0" * 64)
+    done = reproduce(finished_copy, run_id)
+    assert (done.code, done.stdout) == (2, "")
+    assert "dataset mnist-5k here is not the one that it was trained on" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"dataset": "mnist-5k", "epochs": -1}'])
+def test_a_damaged_record_is_refused(finished_copy: Place, text: str) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    finished_copy.client().set_tag(run_id, "trial.config", text)
+    done = reproduce(finished_copy, run_id)
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_a_home_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = study("reproduce", "0" * 32, "--home", str(tmp_path / "nowhere"))
+    assert done.code in (1, 2)
+    assert len(done.stderr.splitlines()) <= 2
+    assert list(tmp_path.iterdir()) == []

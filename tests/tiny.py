@@ -1,0 +1,68 @@
+"""A data set and trials so small that an epoch takes milliseconds, and what of a leg must be reproducible.
+
+Import it after conftest has switched the shape checks on; a fresh process may import it by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import checkpoint as checkpoints
+from pipeline.config import ModelConfig, TrainConfig, TrialConfig
+from pipeline.data import LOADERS, Loaded, Split
+from pipeline.train import LegResult
+
+NAME = "tiny"
+SIDE = 16
+CLASSES = 10
+GAUSSIAN = {"kind": "gaussian", "sigma": 0.3}
+
+
+def strokes(count: int, seed: int, side: int = SIDE) -> Split:
+    """Two grey strokes an image, one across and one down; the class says where, to within a pixel."""
+    random = np.random.default_rng(seed)
+    images = np.zeros((count, 1, side, side), np.uint8)
+    labels = np.arange(count) % CLASSES
+    for image, label in zip(images[:, 0], labels, strict=True):
+        row, column = 2 + label + random.integers(2), side - 4 - label + random.integers(2)
+        image[row : row + 2, 2:-2] = random.integers(150, 256)
+        image[2:-2, column : column + 2] = random.integers(150, 256)
+    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+
+
+def loader(data_dir: Path, download: bool) -> Loaded:  # noqa: ARG001
+    """What `pipeline.data` asks of a data set: 120 images to split (96, 12, 12) and 20 for the test."""
+    return strokes(120, seed=1), strokes(20, seed=2), [NAME]
+
+
+def register() -> None:
+    """Add the data set to those that `pipeline.data` can load."""
+    LOADERS[NAME] = loader
+
+
+def trial(**settings: Any) -> TrialConfig:
+    """A two-epoch trial on the tiny data set; settings are keys of any section."""
+    model: dict[str, Any] = {"depth": 2, "bottleneck": 8}
+    train: dict[str, Any] = {"batch_size": 16, "lr": 1e-2}
+    rest: dict[str, Any] = {"dataset": NAME, "degrade": GAUSSIAN, "epochs": 2}
+    for key, value in settings.items():
+        home = model if key in ModelConfig.model_fields else train if key in TrainConfig.model_fields else rest
+        home[key] = value
+    return TrialConfig.model_validate({**rest, "model": model, "train": train})
+
+
+def trace(leg: LegResult) -> dict[str, Any]:
+    """All of a leg that must come out the same wherever and however often it runs: everything but the clock."""
+    assert leg.checkpoint is not None, leg.failure
+    assert leg.epoch is not None
+    assert leg.panel is not None
+    state = checkpoints.load(leg.checkpoint)
+    figures = {name: value for name, value in leg.epoch.metrics.items() if not name.startswith("time/")}
+    settings = {name: value for name, value in state.meta.items() if name != "history"}
+    tensors = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in state.tensors.items()}
+    return {**figures, **settings, **tensors, "panel": hashlib.sha256(leg.panel.tobytes()).hexdigest()}
