@@ -384,7 +384,9 @@ def _print_leaderboard(
         "rank": [*(str(place) for place in range(1, len(best) + 1)), *("" for _ in baselines)],
         "trial": [*(str(record.number) for record, _ in best), *baselines],
     }
-    for metric in dict.fromkeys([config.objective.metric, "psnr", "ssim", "bce", "bce_excess", "sharpness"]):
+    for metric in dict.fromkeys(
+        [config.objective.metric, "psnr", "ssim", "bce", "bce_excess", "class_kept", "sharpness"]
+    ):
         scores = [*(summary.metrics for _, summary in best), *baselines.values()]
         columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
     columns["parameters"] = [*(f"{summary.cost['parameters']:,}" for _, summary in best), *("" for _ in baselines)]

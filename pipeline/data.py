@@ -33,7 +33,7 @@ HELD_OUT = 5_000  # images of val and of select at most; a tenth of the training
 @dataclass(frozen=True)
 class Split:
     images: UInt8[Tensor, "n 1 height width"]
-    labels: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"] | None  # None where the pictures have no classes
 
     def __len__(self) -> int:
         return len(self.images)

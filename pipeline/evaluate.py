@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from pipeline.config import Degrade, Downscale
 from pipeline.data import Dataset, Split, load
 from pipeline.degrade import degrade, upscale
 from pipeline.errors import ShapeError
+from pipeline.judge import Judge, class_indices
+from pipeline.numerics import derive_seed, threads, to_float
 
 Images = Float[Tensor, "batch 1 height width"]
 PerImage = Float[Tensor, " batch"]
@@ -133,6 +134,13 @@ def gradient_energy(images: Images) -> PerImage:
     return across + images.diff(dim=-2).square().sum((1, 2, 3))
 
 
+def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
+    """How far the judge can be trusted: shares of validation images, clean and degraded, that it classifies rightly."""
+    found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in fixed_batches(data.val, how, "val")]
+    right = torch.cat(found) == class_indices(data.val, data)
+    return {"judge/accuracy_clean": judge.accuracy, "judge/accuracy_degraded": _mean(right)}
+
+
 @dataclass(frozen=True)
 class Scores:
     """Per-image scores of one split, and their summary."""
@@ -145,31 +153,36 @@ class Scores:
     entropy: Tensor
     gradient: Tensor
     clean_gradient: Tensor
+    class_kept: Tensor | None = None
 
     def summary(self) -> dict[str, float]:
         """The figures that are recorded: ``psnr``, ``ssim``, ``mse``, ``l1``, ``bce``, ``bce_excess``, ``sharpness``.
 
         ``sharpness`` is the gradient energy of all restored images over that of all clean ones: 1 is right, blur
-        lowers it, noise raises it; nan where the clean images are all flat.
+        lowers it, noise raises it; nan where the clean images are all flat. With a judge also ``class_kept``, the
+        share of images that it puts in the same class as their clean originals.
         """
         means = {name: _mean(getattr(self, name)) for name in ("psnr", "ssim", "mse", "l1", "bce")}
         clean = self.clean_gradient.double().sum().item()
         sharpness = self.gradient.double().sum().item() / clean if clean else math.nan
-        return means | {"bce_excess": means["bce"] - _mean(self.entropy), "sharpness": sharpness}
+        kept = {} if self.class_kept is None else {"class_kept": _mean(self.class_kept)}
+        return means | {"bce_excess": means["bce"] - _mean(self.entropy), "sharpness": sharpness} | kept
 
 
-def score(pairs: Iterator[tuple[Tensor, Tensor]]) -> Scores:
-    """Score (restored, clean) batches.
+def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) -> Scores:
+    """Score (restored, clean) batches, with a judge also whether each image kept its class.
 
     Raises:
         ShapeError: a batch whose shapes differ, or no batch at all.
     """
-    columns: list[list[Tensor]] = [[] for _ in range(8)]
+    columns: list[list[Tensor]] = [[] for _ in range(8 if judge is None else 9)]
     for restored, clean in pairs:
         restored = restored.clamp(0, 1)
         figures = (psnr, ssim, mse, l1, bce)
         values = [figure(restored, clean) for figure in figures]
         values += [entropy(clean), gradient_energy(restored), gradient_energy(clean)]
+        if judge is not None:
+            values.append(judge.classify(restored) == judge.classify(clean))
         for column, value in zip(columns, values, strict=True):
             column.append(value.cpu())
     if not columns[0]:
@@ -177,7 +190,9 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]]) -> Scores:
     return Scores(*(torch.cat(column) for column in columns))
 
 
-def evaluate(restore: Restore, split: Split, how: Degrade, purpose: str, device: str = "cpu") -> Scores:
+def evaluate(
+    restore: Restore, split: Split, how: Degrade, purpose: str, judge: Judge | None = None, device: str = "cpu"
+) -> Scores:
     """Score a restoration on a whole split under the split's own fixed degradation.
 
     Args:
@@ -185,11 +200,11 @@ def evaluate(restore: Restore, split: Split, how: Degrade, purpose: str, device:
         split: uint8 images.
         how: the ``[degrade]`` section.
         purpose: names the split; it decides the noise, which is the same for every trial and study.
-        device: where the batches are made.
+        judge: the data set's, where it has one.
+        device: where the batches are restored and scored.
     """
-    return score(
-        (restore(degraded.to(device)), clean.to(device)) for degraded, clean in fixed_batches(split, how, purpose)
-    )
+    batches = fixed_batches(split, how, purpose)
+    return score(((restore(degraded.to(device)), clean.to(device)) for degraded, clean in batches), judge)
 
 
 def fixed_batches(split: Split, how: Degrade, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
@@ -198,21 +213,6 @@ def fixed_batches(split: Split, how: Degrade, purpose: str) -> Iterator[tuple[Te
     for images in split.images.split(BATCH):
         clean = to_float(images)
         yield degrade(clean, how, generator), clean
-
-
-def derive_seed(*parts: int | str) -> int:
-    """A seed below 2^63 from numbers and words, well mixed.
-
-    Source:
-        numpy.random.SeedSequence, whose hashing is documented as stable.
-    """
-    numbers = [part if isinstance(part, int) else int.from_bytes(part.encode(), "little") for part in parts]
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-def to_float(images: UInt8[Tensor, "batch 1 height width"]) -> Images:
-    """uint8 0 … 255 to float32 0 … 1."""
-    return images.float().div_(255)
 
 
 def baseline_names(how: Degrade) -> list[str]:
@@ -225,7 +225,9 @@ def baseline(name: str, data: Dataset, how: Degrade) -> Restore:
     return _linear_map(data, how) if name == "linear" else lambda degraded: upscale(degraded, data.image_size)
 
 
-def baseline_scores(name: str, dataset: str, how: Degrade, data_dir: Path) -> tuple[dict[str, float], np.ndarray]:
+def baseline_scores(
+    name: str, dataset: str, how: Degrade, data_dir: Path, judge: Judge | None = None
+) -> tuple[dict[str, float], np.ndarray]:
     """A baseline's validation figures under their recorded names, and its panel; on one thread, whatever runs it.
 
     Raises:
@@ -233,18 +235,7 @@ def baseline_scores(name: str, dataset: str, how: Degrade, data_dir: Path) -> tu
     """
     with threads(1):
         data = load(dataset, data_dir)
-        return validation(baseline(name, data, how), data, how)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Compute on this many threads: sums over other numbers of them differ in the last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        return validation(baseline(name, data, how), data, how, judge)
 
 
 def _linear_map(data: Dataset, how: Degrade) -> Restore:
@@ -304,10 +295,10 @@ def panel_indices(split: Split) -> tuple[int, ...]:
 
 
 def validation(
-    restore: Restore, data: Dataset, how: Degrade, device: str = "cpu"
+    restore: Restore, data: Dataset, how: Degrade, judge: Judge | None = None, device: str = "cpu"
 ) -> tuple[dict[str, float], np.ndarray]:
     """The validation figures under their recorded names (``val/psnr`` …) and the panel."""
-    scores = evaluate(restore, data.val, how, "val", device)
+    scores = evaluate(restore, data.val, how, "val", judge, device)
     picture = panel(restore, data.val, how, "val", device)
     return {f"val/{name}": value for name, value in scores.summary().items()}, picture
 

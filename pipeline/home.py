@@ -40,6 +40,11 @@ class Home:
     def artifacts(self) -> Path:
         return self.path / "artifacts"
 
+    @property
+    def judges(self) -> Path:
+        """The folder of the reference classifiers, one a data set."""
+        return self.path / "judges"
+
     def checkpoints(self, study_uid: str, number: int) -> Path:
         """The folder of one trial's checkpoints."""
         return self.path / "checkpoints" / study_uid / f"{number:04d}"

@@ -22,8 +22,10 @@ from torch import Tensor
 from pipeline.config import StudyConfig
 from pipeline.data import load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
-from pipeline.evaluate import Restore, baseline, baseline_names, evaluate, threads
+from pipeline.evaluate import Restore, baseline, baseline_names, evaluate
 from pipeline.home import Home
+from pipeline.judge import judge_of
+from pipeline.numerics import threads
 from pipeline.search import Record, load_search, ranked
 from pipeline.tracking import connect, load_verified, read_tracking
 
@@ -96,22 +98,20 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         data = load(config.dataset, home.data_dir)
         if data.digest != search.recall("facts")["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
-        select = evaluate(restore, data.select, config.degrade, "select").summary()
-        others = {
-            b: evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select").summary()[
-                config.objective.metric
-            ]
-            for b in baseline_names(config.degrade)
-        }
-        failed = [b for b, value in others.items() if not _better(select[config.objective.metric], value, config)]
+        judge, metric = judge_of(data, home.judges), config.objective.metric
+        select = evaluate(restore, data.select, config.degrade, "select", judge).summary()
+        others = {}
+        for b in baseline_names(config.degrade):
+            scores = evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select", judge)
+            others[b] = scores.summary()[metric]
+        failed = [b for b, value in others.items() if not _better(select[metric], value, config)]
         if failed and not force:
             worst = ", ".join(f"{b} {others[b]:.4g}" for b in failed)
-            metric = config.objective.metric
             raise GateError(
                 f"trial {record.number} ({metric} {select[metric]:.4g} on select) is not better than {worst}; "
                 "not promoted. --force promotes it all the same, on record"
             )
-        test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test").summary()
+        test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         tracking.log_figures(run.run_id, {f"select/{k}": v for k, v in select.items()})
         tracking.log_figures(run.run_id, {f"test/{k}": v for k, v in test.items()})
@@ -125,7 +125,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             "forced": str(bool(failed)).lower(),
             **{f"select.{k}": f"{v:.6g}" for k, v in select.items()},
             **{f"test.{k}": f"{v:.6g}" for k, v in test.items()},
-            **{f"baseline.{b}.select.{config.objective.metric}": f"{v:.6g}" for b, v in others.items()},
+            **{f"baseline.{b}.select.{metric}": f"{v:.6g}" for b, v in others.items()},
         }
         version = _register(client, name, run.run_id, run.tags["model.id"], tags, before)
     replaced = str(before.version) if before else None

@@ -17,6 +17,7 @@ from pipeline.config import TrialConfig
 from pipeline.data import load
 from pipeline.errors import InputError
 from pipeline.home import Home
+from pipeline.judge import judge_of
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking import metric_histories, read_run
 from pipeline.train import run_leg
@@ -50,7 +51,7 @@ class Reproduction:
 def reproduce(home: Home, run_id: str) -> Reproduction:
     """Train a run's trial again from what the run records, in this process, and compare.
 
-    Nothing is written to the home.
+    Nothing is written to the home, but for the data set's judge where that is gone.
 
     Args:
         home: whose tracking store has the run.
@@ -76,11 +77,12 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         for epoch, value in history.items()
     }
     epochs = max((epoch for epoch, _ in recorded), default=0)
+    judge = judge_of(data, home.judges)
     now: dict[tuple[int, str], float] = {}
     with tempfile.TemporaryDirectory() as folder:
         before: Checkpoint | None = None
         for _ in range(epochs):
-            leg = run_leg(config, before, home.data_dir, Path(folder))
+            leg = run_leg(config, before, home.data_dir, Path(folder), judge)
             if leg.epoch is None:
                 break
             before = leg.checkpoint

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config import Choices, Fixed, Range, Split, StudyConfig, Value
 from pipeline.errors import ConfigError, NotFoundError, StudyError
-from pipeline.evaluate import derive_seed
 from pipeline.home import Home
+from pipeline.numerics import derive_seed
 
 OptunaStudy = optuna.Study
 State = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -34,9 +33,10 @@ from pipeline.degrade import input_size
 from pipeline.doctor import examine
 from pipeline.engine import Done, Engine
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted, StudyError
-from pipeline.evaluate import baseline_names, baseline_scores
+from pipeline.evaluate import baseline_names, baseline_scores, judge_figures
 from pipeline.finish import Finisher
 from pipeline.home import Home
+from pipeline.judge import Judge, judge_of
 from pipeline.model import cost
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import OpenTrial, Record, Search, State, Summary, ranked
@@ -138,8 +138,9 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         facts = {"data.sha256": data.digest, "device": device}
         search = searches.open_search(home, config, facts)
         tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
-        _note_environment(search, reporter)
-        driver = _Driver(file, home, data, device, search, tracking, reporter, stop)
+        judge = judge_of(data, home.judges, stop.is_set)
+        _note_environment(search, judge, reporter)
+        driver = _Driver(file, home, data, judge, device, search, tracking, reporter, stop)
         driver.tidy()
         if driver.complete():
             return driver.outcome(0.0, 1)
@@ -163,14 +164,15 @@ class _Driver:
         file: StudyFile,
         home: Home,
         data: Dataset,
+        judge: Judge | None,
         device: Literal["cpu", "cuda"],
         search: Search,
         tracking: Tracking,
         reporter: Reporter,
         stop: threading.Event,
     ) -> None:
-        self.file, self.config, self.home, self.data, self.device = file, file.config, home, data, device
-        self.search, self.tracking, self.reporter, self.stop = search, tracking, reporter, stop
+        self.file, self.config, self.home, self.data, self.judge = file, file.config, home, data, judge
+        self.device, self.search, self.tracking, self.reporter, self.stop = device, search, tracking, reporter, stop
         self.finisher = Finisher(self.config, data, home, device, search.uid, tracking, reporter.note)
         self.metric = f"val/{self.config.objective.metric}"
         self.direction = self.config.objective.direction
@@ -211,6 +213,7 @@ class _Driver:
         ended = self.search.told()
         self.reporter.begun(self.config, self.data, ended, engine.slots)
         try:
+            self._note_judge()
             for name in self._baselines():
                 if name not in self.search.recall("baselines", {}):
                     self.waiting.append(f"baseline/{name}")
@@ -245,12 +248,12 @@ class _Driver:
             self.in_flight.add(key)
             kind, _, rest = key.partition("/")
             if kind == "baseline":
-                task = partial(baseline_scores, rest, self.config.dataset, self.config.degrade, self.home.data_dir)
-                engine.submit(key, task)
+                config, data_dir = self.config, self.home.data_dir
+                engine.submit(key, baseline_scores, rest, config.dataset, config.degrade, data_dir, self.judge)
             else:
                 trial = self.running[int(rest)]
                 before = trial.kept[-1] if trial.kept else None
-                engine.submit(key, run_leg, trial.config, before, self.home.data_dir, trial.folder)
+                engine.submit(key, run_leg, trial.config, before, self.home.data_dir, trial.folder, self.judge)
 
     def _take(self, done: Done) -> None:
         self.in_flight.discard(done.key)
@@ -421,6 +424,16 @@ class _Driver:
         self.search.remember("baselines", self.search.recall("baselines", {}) | {name: metrics})
         self.reporter.baseline(name, metrics)
 
+    def _note_judge(self) -> None:
+        """The reference classifier as a run of its own, once a study."""
+        if self.judge is None or self.search.recall("judge") == self.judge.sha256:
+            return
+        uid, params = f"{self.search.uid}-judge-{self.judge.sha256[:12]}", {"dataset": self.config.dataset}
+        run_id = self.tracking.run(uid, "judge", self._tags("judge"), params, self.input, time.time())
+        self.tracking.log_figures(run_id, judge_figures(self.judge, self.data, self.config.degrade))
+        self.tracking.end(run_id, "COMPLETE")
+        self.search.remember("judge", self.judge.sha256)
+
     def _summarise(self) -> None:
         """The study's own run: its file, its resolved form and a contact sheet of the best trials."""
         tags = self._tags("study")
@@ -460,6 +473,7 @@ class _Driver:
             "study.file_sha256": self.file.sha256,
             "study.overrides": " ".join(self.file.overrides),
             "data.sha256": self.data.digest,
+            "judge.sha256": self.judge.sha256 if self.judge else "",
             "env.versions": json.dumps(versions()),
             "env.hardware": hardware(),
             **git_state(),
@@ -467,8 +481,12 @@ class _Driver:
 
 
 def _check_fit(config: StudyConfig, data: Dataset) -> None:
-    """Whether degradation and image size go together; before anything is written."""
+    """Whether degradation, objective and data go together; before anything is written."""
     input_size(data.image_size, config.degrade)
+    if config.objective.metric == "class_kept" and data.train.labels is None:
+        raise InputError(
+            f"[objective] metric = 'class_kept': dataset {config.dataset} has no classes; rank by psnr or ssim"
+        )
     if min(data.image_size) < 11:
         raise InputError(f"dataset {config.dataset}: SSIM needs images of at least 11 x 11 pixels")
 
@@ -491,9 +509,9 @@ def _workers(config: StudyConfig, options: Options, device: str) -> int:
     return min(max(1, cores // config.budget.threads_per_trial), config.budget.concurrency)
 
 
-def _note_environment(search: Search, reporter: Reporter) -> None:
+def _note_environment(search: Search, judge: Judge | None, reporter: Reporter) -> None:
     """Say what changed since the study was last run; trials from here on are recorded with what is there now."""
-    now = {**versions(), **git_state(), "hardware": hardware()}
+    now = {**versions(), **git_state(), "hardware": hardware(), "judge": judge.sha256[:12] if judge else "none"}
     before = search.recall("environment", now)
     for what in [what for what in now if before.get(what) != now[what]]:
         reporter.note(f"{what} was {before.get(what)} and is {now[what]}: numbers may differ from here on")

@@ -33,7 +33,9 @@ from pipeline.config.trial import applies
 from pipeline.data import Dataset, load
 from pipeline.degrade import degrade, input_size
 from pipeline.errors import CheckpointError
-from pipeline.evaluate import derive_seed, threads, to_float, validation
+from pipeline.evaluate import validation
+from pipeline.judge import Judge
+from pipeline.numerics import derive_seed, threads, to_float
 
 Logits = Float[Tensor, "batch 1 height width"]
 Images = Float[Tensor, "batch 1 height width"]
@@ -59,7 +61,9 @@ class LegResult:
     seconds: float
 
 
-def run_leg(config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path) -> LegResult:
+def run_leg(
+    config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
+) -> LegResult:
     """Train a trial for one epoch and validate it.
 
     Args:
@@ -67,12 +71,13 @@ def run_leg(config: TrialConfig, before: Checkpoint | None, data_dir: Path, fold
         before: the checkpoint to go on from; None starts the trial.
         data_dir: where the data set lies; it must be there already.
         folder: where the checkpoint is written.
+        judge: the data set's; without one ``val/class_kept`` is left out.
 
     Returns:
         The new checkpoint, the epoch's metrics and the panel; or a failure (non-finite loss, memory exhausted).
 
     Raises:
-        CheckpointError: ``before`` is damaged or is another trial's.
+        CheckpointError: ``before`` is damaged or is another trial's, or the judge is damaged.
         DataError: the data set is absent or damaged.
         OSError: the checkpoint could not be written.
     """
@@ -80,7 +85,7 @@ def run_leg(config: TrialConfig, before: Checkpoint | None, data_dir: Path, fold
     epoch = before.epoch + 1 if before else 1
     try:
         with _fixed_numerics(config):
-            state, result, picture = _train_epoch(config, epoch, before, load(config.dataset, data_dir))
+            state, result, picture = _train_epoch(config, epoch, before, load(config.dataset, data_dir), judge)
     except FloatingPointError as error:
         return LegResult(None, None, None, str(error), time.perf_counter() - started)
     except RuntimeError as error:  # torch's own, out of memory among them
@@ -91,7 +96,7 @@ def run_leg(config: TrialConfig, before: Checkpoint | None, data_dir: Path, fold
 
 
 def _train_epoch(
-    config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset
+    config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
 ) -> tuple[State, EpochResult, np.ndarray]:
     images = data.train.images.to(config.device)
     batch_size = min(config.train.batch_size, len(images))
@@ -136,7 +141,7 @@ def _train_epoch(
         raise FloatingPointError(f"non-finite weights after epoch {epoch}")
     seconds = time.perf_counter() - started
 
-    figures, picture = validation(restorer(model), data, config.degrade, config.device)
+    figures, picture = validation(restorer(model), data, config.degrade, judge, config.device)
     times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
     result = EpochResult(epoch, {"train/loss": mean, **figures, **times}, time.time())
     meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}

@@ -340,7 +340,7 @@ def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
     yield from differ("trials", [record.number for record in records], list(range(trials)))
     yield from differ("run uids", len({run.data.tags["trial.uid"] for run in runs}), len(runs))
     roles = Counter(run.data.tags["study.role"] for run in runs)
-    yield from differ("runs", dict(sorted(roles.items())), {"baseline": 2, "study": 1, "trial": trials})
+    yield from differ("runs", dict(sorted(roles.items())), {"baseline": 2, "judge": 1, "study": 1, "trial": trials})
 
     for record in records:
         where, summary = f"trial {record.number}", record.summary

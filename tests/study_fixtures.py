@@ -12,17 +12,20 @@ from pathlib import Path
 import pytest
 from studies_for_tests import Launcher, Place, copied, new_place
 
+from pipeline.data import load
 from pipeline.home import open_home
+from pipeline.judge import judge_of
 from pipeline.tracking import connect
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with databases and nothing in them: making their tables takes longer than a small study."""
+    """A home with a judge and empty databases: making these takes longer than a small study."""
     path = tmp_path_factory.mktemp("migrated") / "home"
     home = open_home(path)
     home.prepare()
     connect(home)
+    judge_of(load("mnist-5k", home.data_dir), home.judges)
     return path
 
 

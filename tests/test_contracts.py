@@ -30,7 +30,9 @@ from pipeline.config.choices import (
 )
 from pipeline.config.space import FIELDS
 from pipeline.config.study import DATASETS
-from pipeline.evaluate import fixed_batches, to_float
+from pipeline.evaluate import fixed_batches
+from pipeline.judge import judge_of
+from pipeline.numerics import to_float
 
 TABLES = {
     "activation": ACTIVATIONS,
@@ -227,7 +229,8 @@ def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str,
 
 
 def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    leg = train.run_leg(tiny_trial, None, tiny_data, tmp_path)
+    judge = judge_of(data.load(tiny.NAME, tiny_data), tmp_path / "judges")
+    leg = train.run_leg(tiny_trial, None, tiny_data, tmp_path, judge)
     assert leg.epoch is not None
     assert {f"val/{name}" for name in OBJECTIVES} <= leg.epoch.metrics.keys()
     assert set(OBJECTIVES.values()) == {"maximize", "minimize"}

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from pipeline.config import Degrade, Downscale
 from pipeline.degrade import degrade, input_size, upscale
 from pipeline.errors import DataError
-from pipeline.evaluate import to_float
+from pipeline.numerics import to_float
 
 SECTION: TypeAdapter[Any] = TypeAdapter(Degrade)
 PIXELS = 400 * 500

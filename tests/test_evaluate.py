@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Generator, Tensor
 
-from pipeline import evaluate
+from pipeline import evaluate, numerics
 from pipeline.config import Degrade
 from pipeline.data import Dataset, Split, load
 from pipeline.errors import ShapeError
@@ -64,7 +64,7 @@ INDEPENDENT: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def test_metric_agrees_with_independent_code(metric: str, noise: float, strokes: bool) -> None:
     restored, clean = pair(noise=noise)
     if strokes:
-        clean = evaluate.to_float(tiny.strokes(10, seed=7).images)
+        clean = numerics.to_float(tiny.strokes(10, seed=7).images)
         restored = (clean + noise * torch.randn(clean.shape, generator=Generator().manual_seed(1))).clamp(0, 1)
     found = METRICS[metric](restored, clean)
     expected = [
@@ -241,7 +241,7 @@ def test_nothing_to_score_is_refused() -> None:
 def test_sharpness_is_1_when_right_lower_for_blur_higher_for_noise(
     change: Callable[[Tensor], Tensor], low: float, high: float
 ) -> None:
-    clean = evaluate.to_float(tiny.strokes(10, seed=8).images)
+    clean = numerics.to_float(tiny.strokes(10, seed=8).images)
     assert low <= evaluate.score(iter([(change(clean), clean)])).summary()["sharpness"] <= high
 
 
@@ -274,7 +274,7 @@ def test_large_splits_are_scored_in_batches_with_new_noise_each() -> None:
 
 def test_intensities_are_scaled_to_0_to_1() -> None:
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    floats = evaluate.to_float(images)
+    floats = numerics.to_float(images)
     assert (floats.min(), floats.max(), floats.dtype) == (0, 1, torch.float32)
     assert torch.equal((floats * 255).round().to(torch.uint8), images)
     assert images.max() == 255
@@ -289,12 +289,12 @@ def test_seeds_are_stable_and_distinct() -> None:
         for epoch in range(4)
     ]
     parts = [(*place, purpose) for place in places for purpose in ("weights", "dropout", "shuffle", "noise")]
-    seeds = [evaluate.derive_seed(*part) for part in [*parts, ("val",), ("select",), ("test",), ("baseline",)]]
+    seeds = [numerics.derive_seed(*part) for part in [*parts, ("val",), ("select",), ("test",), ("baseline",)]]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
     # numpy.random.SeedSequence(0).generate_state(1, np.uint64)[0] is 15793235383387715774, by NumPy's documentation
     # the same in every version.
-    assert evaluate.derive_seed(0) == 15793235383387715774 >> 1
+    assert numerics.derive_seed(0) == 15793235383387715774 >> 1
 
 
 # --- Baselines -----------------------------------------------------------------------------------------------------
@@ -356,9 +356,9 @@ def test_trivial_baselines(smooth: Dataset) -> None:
 @pytest.mark.parametrize("how", [GAUSSIAN, HALVED], ids=lambda how: how.kind)
 def test_baselines_are_scored_like_trials_whatever_the_threads(how: Any, tiny_data: Path) -> None:
     for name in evaluate.baseline_names(how):
-        with evaluate.threads(1):
+        with numerics.threads(1):
             figures, picture = evaluate.baseline_scores(name, tiny.NAME, how, tiny_data)
-        with evaluate.threads(2):
+        with numerics.threads(2):
             again, same_picture = evaluate.baseline_scores(name, tiny.NAME, how, tiny_data)
             assert torch.get_num_threads() == 2
         assert figures == again
@@ -449,7 +449,7 @@ def test_threads_are_put_back_even_after_an_error() -> None:
     before = torch.get_num_threads()
 
     def fail() -> None:
-        with evaluate.threads(before + 1):
+        with numerics.threads(before + 1):
             assert torch.get_num_threads() == before + 1
             raise InterruptedError
 

@@ -17,12 +17,13 @@ ROOT = Path(pipeline.__file__).parent
 
 # A module imports modules of a lower rank only. New modules are put into this table.
 RANKS = [
-    {"errors", "provenance", "sheet"},
+    {"errors", "numerics", "provenance", "sheet"},
     {"config", "home", "outbox"},
     {"data", "engine", "ui"},
     {"degrade", "checkpoint", "model", "progress"},
-    {"evaluate"},
-    {"train", "search"},
+    {"judge"},
+    {"evaluate", "search"},
+    {"train"},
     {"tracking"},
     {"finish", "export"},
     {"doctor", "registry", "reproduce"},

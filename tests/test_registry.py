@@ -22,6 +22,7 @@ from studies_for_tests import Place
 from pipeline.data import load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluate import evaluate, fixed_batches
+from pipeline.judge import judge_of
 from pipeline.registry import load_champion, promote, registered
 from pipeline.search import ranked
 
@@ -77,13 +78,14 @@ def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
     model, config = load_champion(finished_copy.home, "small"), finished_copy.search().config
     data = load(config.dataset, finished_copy.home.data_dir)
     test = load_test(config.dataset, finished_copy.home.data_dir)
+    judge = judge_of(data, finished_copy.home.judges)
 
     def restore(degraded: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             return model(degraded)
 
     for split, purpose, figures in ((data.select, "select", done.select), (test, "test", done.test)):
-        assert evaluate(restore, split, config.degrade, purpose).summary() == pytest.approx(figures, rel=1e-5)
+        assert evaluate(restore, split, config.degrade, purpose, judge).summary() == pytest.approx(figures, rel=1e-5)
 
 
 def test_the_test_split_is_read_once_a_run_and_on_record(finished_copy: Place) -> None:

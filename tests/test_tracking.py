@@ -37,6 +37,7 @@ from pipeline.data import load
 from pipeline.errors import Interrupted, NotFoundError, TrackingError
 from pipeline.evaluate import Restore, baseline, evaluate, fixed_batches
 from pipeline.home import open_home
+from pipeline.judge import judge_of
 from pipeline.provenance import git_state
 from pipeline.tracking import DataInput, Tracking, load_verified, open_tracking, read_tracking
 from pipeline.train import EpochResult, run_leg, trained_restorer
@@ -81,6 +82,7 @@ def test_runs_stand_flat_and_have_their_roles(finished: Place) -> None:
     assert [run.info.run_name for run in runs] == [
         "baseline-bicubic",
         "baseline-linear",
+        "judge",
         "study",
         *(f"trial-{number:04d}" for number in range(6)),
     ]
@@ -178,7 +180,8 @@ def test_the_baselines_figures_are_right(finished: Place) -> None:
     data = load(config.dataset, finished.home.data_dir)
     for run in finished.runs("baseline"):
         restore = baseline(run.info.run_name.removeprefix("baseline-"), data, config.degrade)
-        for name, value in evaluate(restore, data.val, config.degrade, "val").summary().items():
+        judge = judge_of(data, finished.home.judges)
+        for name, value in evaluate(restore, data.val, config.degrade, "val", judge).summary().items():
             assert run.data.metrics[f"val/{name}"] == pytest.approx(value, rel=1e-5)
 
 
@@ -276,10 +279,11 @@ def test_a_model_has_its_signature_and_names_what_it_needs(logged: tuple[Run, Pa
 
 def test_models_restore_as_well_as_their_trials_did(finished: Place) -> None:
     search, data = finished.search(), load("mnist-5k", finished.home.data_dir)
+    judge = judge_of(data, finished.home.judges)
     for run in of_state(finished, "COMPLETE"):
         record = search.records()[int(run.data.tags["trial.number"])]
         model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
-        scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val").summary()
+        scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val", judge).summary()
         assert record.summary is not None
         assert {f"val/{k}": v for k, v in scored.items()} == pytest.approx(untimed_validation(record.summary.metrics))
 

@@ -20,7 +20,7 @@ import tiny
 import torch
 
 from pipeline import checkpoint as checkpoints
-from pipeline import evaluate, train
+from pipeline import evaluate, numerics, train
 from pipeline.checkpoint import Checkpoint, write_atomically
 from pipeline.config import TrialConfig
 from pipeline.data import LOADERS, Split, load
@@ -147,7 +147,7 @@ def test_a_leg_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_p
     )
     leg = run_leg(trial, None, tiny_data, tmp_path)
     seen = load("copies", tiny_data)
-    by_hand, clean, losses = train.build_model(trial, seen), evaluate.to_float(seen.train.images[:32]), []
+    by_hand, clean, losses = train.build_model(trial, seen), numerics.to_float(seen.train.images[:32]), []
     for _ in range(96 // 32):
         loss = (torch.sigmoid(by_hand(clean)) - clean).square().mean()
         slopes = torch.autograd.grad(loss, list(by_hand.parameters()))
@@ -209,7 +209,7 @@ def test_figures_are_those_of_the_saved_model_on_val(tiny_trial: TrialConfig, ti
     leg = run_leg(tiny_trial, None, tiny_data, tmp_path)
     seen = load(tiny.NAME, tiny_data)
     restorer = trained_restorer(tiny_trial, seen, saved(leg))
-    with evaluate.threads(1), torch.inference_mode():
+    with numerics.threads(1), torch.inference_mode():
         again, panel = evaluate.validation(restorer, seen, tiny_trial.degrade)
     assert again == {name: value for name, value in figures(leg).items() if name.startswith("val/")}
     assert leg.panel is not None
@@ -242,7 +242,7 @@ def test_a_leg_depends_on_its_arguments_only(tiny_data: Path, tmp_path: Path) ->
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        with evaluate.threads(seed):
+        with numerics.threads(seed):
             runs.append(tiny.trace(run_leg(PURE, first.checkpoint, tiny_data, tmp_path / str(seed))))
     assert runs[0] == runs[1]
     assert tiny.trace(run_leg(PURE, None, tiny_data, tmp_path / "again")) == tiny.trace(first)
@@ -323,7 +323,7 @@ def test_a_leg_leaves_pythons_random_state_alone(elsewhere: tuple[dict[str, Any]
 def test_threads_are_the_trials_during_a_leg_and_the_callers_after(tiny_data: Path, tmp_path: Path) -> None:
     trial, traces = tiny.trial(threads=2, batch_size=96), []
     for callers in (1, 2):
-        with evaluate.threads(callers):
+        with numerics.threads(callers):
             traces.append(tiny.trace(run_leg(trial, None, tiny_data, tmp_path / str(callers))))
             assert torch.get_num_threads() == callers
     assert traces[0] == traces[1]

@@ -44,7 +44,14 @@ SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "successive_halving", "hyperband", "none")
 
 # What a study may rank its trials by, and whether more is better.
-OBJECTIVES = {"psnr": "maximize", "ssim": "maximize", "bce": "minimize", "mse": "minimize", "l1": "minimize"}
+OBJECTIVES = {
+    "psnr": "maximize",
+    "ssim": "maximize",
+    "class_kept": "maximize",
+    "bce": "minimize",
+    "mse": "minimize",
+    "l1": "minimize",
+}
 # These are also training losses (psnr is not, but bce, mse and l1 favour the trials trained on them).
 LOSS_OBJECTIVES = ("bce", "mse", "l1")
 

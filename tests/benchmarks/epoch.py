@@ -23,8 +23,8 @@ from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, load
 from pipeline.errors import DataError
-from pipeline.evaluate import threads
 from pipeline.home import default_data_dir
+from pipeline.numerics import threads
 from pipeline.provenance import hardware, versions
 from pipeline.train import build_model, build_optimizer, run_leg
 
