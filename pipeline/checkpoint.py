@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.files import write_atomically
 
 FILE = re.compile(r"epoch-(\d{4,})-([0-9a-f]{64})\.safetensors")
 
@@ -107,30 +107,6 @@ def found(folder: Path) -> list[Checkpoint]:
     matches = [(path, FILE.fullmatch(path.name)) for path in sorted(folder.glob("epoch-*.safetensors"))]
     checkpoints = [Checkpoint(str(path), m[2], int(m[1])) for path, m in matches if m]
     return sorted(checkpoints, key=lambda c: -c.epoch)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, rename: after a crash the file is the old one or the new one.
-
-    Raises:
-        OSError: as from the writing; the temporary file is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _part(mapping: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

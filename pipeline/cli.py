@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.errors import Interrupted, StudyError
+from pipeline.errors import InputError, Interrupted, StudyError
 from pipeline.home import DEFAULT_HOME, Home, open_home
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
 ]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An MLflow run id, of a trial or a single training.")]
 SHOWN = 10  # trials on a leaderboard
 
 
@@ -103,7 +105,7 @@ def run(
     cluster: Annotated[str | None, typer.Option("--cluster", help="Address of a running Dask scheduler.")] = None,
     overrides: SetOption = None,
     name: Annotated[str | None, typer.Option("--name", help="The study's name, in place of the file's.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Start a study, or go on with it. Ctrl-C stops it cleanly; the same command goes on."""
     from pipeline.config import load_study_file
@@ -127,6 +129,70 @@ def run(
     _print_next(console, where, config, outcome.contact_sheet, outcome.best is not None)
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` has the reasons")
+
+
+@command()
+def train(
+    where: Home,
+    file: FileArgument,
+    overrides: SetOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="In place of the file's.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="The study's name, in place of the file's.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """One training without a search. Keys the file leaves open take the first enqueued configuration's values."""
+    from pipeline.config import load_study_file
+    from pipeline.progress import LiveTable, PlainLines
+    from pipeline.study import Options, train_one
+
+    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
+    study_file, console = load_study_file(file, chosen, name), _console()
+    options = Options(device=device)
+    if console.is_terminal:
+        with LiveTable(console) as live:
+            done = train_one(study_file, where, options, live)
+    else:
+        done = train_one(study_file, where, options, PlainLines())
+    if done.status != "FINISHED":
+        raise StudyError(f"{done.name} failed: {done.reason}")
+    print(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
+    for line in (f"evaluate {done.run_id}", f"ui {study_file.config.name}"):
+        print(f"  {_program()} {line}{_home_option(where)}")
+
+
+@command()
+def evaluate(
+    where: Home,
+    run_id: RunArgument,
+    picture: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Also write the panel there, a PNG file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Metrics of a trained run's model on the validation split, beside those recorded for its best epoch."""
+    from rich.table import Table
+
+    from pipeline.progress import figure
+    from pipeline.reproduce import evaluate as evaluate_run
+    from pipeline.sheet import check_picture, write_picture
+
+    if picture is not None:
+        check_picture(picture)
+    done = evaluate_run(where, run_id)
+    if picture is not None:
+        write_picture(picture, done.panel)
+    if as_json:
+        print(json.dumps({"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}, indent=2))
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column(f"{done.run}, epoch {done.best_epoch}")
+    table.add_column("now", justify="right")
+    table.add_column("recorded", justify="right")
+    for key, value in done.figures.items():
+        table.add_row(key, figure(value), figure(done.recorded.get(key)))
+    _console().print(table)
+    if picture is not None:
+        print(f"panel (clean, degraded, restored, error): {picture}")
 
 
 @command("list")
@@ -294,9 +360,35 @@ def export(
 
 
 @command()
+def delete(
+    where: Home,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study for good: trials, runs, pictures, models, and the versions registered from it."""
+    from pipeline.removal import delete as remove
+    from pipeline.removal import inventory
+
+    found = inventory(where, name)
+    versions = ", ".join(
+        f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
+    )
+    what = f"study {name}: {found.trials} trials, {found.runs} runs with their pictures and models"
+    what += f", and the registered {versions}" if versions else ""
+    if not yes:
+        print(f"This deletes {what}, for good.")
+        if not sys.stdin.isatty():
+            raise InputError("nothing was deleted: nobody can answer here; --yes does not ask")
+        if not typer.confirm("Delete it?"):
+            raise InputError("nothing was deleted")
+    remove(where, name)
+    print(f"deleted {what}")
+
+
+@command()
 def reproduce(
     where: Home,
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A trial's MLflow run id.")],
+    run_id: RunArgument,
 ) -> None:
     """Train a recorded trial again and compare every metric of every epoch."""
     from pipeline.reproduce import reproduce as train_again
@@ -414,7 +506,7 @@ def _console() -> Console:
 def _print_next(console: Console, where: Home, config: StudyConfig, contact_sheet: Path | None, has_best: bool) -> None:
     """Where the pictures are, and the commands to type next, as this program was called."""
     study, name = _program(), config.name
-    option = "" if where.path == DEFAULT_HOME.absolute() else f" --home {where.path}"
+    option = _home_option(where)
     verbs = [f"ui {name}", f"show {name}"]
     verbs += [f"promote {name}", f"export {name} -o {name}.csv"] if has_best else []
     lines = [f"pictures: {contact_sheet}"] if contact_sheet else []
@@ -426,6 +518,10 @@ def _print_next(console: Console, where: Home, config: StudyConfig, contact_shee
         )
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _home_option(where: Home) -> str:
+    return "" if where.path == DEFAULT_HOME.absolute() else f" --home {where.path}"
 
 
 def _program() -> str:

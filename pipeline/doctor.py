@@ -55,7 +55,7 @@ def examine_home(home: Home, note: Callable[[str], None]) -> Iterator[tuple[str,
             yield name, Finding(str(error))
     known = {load_search(home, name).uid for name in study_names(home)}
     for folder in sorted((home.path / "checkpoints").glob("*")):
-        if folder.name not in known:
+        if folder.name not in known and not folder.name.startswith("train-"):  # those can be gone on with
             text = f"{folder}: checkpoints of a study that is not there"
             yield "-", Finding(text, partial(shutil.rmtree, folder))
 

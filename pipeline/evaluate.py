@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from pipeline.config import Degrade, Downscale
 from pipeline.data import Dataset, Split, load
@@ -188,6 +188,16 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) ->
     if not columns[0]:
         raise ShapeError("there is no image to score")
     return Scores(*(torch.cat(column) for column in columns))
+
+
+def without_gradients(model: nn.Module) -> Restore:
+    """A restoring module as a function from degraded to restored batches."""
+
+    def restore(degraded: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(degraded)
+
+    return restore
 
 
 def evaluate(

@@ -6,15 +6,14 @@ Comes in: a study's records from Optuna's database. Goes out: a pandas DataFrame
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.checkpoint import write_atomically
 from pipeline.errors import InputError
+from pipeline.files import check_place, write_atomically
 from pipeline.search import Record, ranked
 
 
@@ -71,8 +70,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(WRITERS)}")
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"-o {path}: cannot be written there; name a file in a folder that exists")
+    check_place(path)
     try:
         write_atomically(path, writer(table).encode())
     except OSError as error:

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor, nn
 
-from pipeline.checkpoint import write_atomically
 from pipeline.data import Dataset, Split
 from pipeline.errors import Interrupted, StudyError
+from pipeline.files import write_atomically
 from pipeline.numerics import derive_seed, threads, to_float
 
 EPOCHS = 4  # at least, and
@@ -67,15 +67,15 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
     """
     if data.train.labels is None or len(data.train.labels.unique()) < 2:
         return None
+    classes = len(data.train.labels.unique())
     for path in sorted(folder.glob(f"{data.digest[:32]}-*.safetensors")):
         try:
             return _read(path)
         except StudyError:
             path.unlink()  # damaged; the same one is made again
     with threads(1), torch.random.fork_rng(devices=[]):
-        network, accuracy = _train(data, halted)
+        network, accuracy = _train(data, classes, halted)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    classes = len(data.train.labels.unique())
     content = safetensors.torch.save(tensors, {"judge": json.dumps({"classes": classes, "accuracy": accuracy})})
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / f"{data.digest[:32]}-{sha256}.safetensors"
@@ -83,11 +83,11 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
     return Judge(str(path), sha256, classes, accuracy)
 
 
-def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]:
+def _train(data: Dataset, classes: int, halted: Callable[[], bool]) -> tuple[nn.Module, float]:
     seed = derive_seed("judge")
     torch.manual_seed(seed)
     targets = class_indices(data.train, data)
-    network = _build(len(data.train.labels.unique()), data.image_size)  # type: ignore[union-attr]
+    network = _build(classes, data.image_size)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     batch = min(BATCH, len(targets))
     steps = len(targets) // batch
@@ -147,8 +147,11 @@ def _network(judge: Judge, size: tuple[int, int], device: str) -> nn.Module:
 
 
 def class_indices(split: Split, data: Dataset) -> Tensor:
-    """A split's labels as positions among the data set's classes, which need not count from 0."""
-    return torch.searchsorted(data.train.labels.unique(), split.labels)
+    """A labelled split's classes as positions among the data set's, which need not count from 0."""
+    known, labels = data.train.labels, split.labels
+    assert known is not None, "an unlabelled data set has no judge"
+    assert labels is not None, "an unlabelled data set has no judge"
+    return torch.searchsorted(known.unique(), labels)
 
 
 def _share(found: Tensor, right: Tensor) -> float:

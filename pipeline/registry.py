@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import torch
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from torch import Tensor
 
 from pipeline.config import StudyConfig
 from pipeline.data import load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
-from pipeline.evaluate import Restore, baseline, baseline_names, evaluate
+from pipeline.evaluate import baseline, baseline_names, evaluate, without_gradients
 from pipeline.home import Home
 from pipeline.judge import judge_of
 from pipeline.numerics import threads
@@ -94,7 +92,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
                 f"trial {record.number} of {study} is {name}'s champion already (version {before.version}); "
                 "the test split is not read again"
             )
-        restore = _as_restore(load_verified(run.tags["model.id"], manifest))
+        restore = without_gradients(load_verified(run.tags["model.id"], manifest))
         data = load(config.dataset, home.data_dir)
         if data.digest != search.recall("facts")["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
@@ -150,6 +148,15 @@ def registered(home: Home) -> list[RegisteredVersion]:
     return found
 
 
+def delete_version(home: Home, version: RegisteredVersion) -> None:
+    """Delete a version and its aliases; the registered model too where it was the last one."""
+    client = connect(home)
+    with FileLock(home.path / "locks" / f"{version.model}.registry.lock"):
+        client.delete_model_version(version.model, version.version)
+        if not client.search_model_versions(f"name = '{version.model}'"):
+            client.delete_registered_model(version.model)
+
+
 def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:
     """A registered model as a torch module, after its files are verified.
 
@@ -182,14 +189,6 @@ def _choose(records: list[Record], config: StudyConfig, number: int | None) -> R
 
 def _better(mine: float, other: float, config: StudyConfig) -> bool:
     return mine > other if config.objective.direction == "maximize" else mine < other
-
-
-def _as_restore(model: Any) -> Restore:
-    def restore(degraded: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return model(degraded)
-
-    return restore
 
 
 def _champion(client: MlflowClient, name: str) -> Any:

@@ -1,6 +1,7 @@
-"""Train a recorded run again and compare every metric of every epoch.
+"""Do again what a run records: train it and compare every metric of every epoch, or evaluate its model.
 
-Comes in: a run id. Goes out: what differs, and what is different about the machine and its libraries.
+Comes in: a run id. Goes out: what differs, and what is different about the machine and its libraries; or figures and
+the panel.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import TrialConfig
-from pipeline.data import load
+from pipeline.data import Dataset, load
 from pipeline.errors import InputError
+from pipeline.evaluate import validation, without_gradients
 from pipeline.home import Home
 from pipeline.judge import judge_of
+from pipeline.numerics import threads
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.tracking import metric_histories, read_run
+from pipeline.tracking import StoredRun, load_verified, metric_histories, read_run
 from pipeline.train import run_leg
 
 
@@ -48,6 +52,17 @@ class Reproduction:
         return not self.differences
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A run's model on the validation split: its figures now, those recorded for its best epoch, and the panel."""
+
+    run: str
+    best_epoch: int
+    figures: dict[str, float]
+    recorded: dict[str, float]
+    panel: np.ndarray  # as `evaluate.panel` makes it
+
+
 def reproduce(home: Home, run_id: str) -> Reproduction:
     """Train a run's trial again from what the run records, in this process, and compare.
 
@@ -61,15 +76,7 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         NotFoundError: there is no such run.
         InputError: the run records no training, or its data set is not the one that is here.
     """
-    stored = read_run(home, run_id)
-    try:
-        config = TrialConfig.model_validate_json(stored.tags["trial.config"])
-    except (KeyError, ValidationError):
-        role = stored.tags.get("study.role", "other")
-        raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
-    data = load(config.dataset, home.data_dir)
-    if data.digest != stored.tags.get("data.sha256"):
-        raise InputError(f"run {run_id}: dataset {config.dataset} here is not the one that it was trained on")
+    stored, config, data = _recorded(home, run_id)
     recorded = {
         (epoch, name): value
         for name, history in metric_histories(home, run_id).items()
@@ -95,6 +102,41 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         if recorded.get(key) != now.get(key) and not _both_nan(recorded.get(key), now.get(key))
     ]
     return Reproduction(stored.name, epochs, len(keys), differences, _surroundings(stored.tags))
+
+
+def evaluate(home: Home, run_id: str) -> Evaluation:
+    """Evaluate a trained run's model on *val*, after its files are verified.
+
+    Nothing is written, but for the data set's judge where that is gone.
+
+    Raises:
+        NotFoundError: there is no such run.
+        InputError: the run records no training, has no model, or its data set is not the one that is here.
+        TrackingError: the model's files are not those that were logged.
+    """
+    stored, config, data = _recorded(home, run_id)
+    if "model.sha256" not in stored.tags:
+        raise InputError(f"run {stored.name} ({stored.status}) has no model; only completed trainings have one")
+    model = load_verified(stored.tags["model.id"], json.loads(stored.tags["model.sha256"]))
+    with threads(config.threads):
+        figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
+    histories, best = metric_histories(home, run_id), int(stored.metrics["best_epoch"])
+    recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
+    return Evaluation(stored.name, best, figures, recorded, panel)
+
+
+def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]:
+    """A run that trained something, what it trained, and the data that it did so on."""
+    stored = read_run(home, run_id)
+    try:
+        config = TrialConfig.model_validate_json(stored.tags["trial.config"])
+    except (KeyError, ValidationError):
+        role = stored.tags.get("study.role", "other")
+        raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
+    data = load(config.dataset, home.data_dir)
+    if data.digest != stored.tags.get("data.sha256"):
+        raise InputError(f"run {run_id}: dataset {config.dataset} here is not the one that it was trained on")
+    return stored, config, data
 
 
 def _both_nan(a: float | None, b: float | None) -> bool:

@@ -272,6 +272,13 @@ def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Se
     return Search(config, study)
 
 
+def detached(config: StudyConfig, uid: str) -> Search:
+    """A study that is kept in memory only: for one training that belongs to no search."""
+    study = optuna.create_study(study_name=config.name, direction=config.objective.direction)
+    study.set_user_attr("uid", uid)
+    return Search(config, study)
+
+
 @_database()
 def load_search(home: Home, name: str) -> Search:
     """Open an existing study to read it.
@@ -295,6 +302,13 @@ def study_names(home: Home) -> list[str]:
     summaries = optuna.get_all_study_summaries(_storage(home), include_best_trial=False)
     # Without its config a study was killed while it was made; the next `run` makes it again.
     return sorted(summary.study_name for summary in summaries if "config" in summary.user_attrs)
+
+
+@_database()
+def delete_search(home: Home, name: str) -> None:
+    """Delete a study from the database, if it is there."""
+    if name in study_names(home):
+        optuna.delete_study(storage=_storage(home), study_name=name)
 
 
 def ranked(records: Sequence[Record], direction: str) -> list[Record]:

@@ -5,11 +5,17 @@ Comes in: panels as `evaluate.panel` makes them. Goes out: one picture, uint8 ``
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+
+from pipeline.errors import InputError
+from pipeline.files import check_place, write_atomically
 
 PANEL_ROWS = ("clean", "degraded", "restored", "error")
 
@@ -38,6 +44,24 @@ def contact_sheet(panels: Mapping[str, np.ndarray]) -> np.ndarray:
         figure.text((margin - 12) / (width + margin), bottom + 0.5 / len(rows), label, ha="right", va="center", size=10)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a place where no PNG file can be written, before anything is computed for it.
+
+    Raises:
+        InputError: another suffix, or no such folder.
+    """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"-o {path}: pictures are written as .png")
+    check_place(path)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a uint8 picture, ``[rows, columns]`` or ``[rows, columns, 3]``, as PNG; an older file is replaced whole."""
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_atomically(path, content.getvalue())
 
 
 def _row(panel: np.ndarray, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ remove checkpoints. After a kill at any point `run_study` goes on from what is s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ from pipeline import checkpoint as checkpoints
 from pipeline import engine as engines
 from pipeline import search as searches
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import StudyConfig, StudyFile, TrialConfig
+from pipeline.config import StudyConfig, StudyFile, TrialConfig, Value
 from pipeline.data import Dataset, load
 from pipeline.degrade import input_size
 from pipeline.doctor import examine
@@ -110,6 +111,17 @@ class Running:
         return max(self.epochs, key=lambda e: (sign * e.metrics[metric], -e.epoch))
 
 
+@dataclass(frozen=True)
+class Training:
+    """A single training that has ended."""
+
+    run_id: str
+    name: str
+    status: str  # of the run: FINISHED or FAILED
+    reason: str
+    metrics: dict[str, float]  # as the run has them last; ``best_epoch`` and ``objective`` among them
+
+
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Outcome:
     """Run a study to its total, or go on with it.
 
@@ -156,8 +168,48 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
             engine.close()
 
 
+def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Training:
+    """Train the one configuration that a study file fixes, in this process, without a search.
+
+    Side effects: a run ``train-…`` in the study's experiment, with a model, as a trial's. Called again it goes on with
+    what was stopped, and finds what has ended.
+
+    Args:
+        file: the study; keys that it leaves open take the first enqueued configuration's values.
+        home: where it is kept.
+        options: only the device and whether to download count.
+        reporter: told of every epoch.
+
+    Raises:
+        InputError: bad arguments or data, or a key that stays open; nothing was written.
+        Interrupted, StudyError: as `run_study`.
+    """
+    file = replace(file, config=file.config.single())
+    config, device = file.config, _device(options.device)
+    data = load(config.dataset, home.data_dir, options.download)
+    _check_fit(config, data)
+    home.prepare()
+    trial = config.trial(config.space.resolve(_nothing_open), 0, device)
+    uid = "train-" + hashlib.sha256(f"{data.digest}{trial.model_dump_json()}".encode()).hexdigest()[:16]
+    with home.driver_lock(f"{config.name}.{uid}"), _signals() as stop:
+        tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
+        run = tracking.stored(f"{uid}-0")
+        if run is None or run.status not in ("FINISHED", "FAILED"):
+            judge = judge_of(data, home.judges, stop.is_set)
+            search = searches.detached(config, uid)
+            driver = _Driver(file, home, data, judge, device, search, tracking, reporter, stop, "train")
+            driver.run(engines.start(0, None))
+            run = tracking.stored(f"{uid}-0")
+        assert run is not None, "the driver made it"
+        return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
+
+
+def _nothing_open(name: str, _: Any) -> Value:
+    raise AssertionError(f"{name} is open in a single training")
+
+
 class _Driver:
-    """The state of one `run_study`."""
+    """The state of one `run_study` or `train_one`."""
 
     def __init__(
         self,
@@ -170,7 +222,9 @@ class _Driver:
         tracking: Tracking,
         reporter: Reporter,
         stop: threading.Event,
+        role: Literal["trial", "train"] = "trial",
     ) -> None:
+        self.role = role
         self.file, self.config, self.home, self.data, self.judge = file, file.config, home, data, judge
         self.device, self.search, self.tracking, self.reporter, self.stop = device, search, tracking, reporter, stop
         self.finisher = Finisher(self.config, data, home, device, search.uid, tracking, reporter.note)
@@ -213,15 +267,15 @@ class _Driver:
         ended = self.search.told()
         self.reporter.begun(self.config, self.data, ended, engine.slots)
         try:
-            self._note_judge()
-            for name in self._baselines():
-                if name not in self.search.recall("baselines", {}):
-                    self.waiting.append(f"baseline/{name}")
+            if self.role == "trial":
+                self._note_judge()
+                known = self.search.recall("baselines", {})
+                self.waiting += [f"baseline/{name}" for name in self._baselines() if name not in known]
             for record in self.search.records():
                 if record.state == "RUNNING":
                     self._start(self.search.reopen(record.number), again=True)
-            self._tell_ready()
             self._fill()
+            self._tell_ready()
             while self.waiting or self.in_flight:
                 if self.stop.is_set():
                     raise Interrupted("the same command goes on with the study")
@@ -237,7 +291,8 @@ class _Driver:
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
         seconds = time.perf_counter() - started
-        self._summarise()
+        if self.role == "trial":
+            self._summarise()
         return self.outcome(seconds, engine.slots)
 
     def _dispatch(self, engine: Engine) -> None:
@@ -275,7 +330,7 @@ class _Driver:
     def _fill(self) -> None:
         """Ask trials while the window allows: trial n once trials 0 … n-L are told."""
         while len(self.search.trials()) < min(self.total, self.search.told() + self.config.budget.concurrency):
-            self._start(self.search.ask())
+            self._start(self.search.ask(), again=self.role == "train")  # which no database says was begun before
 
     # --- one trial --------------------------------------------------------------------------------------------
 
@@ -283,8 +338,10 @@ class _Driver:
         """Create or find the trial's run, take up its checkpoints, and queue its next leg."""
         config = self.config.trial(opened.values, opened.number, self.device)
         uid = f"{self.search.uid}-{opened.number}"
-        tags = self._tags("trial") | {"trial.number": str(opened.number), "trial.config": config.model_dump_json()}
-        name = f"trial-{opened.number:04d}"
+        tags = self._tags(self.role) | {"trial.config": config.model_dump_json()}
+        name = self.search.uid[: len("train-") + 8]
+        if self.role == "trial":
+            tags["trial.number"], name = str(opened.number), f"trial-{opened.number:04d}"
         run_id = self.tracking.run(uid, name, tags, config.params(), self.input, time.time())
         folder = self.home.checkpoints(self.search.uid, opened.number)
         figures = cost(build_model(config, self.data), input_size(self.data.image_size, config.degrade))

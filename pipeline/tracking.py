@@ -13,6 +13,9 @@ import json
 import logging
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -168,6 +171,12 @@ class Tracking:
         """The id of the run with this ``trial.uid``."""
         return self._find(uid)
 
+    @_patient
+    def stored(self, uid: str) -> StoredRun | None:
+        """The run with this ``trial.uid``."""
+        run_id = self._find(uid)
+        return _stored(self._client.get_run(run_id)) if run_id else None
+
     def _find(self, uid: str) -> str | None:
         runs = self._client.search_runs([self.experiment_id], f"tags.`trial.uid` = '{uid}'", max_results=1)
         return runs[0].info.run_id if runs else None
@@ -176,6 +185,11 @@ class Tracking:
     def runs(self, role: str) -> list[StoredRun]:
         """All runs of a ``study.role``, in the order they were made."""
         return [_stored(run) for run in self._search(f"tags.`study.role` = '{role}'")]
+
+    @_patient
+    def count(self) -> int:
+        """How many runs the experiment has."""
+        return sum(1 for _ in self._search())
 
     @_patient
     def unfinished(self) -> list[StoredRun]:
@@ -426,6 +440,37 @@ def read_tracking(home: Home, study_name: str) -> Tracking:
         raise NotFoundError(f"MLflow has no experiment {study_name!r} at {home.tracking_uri}")
     _check_active(experiment)
     return Tracking(client, experiment.experiment_id, _outbox(home, lambda: False))
+
+
+def experiment_names(home: Home) -> list[str]:
+    """The experiments of a home's store that are not deleted."""
+    if not home.has_tracking():
+        return []
+    client = connect(home)
+    with _store_errors(home):
+        return [experiment.name for experiment in client.search_experiments()]
+
+
+def delete_experiment(home: Home, tracking: Tracking) -> None:
+    """Delete an experiment with its runs, models and files.
+
+    MLflow only marks it as deleted, and keeps its name from being used again: so it is renamed first, and what the
+    home keeps itself is then purged. A server's files stay until its keeper runs `mlflow gc`.
+    """
+    experiment = tracking.experiment()
+    client = connect(home)
+    with _store_errors(home):
+        client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-{experiment.name}")
+        client.delete_experiment(experiment.experiment_id)
+    if home.local_tracking:
+        purge = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", home.tracking_uri]
+        done = subprocess.run(
+            [*purge, "--experiment-ids", experiment.experiment_id], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+            raise TrackingError(f"MLflow could not purge experiment {experiment.name}: {said}")
+        shutil.rmtree(local_file_uri_to_path(experiment.artifact_location), ignore_errors=True)
 
 
 def _check_active(experiment: Experiment) -> None:

@@ -33,7 +33,7 @@ from pipeline.config.trial import applies
 from pipeline.data import Dataset, load
 from pipeline.degrade import degrade, input_size
 from pipeline.errors import CheckpointError
-from pipeline.evaluate import validation
+from pipeline.evaluate import validation, without_gradients
 from pipeline.judge import Judge
 from pipeline.numerics import derive_seed, threads, to_float
 
@@ -141,7 +141,9 @@ def _train_epoch(
         raise FloatingPointError(f"non-finite weights after epoch {epoch}")
     seconds = time.perf_counter() - started
 
-    figures, picture = validation(restorer(model), data, config.degrade, judge, config.device)
+    figures, picture = validation(
+        without_gradients(models.Restorer(model).eval()), data, config.degrade, judge, config.device
+    )
     times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
     result = EpochResult(epoch, {"train/loss": mean, **figures, **times}, time.time())
     meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}
@@ -167,17 +169,6 @@ def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint)
     model = build_model(config, data).cpu()
     state.restore(model)
     return models.Restorer(model).eval()
-
-
-def restorer(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model as a function from degraded to restored batches, without gradients."""
-    wrapped = models.Restorer(model).eval()
-
-    def restore(degraded: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return wrapped(degraded)
-
-    return restore
 
 
 def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResult], np.ndarray]:

@@ -17,17 +17,17 @@ ROOT = Path(pipeline.__file__).parent
 
 # A module imports modules of a lower rank only. New modules are put into this table.
 RANKS = [
-    {"errors", "numerics", "provenance", "sheet"},
-    {"config", "home", "outbox"},
+    {"errors", "numerics", "provenance"},
+    {"config", "files", "home", "outbox"},
     {"data", "engine", "ui"},
-    {"degrade", "checkpoint", "model", "progress"},
+    {"degrade", "checkpoint", "model", "progress", "sheet"},
     {"judge"},
     {"evaluate", "search"},
     {"train"},
     {"tracking"},
     {"finish", "export"},
     {"doctor", "registry", "reproduce"},
-    {"study"},
+    {"removal", "study"},
     {"notebook"},
     {"cli"},
     {"__init__", "__main__"},

@@ -21,10 +21,11 @@ import torch
 
 from pipeline import checkpoint as checkpoints
 from pipeline import evaluate, numerics, train
-from pipeline.checkpoint import Checkpoint, write_atomically
+from pipeline.checkpoint import Checkpoint
 from pipeline.config import TrialConfig
 from pipeline.data import LOADERS, Split, load
 from pipeline.errors import CheckpointError, DataError
+from pipeline.files import write_atomically
 from pipeline.train import LegResult, history, run_leg, trained_restorer
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ import json, random, resource, sys
 from pathlib import Path
 
 import tiny
-from pipeline.checkpoint import write_atomically
+from pipeline.files import write_atomically
 from pipeline.config import TrialConfig
 from pipeline.train import run_leg
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS
-from pipeline.config.space import SECTIONS, Space, Value, explain
+from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
 from pipeline.config.trial import Degrade, Frozen, TrialConfig, one_of
 from pipeline.errors import ConfigError, NotFoundError
 
@@ -102,6 +102,32 @@ class StudyConfig(Frozen):
             number=number,
         )
 
+    def single(self) -> StudyConfig:
+        """This study narrowed to one configuration: what the file fixes, and for the rest the first enqueued one.
+
+        Raises:
+            ConfigError: keys that stay open; the message names them.
+        """
+        entry, missing = self.enqueue[0] if self.enqueue else {}, []
+
+        def chosen(name: str, dimension: Choices | Range) -> Value:
+            key = name.partition("@")[0]
+            if key not in entry:
+                missing.append(key)
+            return entry.get(key, dimension.values[0] if isinstance(dimension, Choices) else dimension.low)
+
+        values = self.space.resolve(chosen)
+        if missing:
+            where = [f"{FIELDS[key][0]}.{key}" for key in missing]
+            raise ConfigError(
+                f"one training needs a value for {', '.join(where)}: fix them, as with --set {where[0]}=…"
+            )
+        fixed = {section: {key: values[key] for key in cls.model_fields} for section, cls in SECTIONS.items()}
+        budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
+        return StudyConfig.model_validate(
+            self.model_dump() | fixed | {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
+        )
+
     def canonical(self) -> dict[str, Any]:
         """The whole study in plain JSON values, defaults filled in: what is stored and compared."""
         return self.model_dump(mode="json", exclude={"model", "train"}) | self.space.canonical()
@@ -136,7 +162,8 @@ def load_study_file(
 
     Args:
         path: a TOML file of at most 1 MiB.
-        overrides: ``section.key=VALUE`` with a TOML value; a bare word may go without quotes.
+        overrides: ``section.key=VALUE`` with a TOML value; a bare word may go without quotes. A key of ``[model]`` or
+            ``[train]`` that is fixed so is fixed in the enqueued configurations too.
         name: takes the place of the file's own name.
         trials: takes the place of the file's own total.
 
@@ -206,6 +233,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"{shown}: {sections[0][:60]} is not a section")
     table[key] = parsed
+    if sections and sections[0] in SECTIONS and not isinstance(parsed, list | dict):
+        for entry in raw.get("enqueue", []) if isinstance(raw.get("enqueue"), list) else []:
+            if isinstance(entry, dict):
+                entry.pop(key, None)
 
 
 def _validate(raw: dict[str, Any]) -> StudyConfig:

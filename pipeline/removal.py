@@ -1,0 +1,65 @@
+"""Take a study away for good: its trials, its experiment, its models, its checkpoints.
+
+Comes in: a study's name. Goes out: nothing. What is deleted can be listed first. Optuna's part goes last, so that a
+deletion that was cut short is done by doing it again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pipeline.errors import NotFoundError
+from pipeline.home import Home
+from pipeline.registry import RegisteredVersion, delete_version, registered
+from pipeline.search import delete_search, load_search, study_names
+from pipeline.tracking import delete_experiment, experiment_names, read_tracking
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What belongs to a study."""
+
+    trials: int
+    runs: int
+    versions: tuple[RegisteredVersion, ...]
+
+
+def inventory(home: Home, name: str) -> Inventory:
+    """What `delete` would take away.
+
+    Raises:
+        NotFoundError: there is neither a study nor an experiment of that name.
+    """
+    tracked = name in experiment_names(home)
+    if not tracked or name in study_names(home):
+        trials = len(load_search(home, name).records())
+    else:
+        trials = 0  # only single trainings, or a deletion that was cut short
+    runs = read_tracking(home, name).count() if tracked else 0
+    versions = tuple(v for v in registered(home) if v.tags.get("study.name") == name)
+    return Inventory(trials, runs, versions)
+
+
+def delete(home: Home, name: str) -> None:
+    """Delete a study, its MLflow experiment with all runs, pictures and models, and the versions registered from it.
+
+    Raises:
+        NotFoundError: there is neither a study nor an experiment of that name.
+        InputError: the study is being run.
+    """
+    found = inventory(home, name)
+    with home.driver_lock(name):
+        for version in found.versions:
+            delete_version(home, version)
+        uids = []
+        with suppress(NotFoundError):
+            tracking = read_tracking(home, name)
+            uids = [run.tags.get("trial.uid", "").rpartition("-")[0] for run in tracking.runs("train")]
+            delete_experiment(home, tracking)
+        with suppress(NotFoundError):
+            uids.append(load_search(home, name).uid)
+        for uid in filter(None, uids):
+            shutil.rmtree(home.path / "checkpoints" / uid, ignore_errors=True)
+        delete_search(home, name)
