@@ -373,7 +373,7 @@ def delete(
     versions = ", ".join(
         f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
     )
-    what = f"study {name}: {found.trials} trials, {found.runs} runs with their pictures and models"
+    what = f"study {name} ({found.trials} trials, {found.runs} runs) with its pictures and models"
     what += f", and the registered {versions}" if versions else ""
     if not yes:
         print(f"This deletes {what}, for good.")

@@ -32,8 +32,8 @@ class PlainLines:
         self._metric, self._total = config.objective.metric, config.budget.trials
         sizes = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
         print(f"study {config.name}: {config.degrade.kind} on {data.name} ({sizes})")
-        state = f"{ended} of {self._total} trials ended" if ended else f"{self._total} trials"
-        print(f"{state}, {config.budget.epochs} epochs each, {slots} at a time", flush=True)
+        state = f"{ended} of {self._total} trials ended" if ended else f"trials: {self._total}"
+        print(f"{state}, epochs each: {config.budget.epochs}, at a time: {slots}", flush=True)
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         print(f"baseline {name}: {self._metric} {figure(metrics[f'val/{self._metric}'])}", flush=True)

@@ -33,11 +33,12 @@ def inventory(home: Home, name: str) -> Inventory:
         NotFoundError: there is neither a study nor an experiment of that name.
     """
     tracked = name in experiment_names(home)
-    if not tracked or name in study_names(home):
-        trials = len(load_search(home, name).records())
-    else:
-        trials = 0  # only single trainings, or a deletion that was cut short
-    runs = read_tracking(home, name).count() if tracked else 0
+    # A name with an experiment only has single trainings, or a deletion that was cut short.
+    searched = not tracked or name in study_names(home)
+    trials = len(load_search(home, name).records()) if searched else 0
+    runs = 0
+    with suppress(NotFoundError):
+        runs = read_tracking(home, name).count()
     versions = tuple(v for v in registered(home) if v.tags.get("study.name") == name)
     return Inventory(trials, runs, versions)
 
@@ -55,11 +56,10 @@ def delete(home: Home, name: str) -> None:
             delete_version(home, version)
         uids = []
         with suppress(NotFoundError):
-            tracking = read_tracking(home, name)
-            uids = [run.tags.get("trial.uid", "").rpartition("-")[0] for run in tracking.runs("train")]
-            delete_experiment(home, tracking)
+            uids += [run.tags["trial.uid"].rpartition("-")[0] for run in read_tracking(home, name).runs("train")]
         with suppress(NotFoundError):
             uids.append(load_search(home, name).uid)
-        for uid in filter(None, uids):
+        for uid in uids:
             shutil.rmtree(home.path / "checkpoints" / uid, ignore_errors=True)
+        delete_experiment(home, name)
         delete_search(home, name)

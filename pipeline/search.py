@@ -274,6 +274,7 @@ def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Se
 
 def detached(config: StudyConfig, uid: str) -> Search:
     """A study that is kept in memory only: for one training that belongs to no search."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name=config.name, direction=config.objective.direction)
     study.set_user_attr("uid", uid)
     return Search(config, study)

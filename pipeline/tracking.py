@@ -51,6 +51,7 @@ from mlflow.entities import (
     Param,
     Run,
     RunTag,
+    ViewType,
 )
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -67,6 +68,7 @@ from pipeline.train import EpochResult
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
+DELETED = "deleted-"  # and its number, before the name of an experiment that is being deleted
 IMAGE = re.compile(r"[^+%]+([+%])step\1\d+\1timestamp\1\d+\1[0-9a-f-]+(\1compressed)?\.(png|webp)")
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
 SQLITE_DISK_ERROR = re.compile(r"database or disk is full|disk I/O error|attempt to write a readonly database")
@@ -443,34 +445,48 @@ def read_tracking(home: Home, study_name: str) -> Tracking:
 
 
 def experiment_names(home: Home) -> list[str]:
-    """The experiments of a home's store that are not deleted."""
+    """The experiments of a home's store, those among them whose deletion was cut short."""
     if not home.has_tracking():
         return []
     client = connect(home)
     with _store_errors(home):
-        return [experiment.name for experiment in client.search_experiments()]
+        active = [experiment.name for experiment in client.search_experiments()]
+        return active + [experiment.name.split("-", 2)[2] for experiment in _half_deleted(home, client)]
 
 
-def delete_experiment(home: Home, tracking: Tracking) -> None:
+def delete_experiment(home: Home, name: str) -> None:
     """Delete an experiment with its runs, models and files.
 
     MLflow only marks it as deleted, and keeps its name from being used again: so it is renamed first, and what the
     home keeps itself is then purged. A server's files stay until its keeper runs `mlflow gc`.
+
+    Raises:
+        TrackingError: the store cannot be used, or the purge failed; the same command tries again.
     """
-    experiment = tracking.experiment()
     client = connect(home)
     with _store_errors(home):
-        client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-{experiment.name}")
-        client.delete_experiment(experiment.experiment_id)
-    if home.local_tracking:
-        purge = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", home.tracking_uri]
-        done = subprocess.run(
-            [*purge, "--experiment-ids", experiment.experiment_id], capture_output=True, text=True, check=False
-        )
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None and experiment.lifecycle_stage == "active":
+            number = experiment.experiment_id
+            client.rename_experiment(number, f"{DELETED}{number}-{name}")
+            client.delete_experiment(number)
+        doomed = [e for e in _half_deleted(home, client) if e.name == f"{DELETED}{e.experiment_id}-{name}"]
+    for experiment in doomed:
+        store = ["--backend-store-uri", home.tracking_uri, "--tracking-uri", home.tracking_uri]
+        purge = [sys.executable, "-m", "mlflow", "gc", *store, "--experiment-ids", experiment.experiment_id]
+        done = subprocess.run(purge, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            raise TrackingError(f"MLflow could not purge experiment {experiment.name}: {said}")
+            raise TrackingError(f"MLflow could not purge the experiment of {name}: {said}")
         shutil.rmtree(local_file_uri_to_path(experiment.artifact_location), ignore_errors=True)
+
+
+def _half_deleted(home: Home, client: MlflowClient) -> list[Experiment]:
+    """Experiments of this home's own file that `delete_experiment` marked and that are not purged yet."""
+    if not home.local_tracking:
+        return []
+    marked = client.search_experiments(ViewType.DELETED_ONLY)
+    return [experiment for experiment in marked if experiment.name.startswith(f"{DELETED}{experiment.experiment_id}-")]
 
 
 def _check_active(experiment: Experiment) -> None:
