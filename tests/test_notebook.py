@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -11,7 +13,9 @@ from studies_for_tests import TRIALS, Place, assert_sound, new_place
 
 import pipeline
 from pipeline.errors import NotFoundError
+from pipeline.home import open_home
 
+ROOT = Path(__file__).parents[1]
 pytest_plugins = ["study_fixtures"]
 
 
@@ -39,6 +43,21 @@ def test_a_finished_study_is_loaded_by_name(finished: Place) -> None:
     assert len(pipeline.load_study("small", home=finished.path).dataframe()) == TRIALS
     with pytest.raises(NotFoundError, match="small"):
         pipeline.load_study("other", home=finished.path)
+
+
+def test_the_readmes_example_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    pipeline.run(ROOT / "studies" / "quickstart.toml", trials=2, overrides=["budget.epochs=1"])
+
+    from pipeline.registry import promote
+
+    promote(open_home(), "quickstart", force=True)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert list(names["table"]["rank"]) == [1, 2]
+    assert names["restored"].shape == (4, 1, 28, 28)
+    assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
 
 
 def test_nothing_else_is_offered() -> None:

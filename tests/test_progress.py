@@ -43,7 +43,7 @@ def test_plain_lines_are_an_event_each_and_say_all(known: tuple[Any, Any], capsy
     for line, words in zip(
         lines[1:],
         [
-            ("1 of 3 trials ended", "2 at a time"),
+            ("1 of 3 trials ended", "at a time: 2"),
             ("baseline linear", "psnr 14.25"),
             ("trial    3", "epoch 1/10", "loss 0.25", "psnr 17.12"),
             ("trial    3", "epoch 2/10"),
