@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import shutil
 import sys
 import traceback
@@ -343,7 +344,13 @@ def main() -> None:
 
 @contextmanager
 def _reported(debug: bool) -> Iterator[None]:
-    """Errors as one or two lines on stderr and their exit code."""
+    """Errors as one or two lines on stderr and their exit code.
+
+    The libraries' loggers are off meanwhile, for their tracebacks would come before: what fails in them comes back as
+    an exception and is said here.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(disabled if debug else logging.CRITICAL)
     try:
         yield
     except StudyError as error:
@@ -363,6 +370,8 @@ def _reported(debug: bool) -> Iterator[None]:
         first = (str(error).strip() or "no message").splitlines()[0]
         print(f"error: unexpected {type(error).__name__}: {first}; --debug shows where", file=sys.stderr)
         raise typer.Exit(1) from None
+    finally:
+        logging.disable(disabled)
 
 
 def _print_leaderboard(

@@ -342,6 +342,23 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     assert_same_as(finished, place)
 
 
+@pytest.mark.parametrize("command", [["models"], ["promote", "small"], ["doctor"]], ids=lambda c: c[0])
+def test_the_libraries_own_loggers_add_nothing_to_an_error(
+    finished_copy: Place, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """MLflow logs a whole traceback of whatever its database refuses, before it raises."""
+    monkeypatch.setenv("STUDY_PATIENCE_S", "0")
+    with contextlib.closing(sqlite3.connect(finished_copy.path / "mlflow.db")) as database, database:
+        for table in ("registered_models", "latest_metrics"):
+            database.execute(f"drop table {table}")
+    done = study(*command, "--home", str(finished_copy.path))
+    assert (done.code, done.stdout) == (1, ""), done
+    assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    shown = study(*command, "--home", str(finished_copy.path), "--debug")
+    assert "Traceback" in shown.stderr
+
+
 # --- workers ------------------------------------------------------------------------------------------------------
 
 
