@@ -122,18 +122,20 @@ def _ended_trial(
 ) -> Iterator[Finding]:
     summary = record.summary
     assert summary is not None
-    finish = partial(finisher.finish, record)
+    finish: Callable[[], None] = partial(finisher.finish, record)
     if run is None:
         text = f"trial {record.number} ({record.state}) has no run"
         yield Finding(text, partial(_rebuild, record, search, tracking, finisher))
         return
+    amiss = []
     if run.status != RUN_STATUS[record.state] or run.tags.get("trial.state") != record.state:
-        yield Finding(f"run {run.name} is {run.status}, its trial {record.state}", finish)
-    elif record.state == "COMPLETE":
-        problem = tracking.model_problem(run)
-        if problem is not None:
-            again = partial(_log_model_again, run.run_id, tracking, finish)
-            yield Finding(f"run {run.name}: {problem}", again)
+        amiss.append(f"it is {run.status}, its trial {record.state}")
+    problem = tracking.model_problem(run) if record.state == "COMPLETE" else None
+    if problem is not None:
+        amiss.append(problem)
+        finish = partial(_log_model_again, run.run_id, tracking, finish)
+    if amiss:
+        yield Finding(f"run {run.name}: {'; '.join(amiss)}", finish)
 
 
 def _log_model_again(run_id: str, tracking: Tracking, finish: Callable[[], None]) -> None:

@@ -100,6 +100,11 @@ def changed_model(place: Place) -> None:
     flip(max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size))
 
 
+def changed_model_of_a_running_run(place: Place) -> None:
+    changed_model(place)
+    left_running("COMPLETE")(place)
+
+
 def model_with_a_file_missing(place: Place) -> None:
     (model_files(place, run_of(place, "COMPLETE")) / "MLmodel").unlink()
 
@@ -161,9 +166,9 @@ class Fault:
 
 
 FAULTS = {
-    "a complete trial's run left running": Fault(left_running("COMPLETE"), "is RUNNING, its trial COMPLETE"),
-    "a pruned trial's run left running": Fault(left_running("PRUNED"), "is RUNNING, its trial PRUNED"),
-    "a failed trial's run left running": Fault(left_running("FAIL"), "is RUNNING, its trial FAIL"),
+    "a complete trial's run left running": Fault(left_running("COMPLETE"), "it is RUNNING, its trial COMPLETE"),
+    "a pruned trial's run left running": Fault(left_running("PRUNED"), "it is RUNNING, its trial PRUNED"),
+    "a failed trial's run left running": Fault(left_running("FAIL"), "it is RUNNING, its trial FAIL"),
     "a second run": Fault(doubled_run, "has a second run"),
     "a run of no trial": Fault(orphan_run, "belongs to no trial"),
     "a half-made model": Fault(half_made_model, "is PENDING"),
@@ -171,6 +176,7 @@ FAULTS = {
     "a failed model": Fault(failed_model, "its model is missing or not READY", 2),
     "a deleted model": Fault(deleted_model, "its model is missing or not READY"),
     "a changed model": Fault(changed_model, "was changed"),
+    "a changed model of a run left running": Fault(changed_model_of_a_running_run, "its trial COMPLETE; its model's "),
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files gone": Fault(model_without_files, "the files of its model are not at"),
