@@ -22,7 +22,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "home"
     home = open_home(path)
     home.prepare()
-    connect(home)
+    connect(home, create=True)
     return path
 
 

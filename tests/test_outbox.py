@@ -219,7 +219,7 @@ def test_a_long_pause_between_two_attempts_is_no_long_absence(clock: Clock) -> N
 
 def test_a_store_that_is_asked_all_the_time_is_given_up_after_its_patience(clock: Clock) -> None:
     store, box = Store(always=AWAY), outbox()
-    with pytest.raises(TrackingError, match="has been away for 6[01] s"):
+    with pytest.raises(TrackingError, match=r"has been away for 6[01] s"):
         box.through(lambda: store.write(1))
     assert 60 < clock.now - 1000 <= 61
 
