@@ -380,6 +380,7 @@ class _Driver:
 
     def _tell(self, trial: Running) -> None:
         assert trial.ended is not None
+        self.tracking.settle()  # what waits for the store is in this process and, until the end, in the checkpoints
         state, reason = trial.ended
         summary, value = Summary(trial.run_id, cost=trial.cost, reason=reason), None
         if trial.trial.reported:

@@ -155,14 +155,16 @@ def test_a_server_killed_and_restarted_loses_nothing(
     assert_same_as(finished, served.settled())
 
 
+# After the fourth trial's end the next one is pruned in its first epoch, of which the store then knows nothing.
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
 def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from(
-    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch
+    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
         with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been away for \d+ s") as caught:
-            served.run(reporter=on_event("epoch", 3, server.kill))
+            served.run(reporter=on_event(kind, count, server.kill))
         assert caught.value.exit_code == 1
         assert "the same command goes on with the study" in str(caught.value)
 
