@@ -303,12 +303,20 @@ def reproduce(
     from pipeline.reproduce import reproduce as train_again
 
     done = train_again(where, run_id)
+    if done.reconstructed:
+        print("the run was lost and made again by doctor: of most epochs it has the objective only")
     if done.identical:
         print(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
+        if done.failure is not None:
+            print(f"it failed as it did then: {done.failure[0]}")
         return
-    print(f"{len(done.differences)} of {done.compared} figures of {done.run} differ; the first:")
+    print(
+        f"{len(done.differences)} of {done.compared} figures of {done.run} differ" + (":" if done.differences else "")
+    )
     for d in done.differences[:SHOWN]:
         print(f"  epoch {d.epoch} {d.metric}: recorded {d.recorded}, now {d.now}")
+    if done.failure is not None:
+        print(f"  it failed then: {done.failure[0]}; now: {done.failure[1]}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
         print(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")
