@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import shutil
 import sys
 import traceback
@@ -394,12 +395,20 @@ def reproduce(
     from pipeline.reproduce import reproduce as train_again
 
     done = train_again(where, run_id)
+    if done.reconstructed:
+        print("the run was lost and made again by doctor: of most epochs it has the objective only")
     if done.identical:
         print(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
+        if done.failure is not None:
+            print(f"it failed as it did then: {done.failure[0]}")
         return
-    print(f"{len(done.differences)} of {done.compared} figures of {done.run} differ; the first:")
+    print(
+        f"{len(done.differences)} of {done.compared} figures of {done.run} differ" + (":" if done.differences else "")
+    )
     for d in done.differences[:SHOWN]:
         print(f"  epoch {d.epoch} {d.metric}: recorded {d.recorded}, now {d.now}")
+    if done.failure is not None:
+        print(f"  it failed then: {done.failure[0]}; now: {done.failure[1]}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
         print(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")
@@ -435,7 +444,13 @@ def main() -> None:
 
 @contextmanager
 def _reported(debug: bool) -> Iterator[None]:
-    """Errors as one or two lines on stderr and their exit code."""
+    """Errors as one or two lines on stderr and their exit code.
+
+    The libraries' loggers are off meanwhile, for their tracebacks would come before: what fails in them comes back as
+    an exception and is said here.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(disabled if debug else logging.CRITICAL)
     try:
         yield
     except StudyError as error:
@@ -455,6 +470,8 @@ def _reported(debug: bool) -> Iterator[None]:
         first = (str(error).strip() or "no message").splitlines()[0]
         print(f"error: unexpected {type(error).__name__}: {first}; --debug shows where", file=sys.stderr)
         raise typer.Exit(1) from None
+    finally:
+        logging.disable(disabled)
 
 
 def _print_leaderboard(

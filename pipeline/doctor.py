@@ -82,6 +82,7 @@ def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) 
     for record in records:
         if record.summary is not None:
             yield from _ended_trial(record, by_id.get(record.summary.run_id), search, tracking, finisher)
+    yield from _beside_the_trials(search, tracking)
     yield from _leftovers(home, search, tracking, records)
 
 
@@ -122,18 +123,20 @@ def _ended_trial(
 ) -> Iterator[Finding]:
     summary = record.summary
     assert summary is not None
-    finish = partial(finisher.finish, record)
+    finish: Callable[[], None] = partial(finisher.finish, record)
     if run is None:
         text = f"trial {record.number} ({record.state}) has no run"
         yield Finding(text, partial(_rebuild, record, search, tracking, finisher))
         return
+    amiss = []
     if run.status != RUN_STATUS[record.state] or run.tags.get("trial.state") != record.state:
-        yield Finding(f"run {run.name} is {run.status}, its trial {record.state}", finish)
-    elif record.state == "COMPLETE":
-        problem = tracking.model_problem(run)
-        if problem is not None:
-            again = partial(_log_model_again, run.run_id, tracking, finish)
-            yield Finding(f"run {run.name}: {problem}", again)
+        amiss.append(f"it is {run.status}, its trial {record.state}")
+    problem = tracking.model_problem(run) if record.state == "COMPLETE" else None
+    if problem is not None:
+        amiss.append(problem)
+        finish = partial(_log_model_again, run.run_id, tracking, finish)
+    if amiss:
+        yield Finding(f"run {run.name}: {'; '.join(amiss)}", finish)
 
 
 def _log_model_again(run_id: str, tracking: Tracking, finish: Callable[[], None]) -> None:
@@ -163,6 +166,25 @@ def _rebuild(record: Record, search: Search, tracking: Tracking, finisher: Finis
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
     search.adopt(record.number, run_id)
     finisher.finish(search.records()[record.number])
+
+
+def _beside_the_trials(search: Search, tracking: Tracking) -> Iterator[Finding]:
+    """Runs of other roles left under way, and those that are known to have been made and are gone.
+
+    What made them is forgotten by the repair, so that the next `run` of the study makes them again.
+    """
+    for run in tracking.unfinished():
+        if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
+            yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
+    baselines = search.recall("baselines", {})
+    for name in baselines:
+        if tracking.find(f"{search.uid}-baseline-{name}") is None:
+            rest = {other: figures for other, figures in search.recall("baselines").items() if other != name}
+            text = f"baseline {name} has no run; the next `study run` makes it again"
+            yield Finding(text, partial(search.remember, "baselines", rest))
+    if search.recall("summarised") is not None and tracking.find(f"{search.uid}-study") is None:
+        text = "the study's own run is gone; the next `study run` makes it again"
+        yield Finding(text, partial(search.remember, "summarised", None))
 
 
 def _leftovers(home: Home, search: Search, tracking: Tracking, records: list[Record]) -> Iterator[Finding]:

@@ -10,11 +10,13 @@ import logging
 import os
 import queue
 import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Protocol
 
 from pipeline.errors import EngineError
@@ -45,8 +47,16 @@ class Engine(Protocol):
         """Stop at once; tasks under way are dropped."""
 
 
+class _Abandoned(BaseException):
+    """Raised by a signal in the middle of a task."""
+
+
 class InProcess:
-    """Runs tasks in this process, one after another, inside `wait`."""
+    """Runs tasks in this process, one after another, inside `wait`.
+
+    A task may take minutes. A signal that the program answers (Ctrl-C) makes `wait` leave it and return at once; it is
+    dropped, which loses nothing, for tasks are pure and what they write they write whole.
+    """
 
     slots = 1
 
@@ -61,12 +71,37 @@ class InProcess:
             return None
         key, task, arguments = self._tasks.popleft()
         try:
-            return Done(key, task(*arguments))
+            with _abandoned_by_signals():
+                return Done(key, task(*arguments))
+        except _Abandoned:
+            return None
         except Exception as error:  # as it would come back from a worker
             return Done(key, error=error)
 
     def close(self) -> None:
         self._tasks.clear()
+
+
+@contextmanager
+def _abandoned_by_signals() -> Iterator[None]:
+    """Have SIGINT and SIGTERM raise `_Abandoned` after the program's own handlers, where it has any."""
+    handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    own = {which: handler for which, handler in handlers.items() if callable(handler)}
+    if threading.current_thread() is not threading.main_thread():  # no other can catch signals
+        yield
+        return
+
+    def answer(signum: int, frame: FrameType | None) -> None:
+        own[signal.Signals(signum)](signum, frame)
+        raise _Abandoned
+
+    try:
+        for which in own:
+            signal.signal(which, answer)
+        yield
+    finally:
+        for which, handler in own.items():
+            signal.signal(which, handler)
 
 
 class OnDask:

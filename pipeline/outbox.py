@@ -16,6 +16,7 @@ from pipeline.errors import Interrupted, TrackingError
 
 T = TypeVar("T")
 RETRY_S = 0.5
+IDLE_S = 5.0  # what a pause between two attempts counts at most: nobody knows whether the store was back meanwhile
 
 
 def patience_s() -> float:
@@ -36,6 +37,7 @@ class Outbox:
         self._store, self._is_away, self._halted = store, is_away, halted
         self._writes: deque[Callable[[], None]] = deque()
         self._away_since: float | None = None
+        self._asked_last = self._asked_for = 0.0  # while it is away: when an attempt last failed, and seconds in all
 
     @property
     def behind(self) -> bool:
@@ -54,10 +56,11 @@ class Outbox:
     def flush(self) -> None:
         """Do what is waiting, as far as it goes."""
         while self._writes:
+            started = time.monotonic()
             try:
                 self._writes[0]()
             except Exception as error:
-                self._note_away(error)
+                self._note_away(error, started)
                 return
             self._writes.popleft()
             self._away_since = None
@@ -72,10 +75,11 @@ class Outbox:
         while True:
             self.flush()
             if not self._writes:
+                started = time.monotonic()
                 try:
                     result = action()
                 except Exception as error:
-                    self._note_away(error)
+                    self._note_away(error, started)
                 else:
                     self._away_since = None
                     return result
@@ -83,12 +87,20 @@ class Outbox:
                 raise Interrupted(f"{self._store} is away; the same command goes on with the study")
             time.sleep(RETRY_S)
 
-    def _note_away(self, error: Exception) -> None:
+    def _note_away(self, error: Exception, started: float) -> None:
+        """Count an attempt that failed, begun at ``started``, and the pause before it; give up beyond the patience.
+
+        Where legs run in the driver's process minutes may pass between two attempts; that alone is no long absence.
+        """
         if not self._is_away(error):
             raise error
         now = time.monotonic()
-        self._away_since = self._away_since or now
-        if now - self._away_since > patience_s():
+        if self._away_since is None:
+            self._away_since, self._asked_for = now, 0.0
+        else:
+            self._asked_for += now - started + min(started - self._asked_last, IDLE_S)
+        self._asked_last = now
+        if self._asked_for > patience_s():
             raise TrackingError(
                 f"{self._store} has been away for {now - self._away_since:.0f} s; nothing is lost: "
                 "once it is back, the same command goes on with the study"

@@ -7,6 +7,7 @@ the panel.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from pipeline.data import Dataset, load
 from pipeline.errors import InputError
 from pipeline.evaluate import validation, without_gradients
 from pipeline.home import Home
-from pipeline.judge import judge_of
+from pipeline.judge import Judge, judge_of
 from pipeline.numerics import threads
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking import StoredRun, load_verified, metric_histories, read_run
@@ -45,11 +46,13 @@ class Reproduction:
     epochs: int
     compared: int
     differences: list[Difference]
+    failure: tuple[str, str] | None  # of a trial that failed in training: why then, and what became of it now
+    reconstructed: bool  # the run was lost and made again: of most epochs it has the objective only
     surroundings: list[str]  # what is different here, and may be why
 
     @property
     def identical(self) -> bool:
-        return not self.differences
+        return not self.differences and (self.failure is None or self.failure[0] == self.failure[1])
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Evaluation:
 def reproduce(home: Home, run_id: str) -> Reproduction:
     """Train a run's trial again from what the run records, in this process, and compare.
 
-    Nothing is written to the home, but for the data set's judge where that is gone.
+    A trial that failed in training is trained into the epoch that failed. Of a run that `doctor` made again only what
+    it has can be compared. Nothing is written to the home, but for the data set's judge where that is gone.
 
     Args:
         home: whose tracking store has the run.
@@ -84,24 +88,40 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         for epoch, value in history.items()
     }
     epochs = max((epoch for epoch, _ in recorded), default=0)
-    judge = judge_of(data, home.judges)
-    now: dict[tuple[int, str], float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        before: Checkpoint | None = None
-        for _ in range(epochs):
-            leg = run_leg(config, before, home.data_dir, Path(folder), judge)
-            if leg.epoch is None:
-                break
-            before = leg.checkpoint
-            metrics = {k: v for k, v in leg.epoch.metrics.items() if not k.startswith("time/")}
-            now |= {(leg.epoch.epoch, name): value for name, value in metrics.items()}
-    keys = sorted({*recorded, *now})
+    # A value that is not finite failed its trial after the epoch, which is recorded; else the next epoch broke off.
+    broke_off = stored.tags.get("trial.state") == "FAIL" and all(map(math.isfinite, recorded.values()))
+    now, failure = _train(config, home, judge_of(data, home.judges), epochs + broke_off)
+    outcome = None
+    if broke_off:
+        then = stored.tags.get("trial.reason", "no reason is recorded")
+        outcome = (then, failure or f"epoch {epochs + 1} was trained")
+    now = {key: value for key, value in now.items() if key[0] <= epochs}
+    reconstructed = "reconstructed" in stored.tags
+    keys = sorted(recorded if reconstructed else {*recorded, *now})
     differences = [
         Difference(*key, recorded.get(key), now.get(key))
         for key in keys
         if recorded.get(key) != now.get(key) and not _both_nan(recorded.get(key), now.get(key))
     ]
-    return Reproduction(stored.name, epochs, len(keys), differences, _surroundings(stored.tags))
+    around = _surroundings(stored.tags)
+    return Reproduction(stored.name, epochs, len(keys), differences, outcome, reconstructed, around)
+
+
+def _train(
+    config: TrialConfig, home: Home, judge: Judge | None, epochs: int
+) -> tuple[dict[tuple[int, str], float], str | None]:
+    """Every metric by epoch and name but the times, and why training failed if it did."""
+    metrics: dict[tuple[int, str], float] = {}
+    before: Checkpoint | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(epochs):
+            leg = run_leg(config, before, home.data_dir, Path(folder), judge)
+            if leg.epoch is None:
+                return metrics, leg.failure
+            before = leg.checkpoint
+            figures = leg.epoch.metrics.items()
+            metrics |= {(leg.epoch.epoch, name): value for name, value in figures if not name.startswith("time/")}
+    return metrics, None
 
 
 def evaluate(home: Home, run_id: str) -> Evaluation:

@@ -242,6 +242,8 @@ class _Driver:
     def tidy(self) -> None:
         """Mend what a killed process left half done, before anything new is begun."""
         for finding in examine(self.home, self.search, self.tracking, self.finisher):
+            if self.stop.is_set():
+                raise Interrupted("the same command goes on with the study")
             if finding.repair is not None:
                 finding.repair()
                 self.reporter.note(f"mended: {finding.text}")
@@ -316,7 +318,7 @@ class _Driver:
         if isinstance(done.error, CheckpointError) and kind == "trial":
             self._fall_back(self.running[int(rest)], done.error)
         elif done.error is not None:
-            raise _explained(done.error)
+            raise _explained(f"trial {int(rest)}" if kind == "trial" else f"baseline {rest}", done.error)
         elif kind == "baseline":
             if done.lost:
                 raise EngineError(f"the baseline {rest} could not be computed: {done.lost}")
@@ -440,6 +442,7 @@ class _Driver:
 
     def _tell(self, trial: Running) -> None:
         assert trial.ended is not None
+        self.tracking.settle()  # what waits for the store is in this process and, until the end, in the checkpoints
         state, reason = trial.ended
         summary, value = Summary(trial.run_id, cost=trial.cost, reason=reason), None
         if trial.trial.reported:
@@ -587,12 +590,17 @@ def _note(file: StudyFile, data: Dataset) -> str:
     )
 
 
-def _explained(error: Exception) -> Exception:
+def _explained(what: str, error: Exception) -> StudyError:
     """A task's error as the user should see it; the project's own are clear already."""
+    if isinstance(error, StudyError):
+        return error
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return StudyError(f"{where}{error.strerror or error}; when that is mended the same command goes on")
-    return error
+        reason = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
+    else:
+        reason = f"{what}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+    explained = StudyError(f"{reason}; when that is mended the same command goes on")
+    explained.__cause__ = error
+    return explained
 
 
 @contextmanager

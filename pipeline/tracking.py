@@ -26,12 +26,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-# Read when mlflow is imported: no message to its makers, no model catalogue from the network, no pickled model; and no
-# retries of its own, for a request whose reply was lost must be looked up before it is sent again.
+# Read when mlflow is imported: no message to its makers, no model catalogue from the network, no pickled model, no link
+# printed; and no retries of its own, for a request whose reply was lost must be looked up before it is sent again.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
@@ -136,6 +137,10 @@ class Tracking:
         """Write what is waiting, if the store is back. Raises TrackingError once it has been away too long."""
         with _disk_errors():
             self._outbox.flush()
+
+    @_patient
+    def settle(self) -> None:
+        """Wait until the store has everything that was written so far."""
 
     @_patient
     def experiment(self) -> Experiment:
@@ -279,9 +284,9 @@ class Tracking:
     def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    @_buffered
+    @_patient
     def end(self, run_id: str, state: str, reason: str = "") -> None:
-        """End a run as its trial ended."""
+        """End a run as its trial ended; once this returns the store has all of it."""
         self._tag(run_id, {"trial.state": state} | ({"trial.reason": reason} if reason else {}))
         self._client.set_terminated(run_id, RUN_STATUS[state])
 
@@ -417,7 +422,7 @@ def open_tracking(home: Home, study_name: str, note: str, halted: Callable[[], b
     Raises:
         TrackingError: the store cannot be used, or the experiment of that name was deleted.
     """
-    client = connect(home)
+    client = connect(home, create=True)
     with _store_errors(home):
         experiment = client.get_experiment_by_name(study_name)
         if experiment is None:
@@ -429,10 +434,10 @@ def open_tracking(home: Home, study_name: str, note: str, halted: Callable[[], b
 
 
 def read_tracking(home: Home, study_name: str) -> Tracking:
-    """Open an existing experiment.
+    """Open an existing experiment; nothing is created.
 
     Raises:
-        NotFoundError: there is none of that name.
+        NotFoundError: there is none of that name, or no store.
         TrackingError: the store cannot be used, or the experiment was deleted.
     """
     client = connect(home)
@@ -508,7 +513,7 @@ def read_run(home: Home, run_id: str) -> StoredRun:
     Raises:
         NotFoundError: there is none.
     """
-    if home.has_tracking():  # connecting would make a database
+    if home.has_tracking():
         client = connect(home)
         with suppress(MlflowException):
             return _stored(client.get_run(run_id))
@@ -522,12 +527,18 @@ def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
     return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
 
 
-def connect(home: Home) -> MlflowClient:
-    """A client of the home's store.
+def connect(home: Home, create: bool = False) -> MlflowClient:
+    """A client of the home's store; a database that is not there is made only by who is to write to it (``create``).
 
     Also names the store to mlflow's global state: creating a model version goes there whatever the client was told, and
     would otherwise leave a stray database in the working directory.
+
+    Raises:
+        NotFoundError: there is no database, and it was not to be made.
+        TrackingError: the store cannot be used.
     """
+    if not create and not home.has_tracking():
+        raise NotFoundError(f"there is no MLflow database at {home.tracking_uri}; `study run` makes it")
     environment = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(home.tracking_uri)
     mlflow.set_registry_uri(home.tracking_uri)
@@ -536,7 +547,7 @@ def connect(home: Home) -> MlflowClient:
         if value is not None:
             os.environ[key] = value
     with _quiet(), _store_errors(home):
-        if home.local_tracking:
+        if create and home.local_tracking:
             _create_database(Path(home.tracking_uri.removeprefix("sqlite:///")))
         client = MlflowClient(home.tracking_uri, home.tracking_uri)
         client.search_experiments(max_results=1)

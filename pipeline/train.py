@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,8 @@ from pipeline.numerics import derive_seed, threads, to_float
 
 Logits = Float[Tensor, "batch 1 height width"]
 Images = Float[Tensor, "batch 1 height width"]
+
+OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ def run_leg(
         judge: the data set's; without one ``val/class_kept`` is left out.
 
     Returns:
-        The new checkpoint, the epoch's metrics and the panel; or a failure (non-finite loss, memory exhausted).
+        The new checkpoint, the epoch's metrics and the panel; or a failure that is the trial's own (non-finite loss,
+        memory exhausted).
 
     Raises:
         CheckpointError: ``before`` is damaged or is another trial's, or the judge is damaged.
         DataError: the data set is absent or damaged.
         OSError: the checkpoint could not be written.
+        RuntimeError: torch failed otherwise: a bug or a broken machine, which would fail every other trial as well.
     """
     started = time.perf_counter()
     epoch = before.epoch + 1 if before else 1
@@ -88,11 +93,18 @@ def run_leg(
             state, result, picture = _train_epoch(config, epoch, before, load(config.dataset, data_dir), judge)
     except FloatingPointError as error:
         return LegResult(None, None, None, str(error), time.perf_counter() - started)
-    except RuntimeError as error:  # torch's own, out of memory among them
-        reason = f"{type(error).__name__} in epoch {epoch}: {str(error).strip().splitlines()[0]}"
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = f"out of memory in epoch {epoch}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         return LegResult(None, None, None, reason, time.perf_counter() - started)
     saved = checkpoints.save(folder, epoch, state)
     return LegResult(saved, result, picture, None, time.perf_counter() - started)
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether memory is exhausted; on the CPU, and within CUDA's libraries, only the message says so."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def _train_epoch(

@@ -24,7 +24,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("migrated") / "home"
     home = open_home(path)
     home.prepare()
-    connect(home)
+    connect(home, create=True)
     judge_of(load("mnist-5k", home.data_dir), home.judges)
     return path
 

@@ -28,6 +28,13 @@ def sleep(seconds: float) -> str:
     return "slept"
 
 
+def signal_and_sleep(which: signal.Signals, seconds: float) -> str:
+    """What a terminal or another process does to this one in the middle of a task."""
+    os.kill(os.getpid(), which)
+    time.sleep(seconds)
+    return "slept"
+
+
 def note_and_sleep(folder: Path, seconds: float) -> str:
     """Leave a file that names this process, then take a while; the second time be quick."""
     again = any(folder.iterdir())

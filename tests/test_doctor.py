@@ -26,7 +26,8 @@ from studies_for_tests import (
     study,
 )
 
-from pipeline.errors import Interrupted
+from pipeline.errors import Interrupted, NotFoundError
+from pipeline.registry import load_champion
 from pipeline.tracking import load_verified
 
 pytest_plugins = ["study_fixtures"]
@@ -100,6 +101,11 @@ def changed_model(place: Place) -> None:
     flip(max((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size))
 
 
+def changed_model_of_a_running_run(place: Place) -> None:
+    changed_model(place)
+    left_running("COMPLETE")(place)
+
+
 def model_with_a_file_missing(place: Place) -> None:
     (model_files(place, run_of(place, "COMPLETE")) / "MLmodel").unlink()
 
@@ -161,9 +167,9 @@ class Fault:
 
 
 FAULTS = {
-    "a complete trial's run left running": Fault(left_running("COMPLETE"), "is RUNNING, its trial COMPLETE"),
-    "a pruned trial's run left running": Fault(left_running("PRUNED"), "is RUNNING, its trial PRUNED"),
-    "a failed trial's run left running": Fault(left_running("FAIL"), "is RUNNING, its trial FAIL"),
+    "a complete trial's run left running": Fault(left_running("COMPLETE"), "it is RUNNING, its trial COMPLETE"),
+    "a pruned trial's run left running": Fault(left_running("PRUNED"), "it is RUNNING, its trial PRUNED"),
+    "a failed trial's run left running": Fault(left_running("FAIL"), "it is RUNNING, its trial FAIL"),
     "a second run": Fault(doubled_run, "has a second run"),
     "a run of no trial": Fault(orphan_run, "belongs to no trial"),
     "a half-made model": Fault(half_made_model, "is PENDING"),
@@ -171,6 +177,7 @@ FAULTS = {
     "a failed model": Fault(failed_model, "its model is missing or not READY", 2),
     "a deleted model": Fault(deleted_model, "its model is missing or not READY"),
     "a changed model": Fault(changed_model, "was changed"),
+    "a changed model of a run left running": Fault(changed_model_of_a_running_run, "its trial COMPLETE; its model's "),
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files gone": Fault(model_without_files, "the files of its model are not at"),
@@ -225,6 +232,60 @@ def test_a_healthy_home_is_left_as_it_is(finished_copy: Place) -> None:
 def test_a_home_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     study("doctor", "--home", str(tmp_path / "nowhere"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (["doctor"], 1),
+        (["models"], 0),
+        (["promote", "small"], 2),
+        (["reproduce", "0" * 32], 2),
+        (["ui", "small", "--no-browser"], 2),
+        (["show", "small"], 0),
+        (["list"], 0),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_commands_that_read_make_no_database(finished_copy: Place, command: list[str], code: int) -> None:
+    (finished_copy.path / "mlflow.db").unlink()
+    done = study(*command, "--home", str(finished_copy.path))
+    assert (done.code, len(done.stderr.splitlines())) == (code, 1 if code else 0), done
+    assert not (finished_copy.path / "mlflow.db").exists()
+
+
+def test_no_champion_is_looked_for_where_there_is_no_database(finished_copy: Place) -> None:
+    (finished_copy.path / "mlflow.db").unlink()
+    with pytest.raises(NotFoundError, match="there is no MLflow database at sqlite:///"):
+        load_champion(finished_copy.home, "small")
+    assert not (finished_copy.path / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+def test_a_lost_mlflow_database_is_made_again_from_what_optuna_has(finished: Place, finished_copy: Place) -> None:
+    (finished_copy.path / "mlflow.db").unlink()
+    assert study(*finished_copy.arguments("--workers", "0")).code == 0
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
+    roles = [run.data.tags["study.role"] for run in finished_copy.runs()]
+    assert sorted(roles) == ["baseline", "baseline", "study", *["trial"] * TRIALS]
+    assert finished_copy.search().recall("baselines") == finished.search().recall("baselines")
+    for made, lost in zip(finished_copy.runs("trial"), finished.runs("trial"), strict=True):
+        assert made.data.params == lost.data.params
+        assert made.data.tags["trial.state"] == lost.data.tags["trial.state"]
+        assert made.data.metrics.get("objective") == lost.data.metrics.get("objective")
+
+
+@pytest.mark.parametrize("role", ["baseline", "study"])
+def test_a_lost_run_beside_the_trials_is_made_again(finished: Place, finished_copy: Place, role: str) -> None:
+    lost = finished_copy.runs(role)[0]
+    finished_copy.client().delete_run(lost.info.run_id)
+    found = doctor(finished_copy)
+    assert (found.code, found.stdout.count("makes it again")) == (1, 1), found
+    assert doctor(finished_copy, "--repair").code == 0
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
+    finished_copy.run()
+    assert_sound(finished_copy)
+    assert facts(finished_copy) == facts(finished)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study, wait_for
 
 from pipeline.errors import TrackingError
 from pipeline.home import Home, open_home
+from pipeline.train import LOSSES
 
 pytest_plugins = ["study_fixtures"]
 
@@ -155,14 +158,16 @@ def test_a_server_killed_and_restarted_loses_nothing(
     assert_same_as(finished, served.settled())
 
 
+# After the fourth trial's end the next one is pruned in its first epoch, of which the store then knows nothing.
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
 def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from(
-    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch
+    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
         with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been away for \d+ s") as caught:
-            served.run(reporter=on_event("epoch", 3, server.kill))
+            served.run(reporter=on_event(kind, count, server.kill))
         assert caught.value.exit_code == 1
         assert "the same command goes on with the study" in str(caught.value)
 
@@ -342,6 +347,23 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     assert_same_as(finished, place)
 
 
+@pytest.mark.parametrize("command", [["models"], ["promote", "small"], ["doctor"]], ids=lambda c: c[0])
+def test_the_libraries_own_loggers_add_nothing_to_an_error(
+    finished_copy: Place, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """MLflow logs a whole traceback of whatever its database refuses, before it raises."""
+    monkeypatch.setenv("STUDY_PATIENCE_S", "0")
+    with contextlib.closing(sqlite3.connect(finished_copy.path / "mlflow.db")) as database, database:
+        for table in ("registered_models", "latest_metrics"):
+            database.execute(f"drop table {table}")
+    done = study(*command, "--home", str(finished_copy.path))
+    assert (done.code, done.stdout) == (1, ""), done
+    assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    shown = study(*command, "--home", str(finished_copy.path), "--debug")
+    assert "Traceback" in shown.stderr
+
+
 # --- workers ------------------------------------------------------------------------------------------------------
 
 
@@ -440,6 +462,106 @@ def test_a_leg_whose_worker_always_dies_fails_its_trial_and_no_other(place: Plac
     assert (failed.state, failed.summary.reason) == ("FAIL", "its worker died 4 times")
     assert other.state == "COMPLETE"
     assert_sound(place, 2, 1, "deadly")
+
+
+SLOW_LEG = DEADLY.replace("trials = 2", "trials = 1").replace("epochs = 1", "epochs = 100")
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_long_leg_in_the_driver_s_own_process_is_abandoned(
+    place: Place, launcher: Launcher, which: signal.Signals
+) -> None:
+    """Its epoch is 1,750 large steps; a leg is pure and writes at its end, so nothing is lost by leaving it."""
+    place.file.write_text(SLOW_LEG)
+    command = launcher.start(*place.arguments("--workers", "0"))
+    command.until("linear")  # the last of the baselines
+    driver = psutil.Process(command.pid)
+    before = driver.cpu_times().user
+    wait_for(lambda: driver.cpu_times().user > before + 1, "work on the leg")
+    os.kill(command.pid, which)
+    asked = time.monotonic()
+    assert command.code() == 130, command.stderr
+    assert time.monotonic() - asked < 10
+    assert command.stderr.splitlines() == ["stopped: the same command goes on with the study"]
+    assert [run.info.status for run in place.runs("trial", "deadly")] == ["SCHEDULED"]
+    assert "epoch 1/" not in command.stdout
+    assert list((place.path / "checkpoints").rglob("*.*")) == []
+
+
+# --- legs that fail -----------------------------------------------------------------------------------------------
+
+GREEDY = """\
+name = "greedy"
+dataset = "mnist-5k"
+
+[degrade]
+kind = "gaussian"
+sigma = 0.5
+
+[budget]
+trials = 2
+epochs = 1
+concurrency = 1
+
+[[enqueue]]
+bottleneck = 4096
+
+[[enqueue]]
+bottleneck = 16
+
+[model]
+depth = 1
+bottleneck = [16, 4096]
+
+[train]
+batch_size = 3500
+"""
+
+
+def test_a_trial_that_exhausts_the_memory_fails_and_no_other(place: Place) -> None:
+    place.file.write_text(GREEDY)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def limit() -> None:  # once everything is loaded and the baselines are done
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 250 * 2**20, before[1]))
+
+    try:
+        place.run(reporter=on_event("baseline", 2, limit))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    failed, other = place.search("greedy").records()
+    assert failed.summary is not None
+    assert (failed.state, other.state) == ("FAIL", "COMPLETE")
+    assert re.match(r"out of memory in epoch 1: .*can't allocate memory", failed.summary.reason)
+    assert_sound(place, 2, 1, "greedy")
+
+
+def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
+    finished: Place, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever torch raises but for want of memory, the next trial would meet as well."""
+    calls = 0
+
+    def breaks(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 200:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nand more")
+        return intact(*arguments)
+
+    with monkeypatch.context() as patch:
+        intact = LOSSES["bce"]
+        patch.setitem(LOSSES, "bce", breaks)
+        done = study(*place.arguments("--workers", "0"))
+    said = (
+        "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is mended the same command"
+    )
+    assert (done.code, done.stderr) == (1, f"error: {said} goes on\n")
+    assert [record.state for record in place.search().records()] == ["FAIL", *["RUNNING"] * 3]
+    assert {run.info.status for run in place.runs("trial")} == {"FAILED", "SCHEDULED"}
+    place.run()
+    assert_same_as(finished, place)
 
 
 # --- studies that cannot work -------------------------------------------------------------------------------------

@@ -192,6 +192,45 @@ def test_two_studies_on_one_machine_do_not_get_in_each_other_s_way() -> None:
     second.close()
 
 
+# --- signals while a task runs in this process ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_program_answers_ends_the_task_under_way(which: signal.Signals) -> None:
+    answered: list[int] = []
+    before = signal.signal(which, lambda signum, _: answered.append(signum))
+    own = signal.getsignal(which)
+    engine = engines.start(0, None)
+    try:
+        engine.submit("long", tasks.signal_and_sleep, which, 60.0)
+        started = time.monotonic()
+        assert engine.wait(0.1) is None
+        assert time.monotonic() - started < 30
+        assert answered == [which]
+        assert signal.getsignal(which) is own
+        engine.submit("next", tasks.double, 4)
+        assert engine.wait(0.1) == Done("next", 8)
+    finally:
+        signal.signal(which, before)
+
+
+def test_without_handlers_of_the_program_s_own_ctrl_c_is_what_it_always_was() -> None:
+    engine = engines.start(0, None)
+    engine.submit("long", tasks.signal_and_sleep, signal.SIGINT, 60.0)
+    with pytest.raises(KeyboardInterrupt):
+        engine.wait(0.1)
+
+
+def test_in_another_thread_tasks_run_as_well() -> None:
+    done: list[Done | None] = []
+    engine = engines.start(0, None)
+    engine.submit("a", tasks.double, 4)
+    thread = threading.Thread(target=lambda: done.append(engine.wait(0.1)))
+    thread.start()
+    thread.join()
+    assert done == [Done("a", 8)]
+
+
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 

@@ -184,6 +184,58 @@ def test_an_answer_to_through_ends_the_time_away() -> None:
     assert store.written == [1, 2, 3]
 
 
+class Clock:
+    """Seconds that pass only when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setenv("STUDY_PATIENCE_S", "60")
+    return clock
+
+
+def test_a_long_pause_between_two_attempts_is_no_long_absence(clock: Clock) -> None:
+    """A leg in the driver's own process takes minutes, in which nobody asks the store."""
+    store, box = Store(always=AWAY), outbox()
+    for what in range(5):
+        box.put(store.putting(what))
+        clock.now += 600
+    assert box.behind
+    store.always = OK
+    box.flush()
+    assert store.written == [0, 1, 2, 3, 4]
+
+
+def test_a_store_that_is_asked_all_the_time_is_given_up_after_its_patience(clock: Clock) -> None:
+    store, box = Store(always=AWAY), outbox()
+    with pytest.raises(TrackingError, match=r"has been away for 6[01] s"):
+        box.through(lambda: store.write(1))
+    assert 60 < clock.now - 1000 <= 61
+
+
+def test_attempts_that_take_long_count_whole(clock: Clock) -> None:
+    """A server that takes requests and never answers makes each take the client's whole timeout."""
+
+    def unanswered() -> None:
+        clock.now += 20
+        raise AwayError
+
+    with pytest.raises(TrackingError):
+        outbox().through(unanswered)
+    assert clock.now - 1000 <= 60 + 2 * 21
+
+
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("way", ["put", "through"])
 def test_a_wrong_request_is_no_absence_and_raised_as_it_is(way: str) -> None:

@@ -22,10 +22,11 @@ def run_id_of(place: Place, state: str) -> str:
     return str(found[0])
 
 
-def change_metrics(place: Place, statement: str, *values: object) -> None:
-    """Change one metric behind MLflow's back."""
+def change_metrics(place: Place, statement: str, *values: object, many: bool = False) -> None:
+    """Change one metric, or many, behind MLflow's back."""
     with contextlib.closing(sqlite3.connect(place.path / "mlflow.db")) as database, database:
-        assert database.execute(statement, values).rowcount == 1
+        changed = database.execute(statement, values).rowcount
+        assert changed > 1 if many else changed == 1
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
@@ -42,6 +43,42 @@ def test_a_trial_comes_out_the_same_to_the_bit(finished: Place, state: str) -> N
     assert (done.code, done.lines, done.stderr) == (0, [said], "")
     assert summary.epochs * len(figures) > 0
     assert sorted(path for path in finished.path.rglob("*") if path.suffix != ".lock") == before
+
+
+def test_a_trial_that_diverged_diverges_again(finished: Place) -> None:
+    done = reproduce(finished, run_id_of(finished, "FAIL"))
+    said = [
+        "identical: 0 figures of 0 epochs of trial-0000",
+        "it failed as it did then: non-finite loss (nan) in epoch 1",
+    ]
+    assert (done.code, done.lines, done.stderr) == (0, said, "")
+
+
+def test_a_failure_that_was_not_the_training_s_is_named_as_such(finished_copy: Place) -> None:
+    """As of a trial whose worker was killed over and over by the machine."""
+    run = finished_copy.client().get_run(run_id_of(finished_copy, "COMPLETE"))
+    for tag, value in (("trial.state", "FAIL"), ("trial.reason", "its worker died 4 times")):
+        finished_copy.client().set_tag(run.info.run_id, tag, value)
+    change_metrics(finished_copy, "delete from metrics where run_uuid = ? and step = 3", run.info.run_id, many=True)
+    done = reproduce(finished_copy, run.info.run_id)
+    assert done.code == 1
+    assert done.lines[0].startswith("0 of ")
+    assert done.lines[1] == "  it failed then: its worker died 4 times; now: epoch 3 was trained"
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+def test_of_a_run_that_was_made_again_what_it_has_is_compared(finished_copy: Place, state: str) -> None:
+    lost = finished_copy.client().get_run(run_id_of(finished_copy, state))
+    finished_copy.client().delete_run(lost.info.run_id)
+    assert study("doctor", "--repair", "--home", str(finished_copy.path)).code == 0
+    (made,) = [run for run in finished_copy.runs("trial") if run.info.run_name == lost.info.run_name]
+    done = reproduce(finished_copy, made.info.run_id)
+    figures = [key for key in lost.data.metrics if key == "train/loss" or key.startswith("val/")]
+    compared = len(figures) + 2 if state == "COMPLETE" else 0  # all of the best epoch, the objective of two others
+    epochs = 3 if state == "COMPLETE" else 0
+    assert (done.code, done.stderr) == (0, ""), done
+    assert done.lines[0] == "the run was lost and made again by doctor: of most epochs it has the objective only"
+    assert done.lines[1] == f"identical: {compared} figures of {epochs} epochs of {lost.info.run_name}"
 
 
 def test_a_metric_that_differs_is_named_with_its_epoch(finished_copy: Place) -> None:
