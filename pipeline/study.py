@@ -37,7 +37,7 @@ from pipeline.errors import CheckpointError, EngineError, InputError, Interrupte
 from pipeline.evaluate import baseline_names, baseline_scores
 from pipeline.finish import Finisher
 from pipeline.home import Home
-from pipeline.model import cost
+from pipeline.model import check_depth, cost
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import OpenTrial, Record, Search, State, Summary, ranked
 from pipeline.sheet import contact_sheet
@@ -468,7 +468,9 @@ class _Driver:
 
 def _check_fit(config: StudyConfig, data: Dataset) -> None:
     """Whether degradation and image size go together; before anything is written."""
-    input_size(data.image_size, config.degrade)
+    degraded_size = input_size(data.image_size, config.degrade)
+    if "conv" in config.space.reachable("layer_type"):
+        check_depth(config.space.greatest("depth", "layer_type", "conv"), degraded_size)
     if min(data.image_size) < 11:
         raise InputError(f"dataset {config.dataset}: SSIM needs images of at least 11 x 11 pixels")
 
