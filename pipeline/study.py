@@ -38,7 +38,7 @@ from pipeline.evaluate import baseline_names, baseline_scores, judge_figures
 from pipeline.finish import Finisher
 from pipeline.home import Home
 from pipeline.judge import Judge, judge_of
-from pipeline.model import cost
+from pipeline.model import check_depth, cost
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import OpenTrial, Record, Search, State, Summary, ranked
 from pipeline.sheet import contact_sheet
@@ -542,7 +542,9 @@ class _Driver:
 
 def _check_fit(config: StudyConfig, data: Dataset) -> None:
     """Whether degradation, objective and data go together; before anything is written."""
-    input_size(data.image_size, config.degrade)
+    degraded_size = input_size(data.image_size, config.degrade)
+    if "conv" in config.space.reachable("layer_type"):
+        check_depth(config.space.greatest("depth", "layer_type", "conv"), degraded_size)
     if config.objective.metric == "class_kept" and data.train.labels is None:
         raise InputError(
             f"[objective] metric = 'class_kept': dataset {config.dataset} has no classes; rank by psnr or ssim"

@@ -30,11 +30,12 @@ from pipeline import model as models
 from pipeline.checkpoint import Checkpoint, State
 from pipeline.config import TrainConfig, TrialConfig
 from pipeline.config.choices import OPTIMIZERS
+from pipeline.config.losses import parse_loss
 from pipeline.config.trial import applies
 from pipeline.data import Dataset, load
 from pipeline.degrade import degrade, input_size
 from pipeline.errors import CheckpointError
-from pipeline.evaluate import validation, without_gradients
+from pipeline.evaluate import ssim, validation, without_gradients
 from pipeline.judge import Judge
 from pipeline.numerics import derive_seed, threads, to_float
 
@@ -139,7 +140,7 @@ def _train_epoch(
         degraded = degrade(clean, config.degrade, noise)
         with autocast:
             logits = model(degraded)
-        loss = LOSSES[config.train.loss](logits.float(), clean, config.train)
+        loss = loss_value(logits.float(), clean, config.train)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -194,6 +195,12 @@ def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResu
     return [EpochResult(**entry) for entry in state.meta["history"]], state.tensors["panel"].numpy()
 
 
+def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tensor, ""]:
+    """The loss a trial is trained on: the weighted sum that its ``loss`` names, each a mean over the batch."""
+    terms = parse_loss(config.loss).items()
+    return torch.stack([weight * LOSSES[name](logits, clean, config) for name, weight in terms]).sum()
+
+
 def _bce(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, clean)
 
@@ -210,27 +217,48 @@ def _smooth_l1(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.smooth_l1_loss(torch.sigmoid(logits), clean, beta=config.delta)
 
 
+def _huber(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+    return F.huber_loss(torch.sigmoid(logits), clean, delta=config.delta)
+
+
+def _ssim(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+    return 1 - ssim(torch.sigmoid(logits), clean).mean()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
     "bce": _bce,
     "mse": _mse,
     "l1": _l1,
     "smooth_l1": _smooth_l1,
+    "huber": _huber,
+    "ssim": _ssim,
+}
+
+
+# What torch calls the keys that it takes as they are.
+ARGUMENTS = {
+    "weight_decay": "weight_decay",
+    "momentum": "momentum",
+    "amsgrad": "amsgrad",
+    "smoothing": "alpha",
+    "rho": "rho",
 }
 
 
 def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], device: str) -> torch.optim.Optimizer:
     """One of torch's own optimisers with the settings that apply to it, fused where torch has that.
 
-    ``weight_decay`` is always given, so adamw's default here is 0 and not torch's 0.01.
+    ``weight_decay`` is given wherever it is taken, so adamw's default here is 0 and not torch's 0.01.
     """
     cls = getattr(torch.optim, OPTIMIZERS[config.optimizer])
     accepted = inspect.signature(cls).parameters
     settings = config.model_dump()
-    arguments: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    arguments: dict[str, Any] = {"lr": config.lr}
+    for key, argument in ARGUMENTS.items():
+        if applies(key, settings):
+            arguments[argument] = settings[key]
     if applies("beta1", settings):
         arguments["betas"] = (config.beta1, config.beta2)
-    if applies("momentum", settings):
-        arguments["momentum"] = config.momentum
     if applies("nesterov", settings):
         arguments["nesterov"] = config.nesterov and config.momentum > 0  # without momentum the two steps are one
     if "fused" in accepted and not (device == "cuda" and config.optimizer == "adagrad"):  # fused on the CPU only

@@ -115,7 +115,7 @@ def test_training_moves_every_weight_and_lowers_the_loss_on_one_batch(trial: Tri
     degraded = degrade.degrade(clean, trial.degrade, torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):
-        loss = train.LOSSES[trial.train.loss](autoencoder(degraded), clean, trial.train)
+        loss = train.loss_value(autoencoder(degraded), clean, trial.train)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

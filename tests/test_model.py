@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
 from pipeline.config import ModelConfig
-from pipeline.config.choices import ACTIVATIONS
-from pipeline.model import Restorer, activation, build, cost, encoder_widths
+from pipeline.config.choices import ACTIVATIONS, LAYER_TYPES
+from pipeline.errors import ConfigError, ShapeError
+from pipeline.model import Restorer, activation, build, check_depth, cost, encoder_channels, encoder_widths
 
 
 def made(
@@ -112,12 +114,13 @@ def test_measuring_the_cost_changes_nothing(training: bool) -> None:
         assert torch.equal(value, before[name]), name
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [((4, 4), (4, 4)), ((2, 2), (4, 4)), ((3, 5), (6, 10))])
+@pytest.mark.parametrize(("inputs", "outputs"), [((6, 6), (6, 6)), ((5, 5), (10, 10)), ((5, 7), (15, 21))])
 @pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
 def test_the_input_is_added_through_a_gain_that_starts_at_0(
-    inputs: tuple[int, int], outputs: tuple[int, int], depth: int
+    inputs: tuple[int, int], outputs: tuple[int, int], depth: int, layer_type: str
 ) -> None:
-    autoencoder = made(inputs, outputs, depth=depth, bottleneck=4, skip=True).eval()
+    autoencoder = made(inputs, outputs, layer_type=layer_type, depth=depth, bottleneck=4, skip=True).eval()
     assert autoencoder.gain.tolist() == [0]
     degraded = batch(*inputs)
     closed = autoencoder(degraded)
@@ -205,6 +208,11 @@ def test_dropout_acts_in_training_only() -> None:
         ("celu", {"alpha": 2.0}, 2 * (2.718281828**-0.5 - 1)),
         ("tanh", {}, -0.7615942),
         ("sigmoid", {}, 0.2689414),
+        ("hardsigmoid", {}, 1 / 3),
+        ("hardshrink", {}, -1.0),  # 0 between -0.5 and 0.5, and itself elsewhere
+        ("softshrink", {}, -0.5),
+        ("tanhshrink", {}, -1 + 0.7615942),
+        ("logsigmoid", {}, -1.3132617),
     ],
 )
 def test_activations_take_their_parameter(name: str, settings: dict[str, float], at_minus_1: float) -> None:
@@ -217,3 +225,200 @@ def test_every_layer_but_the_last_has_the_activation(name: str) -> None:
     autoencoder = made(depth=3, bottleneck=4, activation=name)
     found = [module for module in autoencoder.modules() if type(module).__name__ == ACTIVATIONS[name]]
     assert len(found) == 5
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_keep_the_shape(name: str) -> None:
+    made_activation = activation(ModelConfig.model_validate({"activation": name})).eval()
+    for shape in ((2, 3), (2, 3, 5, 4)):
+        assert made_activation(torch.randn(shape)).shape == shape
+
+
+# --- Convolutions --------------------------------------------------------------------------------------------------
+
+
+def conv(inputs: tuple[int, int] = (8, 8), outputs: tuple[int, int] | None = None, **settings: Any) -> nn.Module:
+    return made(inputs, outputs, layer_type="conv", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels"),
+    [
+        ({"depth": 1, "channels": 16, "bottleneck": 64}, [16, 64]),
+        ({"depth": 2, "channels": 16, "bottleneck": 64}, [16, 32, 64]),
+        ({"depth": 3, "channels": 16, "bottleneck": 64}, [16, 25, 40, 64]),
+        ({"depth": 2, "channels": 32, "bottleneck": 2}, [32, 8, 2]),
+        ({"depth": 3, "channels": 24, "bottleneck": 24}, [24, 24, 24, 24]),
+    ],
+)
+def test_channels_change_geometrically(settings: dict[str, Any], channels: list[int]) -> None:
+    config = ModelConfig.model_validate(settings)
+    assert encoder_channels(config) == channels
+    maps = []
+    autoencoder = conv((16, 16), **settings)
+    for level in autoencoder.encoder:
+        level.register_forward_hook(lambda _level, _given, out: maps.append(tuple(out.shape[1:])))
+    autoencoder(batch(16, 16))
+    assert maps == [(count, 16 >> i, 16 >> i) for i, count in enumerate(channels)]
+
+
+# Of 4 x 4 pixels, two maps, then four of 2 x 2: 3 x 3 kernels 1 -> 2 and 2 -> 4, 2 x 2 kernels 4 -> 2 on the way
+# back, 3 x 3 kernels 2 -> 2 (4 -> 2 with the encoder's maps beside) and 2 -> 1 in the head.
+WEIGHTS = [2 * 9, 2 * 4 * 9, 4 * 2 * 4, 2 * 2 * 9, 2 * 9]
+CONV_NORMS = 2 * (2 + 4 + 2)
+CONV_BIASES = 2 + 1  # of the enlargement and the head
+PRODUCTS_CONV = 16 * 18 + 4 * 72 + 4 * 32 + 16 * 36 + 16 * 18
+
+
+@pytest.mark.parametrize(
+    ("settings", "parameters", "multiply_adds"),
+    [
+        ({}, sum(WEIGHTS) + CONV_NORMS + CONV_BIASES, PRODUCTS_CONV),
+        ({"batch_norm": False}, sum(WEIGHTS) + (2 + 4 + 2) + CONV_BIASES, PRODUCTS_CONV),
+        ({"skip": True}, sum(WEIGHTS) + 36 + CONV_NORMS + CONV_BIASES + 1, PRODUCTS_CONV + 16 * 36),
+        (  # a second one of 2 -> 2, 4 -> 4 and 2 -> 2
+            {"convs": 2},
+            sum(WEIGHTS) + 36 + 144 + 36 + 2 * CONV_NORMS + CONV_BIASES,
+            PRODUCTS_CONV + 16 * 36 + 4 * 144 + 16 * 36,
+        ),
+    ],
+)
+def test_cost_of_convolutions_by_hand(settings: dict[str, Any], parameters: int, multiply_adds: int) -> None:
+    autoencoder = conv((4, 4), channels=2, bottleneck=4, depth=1, **settings)
+    assert cost(autoencoder, (4, 4)) == {"parameters": parameters, "multiply_adds": multiply_adds}
+
+
+def test_cost_of_convolutions_that_enlarge_by_hand() -> None:
+    autoencoder = conv((4, 4), (12, 12), channels=2, bottleneck=4, depth=1)
+    more = 8 * (18 + 1)  # the head has nine maps instead of one
+    found = cost(autoencoder, (4, 4))
+    assert found["parameters"] == sum(WEIGHTS) + CONV_NORMS + CONV_BIASES + more
+    assert found["multiply_adds"] == PRODUCTS_CONV + 16 * 8 * 18
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize(
+    ("inputs", "factor"), [((15, 13), 1), ((9, 16), 1), ((28, 28), 1), ((14, 14), 2), ((11, 9), 3), ((9, 9), 7)]
+)
+def test_convolutions_take_images_of_any_size(inputs: tuple[int, int], factor: int, skip: bool, depth: int) -> None:
+    outputs = (factor * inputs[0], factor * inputs[1])
+    autoencoder = conv(inputs, outputs, channels=3, bottleneck=5, depth=depth, skip=skip)
+    assert autoencoder(batch(*inputs)).shape == (5, 1, *outputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "most"), [((28, 28), 5), ((15, 13), 4), ((7, 7), 3), ((4, 28), 2), ((2, 9), 1), ((1, 9), 0)]
+)
+def test_more_reductions_than_pixels_are_refused(inputs: tuple[int, int], most: int) -> None:
+    for depth in range(1, most + 1):
+        check_depth(depth, inputs)
+    if most:
+        assert conv(inputs, depth=most)(batch(*inputs)).shape == (5, 1, *inputs)
+    with pytest.raises(ConfigError) as error:
+        conv(inputs, depth=most + 1)
+    for word in (f"depth = {most + 1}", f"{inputs[0]} x {inputs[1]}", f"{most} times", "conv"):
+        assert word in str(error.value)
+
+
+def test_an_enlargement_by_two_factors_is_refused() -> None:
+    with pytest.raises(ShapeError):
+        conv((4, 4), (8, 12), depth=1)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_the_kernel_is_that_of_every_convolution(kernel: int) -> None:
+    autoencoder = conv(depth=2, channels=2, bottleneck=3, kernel=kernel, convs=2)
+    found = [m.kernel_size for m in autoencoder.modules() if isinstance(m, nn.Conv2d)]
+    assert found == [(kernel, kernel)] * (2 * 3 + 2 * 2 + 1)
+    assert autoencoder(batch(8, 8)).shape == (5, 1, 8, 8)
+
+
+def test_the_u_net_written_out() -> None:
+    autoencoder = conv((7, 5), depth=2, channels=2, bottleneck=3, skip=True, batch_norm=False).eval()
+    with torch.no_grad():
+        autoencoder.gain.fill_(0.5)
+    weights = autoencoder.state_dict()
+    first, second, deepest = (f"encoder.{i}.0.0" for i in range(3))
+
+    def convolved(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride, padding=1)
+
+    def doubled(x: Tensor, name: str) -> Tensor:
+        return F.conv_transpose2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=2)
+
+    degraded = batch(7, 5)
+    full = convolved(degraded, first).relu()
+    half = convolved(full, second, 2).relu()
+    quarter = convolved(half, deepest, 2).relu()
+    assert [tuple(x.shape[2:]) for x in (full, half, quarter)] == [(7, 5), (4, 3), (2, 2)]
+    x = torch.cat([doubled(quarter, "enlarge.0")[..., :4, :3], half], 1)
+    x = convolved(x, "decoder.0.0.0").relu()
+    x = torch.cat([doubled(x, "enlarge.1")[..., :7, :5], full], 1)
+    x = convolved(x, "decoder.1.0.0").relu()
+    expected = convolved(x, "head.0") + 0.5 * degraded
+    assert torch.allclose(autoencoder(degraded), expected, atol=1e-6)
+
+
+def test_without_skips_all_passes_through_the_bottleneck() -> None:
+    """Zeros there leave nothing of the image."""
+    plain, skipping = (conv(depth=2, bottleneck=3, skip=skip).eval() for skip in (False, True))
+    for autoencoder in (plain, skipping):
+        autoencoder.encoder[-1].register_forward_hook(lambda _level, _given, maps: torch.zeros_like(maps))
+    images = plain(batch(8, 8))
+    assert torch.allclose(images[0], images[1])
+    images = skipping(batch(8, 8))
+    assert not torch.allclose(images[0], images[1])
+
+
+def test_the_heads_maps_become_neighbouring_pixels() -> None:
+    autoencoder = conv((2, 3), (4, 6), depth=1, bottleneck=2)
+    with torch.no_grad():
+        autoencoder.head[0].weight.zero_()
+        autoencoder.head[0].bias.copy_(torch.arange(4.0))
+    expected = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat(2, 3)
+    assert torch.equal(autoencoder(batch(2, 3))[0, 0], expected)
+
+
+def test_dropout_takes_whole_maps() -> None:
+    autoencoder = conv(depth=1, channels=8, bottleneck=8, dropout=0.5, batch_norm=False, activation="sigmoid")
+    maps = autoencoder.encoder[0](batch(8, 8))
+    dropped = (maps == 0).flatten(2)
+    assert dropped.any()
+    assert torch.equal(dropped.any(-1), dropped.all(-1))
+    assert not any(isinstance(m, nn.Dropout2d) for m in conv(depth=1).modules())
+
+
+@pytest.mark.parametrize(("inputs", "factor"), [((15, 13), 1), ((7, 7), 4)])
+@pytest.mark.parametrize("layout", ["as made", "as restored"])
+def test_maps_have_their_channels_innermost(inputs: tuple[int, int], factor: int, layout: str) -> None:
+    settings: dict[str, Any] = {"depth": 2, "skip": True, "convs": 2, "channels": 3, "bottleneck": 5}
+    outputs = (factor * inputs[0], factor * inputs[1])
+    autoencoder = conv(inputs, outputs, **settings)
+    if layout == "as restored":
+        weights = {name: value.contiguous() for name, value in conv(inputs, outputs, **settings).state_dict().items()}
+        autoencoder.load_state_dict(weights)
+    seen = []
+    for layer in autoencoder.modules():
+        if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
+            layer.register_forward_hook(
+                lambda _layer, _given, maps: seen.append(maps.is_contiguous(memory_format=torch.channels_last))
+            )
+    autoencoder(batch(*inputs))
+    assert len(seen) == 2 * 2 * (3 + 2) + 1
+    assert all(seen)
+
+
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+@pytest.mark.parametrize(("inputs", "outputs"), [((15, 13), (15, 13)), ((5, 5), (10, 10))])
+def test_export_takes_batches_of_any_size(
+    inputs: tuple[int, int], outputs: tuple[int, int], layer_type: str, tmp_path: Path
+) -> None:
+    restorer = Restorer(made(inputs, outputs, layer_type=layer_type, depth=2, bottleneck=4, skip=True)).eval()
+    sizes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    exported = torch.export.export(restorer, (batch(*inputs, count=2),), dynamic_shapes=sizes)
+    torch.export.save(exported, tmp_path / "model.pt2")
+    loaded = torch.export.load(tmp_path / "model.pt2").module()
+    for count in (1, 2, 7):
+        degraded = batch(*inputs, count=count)
+        assert torch.allclose(loaded(degraded), restorer(degraded), atol=1e-6)

@@ -4,6 +4,9 @@ Names on the left are what users write; class names on the right are looked up i
 the modules that build them. Nothing here imports torch, so a study file is checked in milliseconds.
 """
 
+import difflib
+from collections.abc import Iterable
+
 ACTIVATIONS = {
     "relu": "ReLU",
     "leaky_relu": "LeakyReLU",
@@ -17,12 +20,19 @@ ACTIVATIONS = {
     "mish": "Mish",
     "softplus": "Softplus",
     "relu6": "ReLU6",
+    "rrelu": "RReLU",
     "hardswish": "Hardswish",
+    "hardsigmoid": "Hardsigmoid",
     "hardtanh": "Hardtanh",
+    "hardshrink": "Hardshrink",
+    "softshrink": "Softshrink",
+    "tanhshrink": "Tanhshrink",
     "softsign": "Softsign",
+    "logsigmoid": "LogSigmoid",
     "prelu": "PReLU",
 }
 
+# Of torch's own, these are left out: LBFGS needs a closure, SparseAdam sparse gradients, and Muon takes matrices only.
 OPTIMIZERS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -34,12 +44,15 @@ OPTIMIZERS = {
     "rmsprop": "RMSprop",
     "sgd": "SGD",
     "asgd": "ASGD",
+    "adafactor": "Adafactor",
+    "rprop": "Rprop",  # goes by the gradient's sign alone, so it wants batches near the whole training set
 }
 
-LOSSES = ("bce", "mse", "l1", "smooth_l1")
+# Alone or as a sum with weights, "bce + 0.2 ssim": see `losses`.
+LOSSES = ("bce", "mse", "l1", "smooth_l1", "huber", "ssim")
 SCHEDULERS = ("constant", "cosine", "one_cycle")
 PRECISIONS = ("float32", "bfloat16", "auto")
-LAYER_TYPES = ("linear",)
+LAYER_TYPES = ("linear", "conv")
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("median", "successive_halving", "hyperband", "none")
 
@@ -52,17 +65,33 @@ OBJECTIVES = {
     "mse": "minimize",
     "l1": "minimize",
 }
-# These are also training losses (psnr is not, but bce, mse and l1 favour the trials trained on them).
+# Pixel losses themselves: they favour the trials trained on them or on their like. ssim favours those trained on ssim.
 LOSS_OBJECTIVES = ("bce", "mse", "l1")
 
 # Keys that mean something only where another key has one of these values. Elsewhere they are neither searched nor
 # recorded, so that fixing or narrowing the other key stays an edit of one line.
 APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "width": ("layer_type", ("linear",)),
+    "channels": ("layer_type", ("conv",)),
+    "convs": ("layer_type", ("conv",)),
+    "kernel": ("layer_type", ("conv",)),
     "negative_slope": ("activation", ("leaky_relu",)),
     "alpha": ("activation", ("elu", "celu")),
     "beta1": ("optimizer", ("adam", "adamw", "nadam", "radam", "adamax")),
     "beta2": ("optimizer", ("adam", "adamw", "nadam", "radam", "adamax")),
+    "amsgrad": ("optimizer", ("adam", "adamw")),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
     "nesterov": ("optimizer", ("sgd",)),
-    "delta": ("loss", ("smooth_l1",)),
+    "smoothing": ("optimizer", ("rmsprop",)),
+    "rho": ("optimizer", ("adadelta",)),
+    "weight_decay": ("optimizer", tuple(name for name in OPTIMIZERS if name != "rprop")),
+    "delta": ("loss", ("smooth_l1", "huber")),  # anywhere in a sum
 }
+
+
+def hint(name: str, names: Iterable[str], listing: bool = True) -> str:
+    """The end of a message about an unknown name: the nearest one, or else all, where they are to be listed."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; allowed: {', '.join(names)}" if listing else ""

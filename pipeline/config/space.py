@@ -7,18 +7,17 @@ are the same walk with another answer.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.config.choices import APPLIES
-from pipeline.config.trial import Frozen, ModelConfig, TrainConfig
+from pipeline.config.choices import APPLIES, hint
+from pipeline.config.trial import Frozen, ModelConfig, TrainConfig, applies
 from pipeline.errors import ConfigError
 
 Value = bool | int | float | str
@@ -140,7 +139,7 @@ class Space:
         values: dict[str, Value] = {}
         for key in self.order:
             name, dimension = key, self.dimension(key)
-            if key in APPLIES and values[APPLIES[key][0]] not in APPLIES[key][1]:
+            if not applies(key, values):
                 values[key] = DEFAULTS[key]
                 continue
             if isinstance(dimension, Split):
@@ -178,6 +177,23 @@ class Space:
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
 
+    def greatest(self, key: str, parent: str, value: Value) -> Value:
+        """The greatest that a numeric key can be in trials where ``parent`` has this value."""
+        dimension = self.dimension(key)
+        if isinstance(dimension, Split) and dimension.by == parent:
+            dimension = dimension.part(value)[1]
+        parts = dimension.parts.values() if isinstance(dimension, Split) else [dimension]
+        found: list[Any] = [] if getattr(dimension, "when", None) is None else [DEFAULTS[key]]
+        for part in parts:
+            match part:
+                case Fixed(value=fixed):
+                    found.append(fixed)
+                case Choices(values=values):
+                    found += values
+                case Range(high=high):
+                    found.append(high)
+        return max(found)
+
     def conditional(self) -> bool:
         """Whether some dimension is searched in only a part of the trials."""
         return any(
@@ -189,7 +205,7 @@ class Space:
         """Refuse a configuration that the search could not have drawn."""
         for key in entry:
             if key not in FIELDS:
-                raise ConfigError(f"{where}: unknown key {key!r}{_hint(key, FIELDS)}")
+                raise ConfigError(f"{where}: unknown key {key!r}{hint(key, FIELDS)}")
         asked: set[str] = set()
 
         def suggest(name: str, dimension: Choices | Range) -> Value:
@@ -243,7 +259,7 @@ class Space:
         Where the file fixes the parent any legal value will do: fixing a key must stay an edit of one line.
         """
         if parent not in FIELDS:
-            raise ConfigError(f"{where}: unknown key {parent!r}{_hint(parent, FIELDS)}")
+            raise ConfigError(f"{where}: unknown key {parent!r}{hint(parent, FIELDS)}")
         given = self.dimension(parent)
         for value in values:
             _legal(parent, value, where)
@@ -283,7 +299,7 @@ def _parse(section: str, key: str, form: Any) -> Dimension:
     where = f"[{section}] {key}"
     names = SECTIONS[section].model_fields
     if key not in names:
-        raise ConfigError(f"[{section}]: unknown key {key!r}{_hint(key, names)}")
+        raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, names)}")
     if isinstance(form, dict) and "by" in form:
         return _parse_split(where, key, form)
     return _parse_open(where, key, form)
@@ -347,6 +363,9 @@ def _range(where: str, key: str, form: dict[str, Any], when: When | None) -> Ran
         if isinstance(form[end], bool) or not isinstance(form[end], int | float):
             raise ConfigError(f"{where}: {end} = {form[end]!r} must be a number")
         _legal(key, form[end], f"{where}: {end}")
+    annotation = FIELDS[key][1].annotation
+    if get_origin(annotation) is Literal:
+        raise ConfigError(f"{where}: {', '.join(map(str, get_args(annotation)))} can be listed, but not ranged")
     low, high, log, step = form["low"], form["high"], form.get("log", False), form.get("step")
     if not isinstance(log, bool):
         raise ConfigError(f"{where}: log = {log!r} must be true or false")
@@ -405,15 +424,8 @@ def explain(error: ValidationError, value: Any = None) -> str:
     others = [f["msg"].replace("Input should be", "") for f in findings if f is not finding]
     if finding["type"] == "literal_error" and isinstance(value, str):
         names = [name.strip("' ") for name in finding["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        words += _hint(value, names, listing=False)
+        words += hint(value, names, listing=False)
     return words + "".join(f", or{other}" for other in others)
-
-
-def _hint(name: str, names: Any, listing: bool = True) -> str:
-    near = difflib.get_close_matches(str(name), list(names), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; allowed: {', '.join(names)}" if listing else ""
 
 
 def _short(value: Any) -> str:

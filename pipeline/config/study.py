@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS
+from pipeline.config.losses import parse_loss
 from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
 from pipeline.config.trial import Degrade, Frozen, TrialConfig, one_of
 from pipeline.errors import ConfigError, NotFoundError
@@ -252,11 +253,13 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
         check_name(config.registered_model, "registered_model =")
     if config.dataset not in DATASETS:
         raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(DATASETS)}")
-    searched = config.space.reachable("loss")
-    if len(searched) > 1 and config.objective.metric in LOSS_OBJECTIVES:
+    searched = [str(loss) for loss in config.space.reachable("loss")]
+    favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}
+    if len(searched) > 1 and config.objective.metric in favoured:
+        fair = [metric for metric in OBJECTIVES if metric not in favoured]
         raise ConfigError(
-            f"[objective] metric = {config.objective.metric!r} would rank {', '.join(map(str, searched))} by what one "
-            "of them trains on; a study that searches the loss is ranked by psnr or ssim"
+            f"[objective] metric = {config.objective.metric!r} would rank {', '.join(searched)} by what one of "
+            f"them trains on, or nearly; rank a search over these losses by {' or '.join(fair)}"
         )
     for i, entry in enumerate(config.enqueue):
         config.space.check_enqueued(entry, f"[[enqueue]] number {i + 1}")

@@ -6,19 +6,21 @@ is stored with the run and comes back the same.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from pipeline.config.choices import (
     ACTIVATIONS,
     APPLIES,
     LAYER_TYPES,
-    LOSSES,
     OPTIMIZERS,
     PRECISIONS,
     SCHEDULERS,
 )
+from pipeline.config.losses import parse_loss
 
 
 class Frozen(BaseModel):
@@ -30,6 +32,14 @@ class Frozen(BaseModel):
 def one_of(names: object) -> Any:
     """A ``Literal`` of a table's names, so that a choice is listed in one place only."""
     return Literal[tuple(names)]  # type: ignore[arg-type]
+
+
+def _known_loss(text: str) -> str:
+    try:
+        parse_loss(text)
+    except ValueError as error:
+        raise PydanticCustomError("loss", "{reason}", {"reason": str(error)}) from None
+    return text
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -89,8 +99,12 @@ class ModelConfig(Frozen):
 
     layer_type: one_of(LAYER_TYPES) = "linear"  # type: ignore[valid-type]
     depth: Annotated[int, Field(ge=1, le=8)] = 3
+    # The width of the innermost linear layer, or the maps of the deepest convolutional level.
     bottleneck: Annotated[int, Field(ge=1, le=4096)] = 64
     width: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = "auto"
+    channels: Annotated[int, Field(ge=1, le=1024)] = 16
+    convs: Annotated[int, Field(ge=1, le=8)] = 1
+    kernel: Literal[3, 5, 7] = 3
     activation: one_of(ACTIVATIONS) = "relu"  # type: ignore[valid-type]
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
     alpha: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -102,8 +116,8 @@ class ModelConfig(Frozen):
 class TrainConfig(Frozen):
     """``[train]``: how the autoencoder is trained."""
 
-    loss: one_of(LOSSES) = "bce"  # type: ignore[valid-type]
-    # Errors of intensities are at most 1, where torch's own 1.0 would make smooth_l1 half the squared error.
+    loss: Annotated[str, AfterValidator(_known_loss)] = "bce"
+    # Errors of intensities are at most 1, where torch's own 1.0 would make both that take it half the squared error.
     delta: Annotated[float, Field(gt=0, le=100)] = 0.1
     optimizer: one_of(OPTIMIZERS) = "adam"  # type: ignore[valid-type]
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -111,6 +125,9 @@ class TrainConfig(Frozen):
     nesterov: bool = False
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    amsgrad: bool = False
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
     lr_scheduler: one_of(SCHEDULERS) = "one_cycle"  # type: ignore[valid-type]
@@ -141,9 +158,10 @@ class TrialConfig(Frozen):
         return flat | {key: getattr(self, key) for key in rest}
 
 
-def applies(key: str, settings: dict[str, Any]) -> bool:
+def applies(key: str, settings: Mapping[str, Any]) -> bool:
     """Whether a key of ``[model]`` or ``[train]`` means anything beside these settings."""
     if key not in APPLIES:
         return True
     parent, values = APPLIES[key]
-    return settings[parent] in values
+    chosen = parse_loss(settings[parent]) if parent == "loss" else [settings[parent]]
+    return any(value in values for value in chosen)
