@@ -101,7 +101,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             b: evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select").summary()[
                 config.objective.metric
             ]
-            for b in baseline_names(config.degrade)
+            for b in baseline_names(config.degrade, data.image_size)
         }
         failed = [b for b, value in others.items() if not _better(select[config.objective.metric], value, config)]
         if failed and not force:
