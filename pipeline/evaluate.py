@@ -219,7 +219,7 @@ def to_float(images: UInt8[Tensor, "batch 1 height width"]) -> Images:
 def baseline_names(how: Degrade, image_size: tuple[int, int]) -> list[str]:
     """The restorations that need no search: nothing done (or bicubic enlargement), and the best linear map.
 
-    The linear map of images above `LARGEST_LINEAR` pixels is left out: its matrix grows with the square of their number.
+    The linear map is left out above `LARGEST_LINEAR` pixels: its matrix grows with the square of their number.
     """
     simple = "bicubic" if isinstance(how, Downscale) else "degraded"
     return [simple, "linear"] if image_size[0] * image_size[1] <= LARGEST_LINEAR else [simple]

@@ -27,7 +27,8 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
     input_size(data.image_size, config.degrade)
     if min(data.image_size) < SMALLEST:
         height, width = data.image_size
+        least = f"{SMALLEST} x {SMALLEST}"
         raise DataError(
-            f"dataset {config.dataset}: SSIM needs images of at least {SMALLEST} x {SMALLEST} pixels, not {height} x {width}"
+            f"dataset {config.dataset}: SSIM needs images of at least {least} pixels, not {height} x {width}"
         )
     return data

@@ -30,6 +30,14 @@ TIMEOUT = 30.0  # seconds without a byte from a server
 
 
 @dataclass(frozen=True)
+class Fault:
+    """Why a file is not the published one."""
+
+    text: str
+    foreign: bool = False  # known to be another data set's
+
+
+@dataclass(frozen=True)
 class Status:
     """What is there of a data set. ``present`` is said by names and labels alone, ``verified`` by every checksum."""
 
@@ -53,29 +61,23 @@ def status(entry: Entry, data_dir: Path, quick: bool = False) -> Status:
     missing: list[File] = []
     passed_over: list[str] = []
     for file in entry.files:
-        faults: dict[Path, str] = {}
-        for path in candidates[file]:
-            if quick and _size(path) > SMALL:
-                break
-            if not (fault := _fault(file, path)):
-                break
-            faults[path] = fault
-        else:
-            own = [path for path in faults if path.parent == data_dir / entry.folder]
-            if own:
-                remedy = "delete it to have it fetched again, or put the published one there"
-                return Status(entry.name, "damaged", (), f"{own[0]}: {faults[own[0]]}; {remedy}")
-            missing.append(file)
-            passed_over += [f"{path}: {fault}" for path, fault in faults.items()]
+        found, faults = _first_sound(file, candidates[file], quick)
+        if found is not None:
+            sound.append(found)
             continue
-        sound.append(path)
+        for path, fault in faults.items():
+            if path.parent == data_dir / entry.folder:
+                remedy = "move it elsewhere" if fault.foreign else "delete it to have it fetched again"
+                remark = f"{path}: {fault.text}; {remedy}, or put the published one there"
+                return Status(entry.name, "damaged", (), remark)
+        missing.append(file)
+        passed_over += [f"{path}: {fault.text}" for path, fault in faults.items()]
     if missing:
         names = ", ".join(f"{file.names[0]} (raw or .gz)" if file.sha256 else file.name for file in missing)
-        remark = f"{names} not found under {data_dir}"
-        if passed_over:
-            remark += f"\npassed over: {passed_over[0]}" + (
-                f", and {len(passed_over) - 1} more" * (len(passed_over) > 1)
-            )
+        more = f", and {len(passed_over) - 1} more" if len(passed_over) > 1 else ""
+        remark = f"{names} not found under {data_dir}" + (
+            f"\npassed over {passed_over[0]}{more}" if passed_over else ""
+        )
         return Status(entry.name, "absent", (), remark, tuple(missing))
     return Status(entry.name, "present" if quick else "verified", tuple(sound))
 
@@ -152,19 +154,30 @@ def _candidates(entry: Entry, data_dir: Path) -> dict[File, list[Path]]:
     return found
 
 
-def _fault(file: File, path: Path) -> str:
-    """Why a file is not the published one; empty if it is."""
+def _first_sound(file: File, paths: list[Path], quick: bool) -> tuple[Path | None, dict[Path, Fault]]:
+    """The first of these paths that is the published file, and what is wrong with those before it."""
+    faults: dict[Path, Fault] = {}
+    for path in paths:
+        fault = None if quick and _size(path) > SMALL else _fault(file, path)
+        if fault is None:
+            return path, faults
+        faults[path] = fault
+    return None, faults
+
+
+def _fault(file: File, path: Path) -> Fault | None:
+    """Why a file is not the published one; None if it is."""
     try:
         if (_sha256(path) == file.sha256) if file.sha256 else (_md5(path) == file.md5):
-            return ""
+            return None
         owner = _owner({_md5(path), _sha256(path)})
     except DAMAGED as error:
-        return f"damaged or cut short ({error})"
+        return Fault(f"damaged or cut short ({error})")
     except OSError as error:
-        return f"cannot be read ({error.strerror or error})"
-    return (
-        f"is {owner}" if owner else "damaged, cut short or of another data set (its checksum is not the published one)"
-    )
+        return Fault(f"cannot be read ({error.strerror or error})")
+    if owner:
+        return Fault(f"is {owner}", foreign=True)
+    return Fault("damaged, cut short or of another data set (its checksum is not the published one)")
 
 
 def _sha256(path: Path) -> str:

@@ -50,11 +50,11 @@ class Dataset:
 
     name: str
     digest: str
-    classes: int
     train: Split
     val: Split
     select: Split
     test_size: int
+    classes: int = 0
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -120,11 +120,11 @@ def _splits(request: _Request) -> tuple[Dataset, Split]:
     dataset = Dataset(
         name=request.name,
         digest=digest.hexdigest(),
-        classes=classes,
         train=whole.take(train),
         val=whole.take(val),
         select=whole.take(select),
         test_size=len(test),
+        classes=classes,
     )
     return dataset, test
 
