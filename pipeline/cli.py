@@ -36,6 +36,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+data_app = typer.Typer(help="The data sets: what is there, and whether it is sound.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (TOML).")]
@@ -63,8 +66,8 @@ def _everywhere(
     return open_home(home, data_dir, tracking_uri, storage)
 
 
-def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a function as a command.
+def command(name: str | None = None, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command, of the program or of a group of commands.
 
     It receives the `Home` first, and gains the options of `_everywhere` and ``--debug``; its errors are reported.
     """
@@ -89,7 +92,7 @@ def command(name: str | None = None) -> Callable[[Callable[..., None]], Callable
         run_reported.__name__ = function.__name__
         run_reported.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run_reported.__annotations__ = {p.name: p.annotation for p in parameters}
-        app.command(name)(run_reported)
+        group.command(name)(run_reported)
         return function
 
     return register
@@ -196,12 +199,115 @@ def evaluate(
         print(f"panel (clean, degraded, restored, error): {picture}")
 
 
+@command()
+def prepare(
+    where: Home,
+    file: FileArgument,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Have a study's data set at hand: found or downloaded, verified, and fit for the study."""
+    from pipeline.config import load_study_file
+
+    config = load_study_file(file, overrides or ()).config
+    from pipeline.data import OWN, verify
+    from pipeline.prepare import prepare as prepare_data
+
+    data = prepare_data(config, where.data_dir)
+    # A folder of pictures was read whole just now, and there is nothing published to compare it with.
+    found = verify(data.name, where.data_dir, quick=data.name.startswith(OWN))
+    places = sorted({str(path if path.is_dir() else path.parent) for path in found.paths})
+    if as_json:
+        document = {
+            "name": data.name,
+            "where": places,
+            "image_size": data.image_size,
+            "sizes": data.sizes,
+            "classes": data.classes,
+            "digest": data.digest,
+        }
+        print(json.dumps(document, indent=2))
+        return
+    height, width = data.image_size
+    splits = ", ".join(f"{size:,} {split}" for split, size in data.sizes.items())
+    print(f"{data.name}: {found.state} in {', '.join(places)}")
+    print(f"images of {height} x {width}: {splits}; {data.classes or 'no'} classes")
+    print(f"digest {data.digest}")
+
+
+@command("list", data_app)
+def list_data(
+    where: Home,
+    as_json: JsonOption = False,
+) -> None:
+    """Every data set by name: whether it is there, where, its images, how it is verified, its licence."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from pipeline.data import CATALOGUE, survey
+
+    rows: list[dict[str, Any]] = []
+    for found in survey(where.data_dir):
+        entry = CATALOGUE[found.name]
+        rows.append(
+            {
+                "name": entry.name,
+                "state": found.state,
+                "where": sorted({str(path.parent) for path in found.paths}),
+                "check": entry.check,
+                "images": entry.images,
+                "size": entry.size,
+                "classes": entry.classes,
+                "licence": entry.licence,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None)
+    for heading in ("name", "state", "images", "size", "classes", "licence", "verified by", "where"):
+        table.add_column(heading, no_wrap=heading != "where")
+    for row in rows:
+        size = " x ".join(map(str, row["size"]))
+        places = escape(", ".join(row["where"]))
+        figures = (f"{row['images']:,}", size, str(row["classes"]))
+        table.add_row(row["name"], row["state"], *figures, row["licence"], row["check"], places)
+    _console().print(table)
+    print(f'data folder: {where.data_dir}; your own pictures: dataset = "folder:PATH"')
+
+
+@command("verify", data_app)
+def verify_data(
+    where: Home,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A data set. [default: all]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hash the data sets that are there; fails where one is damaged, or absent though it was named."""
+    from pipeline.data import CATALOGUE, verify
+
+    found = [verify(each, where.data_dir) for each in ([name] if name else CATALOGUE)]
+    if as_json:
+        rows = [
+            {"name": s.name, "state": s.state, "files": [str(path) for path in s.paths], "remark": s.remark}
+            for s in found
+        ]
+        print(json.dumps(rows, indent=2))
+    else:
+        for s in found:
+            more = s.remark if s.state == "damaged" or name else "; ".join(sorted({str(p.parent) for p in s.paths}))
+            print(f"{s.name:16s} {s.state:9s} {more}".rstrip())
+    bad = [s.name for s in found if s.state == "damaged" or (name and s.state == "absent")]
+    if bad:
+        raise StudyError(f"not sound: {', '.join(bad)}")
+
+
 @command("list")
 def list_studies(
     where: Home,
     as_json: JsonOption = False,
 ) -> None:
     """The studies of a home."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pipeline.search import load_search, ranked, study_names
@@ -236,7 +342,7 @@ def list_studies(
         best_shown = f"{row['metric']} {row['best']:.4g}" if row["best"] is not None else ""
         ended = f"{row['ended']}/{row['trials']}"
         trial = "" if row["best_trial"] is None else str(row["best_trial"])
-        table.add_row(row["name"], row["dataset"], row["degrade"], ended, best_shown, trial)
+        table.add_row(row["name"], escape(row["dataset"]), row["degrade"], ended, best_shown, trial)
     _console().print(table)
 
 

@@ -24,7 +24,7 @@ from pipeline.config import Degrade, Downscale
 from pipeline.data import Dataset, Split, load
 from pipeline.degrade import degrade, upscale
 from pipeline.errors import ShapeError
-from pipeline.judge import Judge, class_indices
+from pipeline.judge import Judge, labels_of
 from pipeline.numerics import derive_seed, threads, to_float
 
 Images = Float[Tensor, "batch 1 height width"]
@@ -34,6 +34,7 @@ Restore = Callable[[Tensor], Tensor]  # degraded [N, 1, h, w] -> restored [N, 1,
 MSE_FLOOR = 1e-10  # a perfect image counts 100 dB
 BCE_EPS = 1e-7  # restored intensities are kept this far from 0 and 1 inside the logarithms
 BATCH = 250  # small enough that the metrics of a batch stay in the cache: a quarter quicker than 1,000
+LARGEST_LINEAR = 64 * 64  # pixels; this many took 13 s and 0.8 GiB on one core
 PANEL_IMAGES = 10
 PANEL_SCALE = 3  # screen pixels a pixel
 
@@ -137,7 +138,7 @@ def gradient_energy(images: Images) -> PerImage:
 def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
     """How far the judge can be trusted: shares of validation images, clean and degraded, that it classifies rightly."""
     found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in fixed_batches(data.val, how, "val")]
-    right = torch.cat(found) == class_indices(data.val, data)
+    right = torch.cat(found) == labels_of(data.val)
     return {"judge/accuracy_clean": judge.accuracy, "judge/accuracy_degraded": _mean(right)}
 
 
@@ -225,9 +226,13 @@ def fixed_batches(split: Split, how: Degrade, purpose: str) -> Iterator[tuple[Te
         yield degrade(clean, how, generator), clean
 
 
-def baseline_names(how: Degrade) -> list[str]:
-    """The restorations that need no search: nothing done (or bicubic enlargement), and the best linear map."""
-    return ["bicubic" if isinstance(how, Downscale) else "degraded", "linear"]
+def baseline_names(how: Degrade, image_size: tuple[int, int]) -> list[str]:
+    """The restorations that need no search: nothing done (or bicubic enlargement), and the best linear map.
+
+    The linear map is left out above `LARGEST_LINEAR` pixels: its matrix grows with the square of their number.
+    """
+    simple = "bicubic" if isinstance(how, Downscale) else "degraded"
+    return [simple, "linear"] if image_size[0] * image_size[1] <= LARGEST_LINEAR else [simple]
 
 
 def baseline(name: str, data: Dataset, how: Degrade) -> Restore:
@@ -291,7 +296,12 @@ def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: st
 
 
 def panel_indices(split: Split) -> tuple[int, ...]:
-    """The first image of each of ten classes, spread evenly where there are more, cycled where there are fewer."""
+    """The first image of each of ten classes, spread evenly where there are more, cycled where there are fewer.
+
+    Without labels, the first ten images.
+    """
+    if split.labels is None:
+        return tuple(range(min(PANEL_IMAGES, len(split))))
     labels = split.labels.tolist()
     places: dict[int, list[int]] = {c: [] for c in sorted(set(labels))}
     for index, label in enumerate(labels):

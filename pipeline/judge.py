@@ -65,29 +65,28 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
     Raises:
         Interrupted: the user wanted to stop; nothing was kept.
     """
-    if data.train.labels is None or len(data.train.labels.unique()) < 2:
+    if data.classes < 2:
         return None
-    classes = len(data.train.labels.unique())
     for path in sorted(folder.glob(f"{data.digest[:32]}-*.safetensors")):
         try:
             return _read(path)
         except StudyError:
             path.unlink()  # damaged; the same one is made again
     with threads(1), torch.random.fork_rng(devices=[]):
-        network, accuracy = _train(data, classes, halted)
+        network, accuracy = _train(data, halted)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    content = safetensors.torch.save(tensors, {"judge": json.dumps({"classes": classes, "accuracy": accuracy})})
+    content = safetensors.torch.save(tensors, {"judge": json.dumps({"classes": data.classes, "accuracy": accuracy})})
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / f"{data.digest[:32]}-{sha256}.safetensors"
     write_atomically(path, content)
-    return Judge(str(path), sha256, classes, accuracy)
+    return Judge(str(path), sha256, data.classes, accuracy)
 
 
-def _train(data: Dataset, classes: int, halted: Callable[[], bool]) -> tuple[nn.Module, float]:
+def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]:
     seed = derive_seed("judge")
     torch.manual_seed(seed)
-    targets = class_indices(data.train, data)
-    network = _build(classes, data.image_size)
+    targets = labels_of(data.train)
+    network = _build(data.classes, data.image_size)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
     batch = min(BATCH, len(targets))
     steps = len(targets) // batch
@@ -108,7 +107,7 @@ def _train(data: Dataset, classes: int, halted: Callable[[], bool]) -> tuple[nn.
     network.eval()
     with torch.inference_mode():
         found = torch.cat([network(to_float(images)).argmax(1) for images in data.val.images.split(1000)])
-    return network, _share(found, class_indices(data.val, data))
+    return network, _share(found, labels_of(data.val))
 
 
 def _build(classes: int, size: tuple[int, int]) -> nn.Sequential:
@@ -146,12 +145,10 @@ def _network(judge: Judge, size: tuple[int, int], device: str) -> nn.Module:
     return network.eval().to(device)
 
 
-def class_indices(split: Split, data: Dataset) -> Tensor:
-    """A labelled split's classes as positions among the data set's, which need not count from 0."""
-    known, labels = data.train.labels, split.labels
-    assert known is not None, "an unlabelled data set has no judge"
-    assert labels is not None, "an unlabelled data set has no judge"
-    return torch.searchsorted(known.unique(), labels)
+def labels_of(split: Split) -> Int64[Tensor, " n"]:
+    """The classes of a split of a data set that has them."""
+    assert split.labels is not None, "a data set without classes has no judge"
+    return split.labels
 
 
 def _share(found: Tensor, right: Tensor) -> float:

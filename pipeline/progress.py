@@ -90,7 +90,7 @@ class LiveTable:
         self._metric, self._higher = config.objective.metric, config.objective.direction == "maximize"
         sizes = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
         self._console.print(
-            f"[bold]{config.name}[/]: {config.degrade.kind} on {data.name} ({sizes}), {slots} at a time"
+            f"[bold]{config.name}[/]: {config.degrade.kind} on {escape(data.name)} ({sizes}), {slots} at a time"
         )
         self._task = self._bar.add_task("trials", total=config.budget.trials, completed=ended)
         self._draw()

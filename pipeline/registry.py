@@ -99,7 +99,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         judge, metric = judge_of(data, home.judges), config.objective.metric
         select = evaluate(restore, data.select, config.degrade, "select", judge).summary()
         others = {}
-        for b in baseline_names(config.degrade):
+        for b in baseline_names(config.degrade, data.image_size):
             scores = evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select", judge)
             others[b] = scores.summary()[metric]
         failed = [b for b, value in others.items() if not _better(select[metric], value, config)]

@@ -29,16 +29,17 @@ from pipeline import engine as engines
 from pipeline import search as searches
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import StudyConfig, StudyFile, TrialConfig, Value
-from pipeline.data import Dataset, load
+from pipeline.data import Dataset
 from pipeline.degrade import input_size
 from pipeline.doctor import examine
 from pipeline.engine import Done, Engine
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted, StudyError
-from pipeline.evaluate import baseline_names, baseline_scores, judge_figures
+from pipeline.evaluate import LARGEST_LINEAR, baseline_names, baseline_scores, judge_figures
 from pipeline.finish import Finisher
 from pipeline.home import Home
 from pipeline.judge import Judge, judge_of
-from pipeline.model import check_depth, cost
+from pipeline.model import cost
+from pipeline.prepare import prepare
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import OpenTrial, Record, Search, State, Summary, ranked
 from pipeline.sheet import contact_sheet
@@ -142,8 +143,7 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     config = file.config
     searches.check(config)
     device = _device(options.device)
-    data = load(config.dataset, home.data_dir, options.download)
-    _check_fit(config, data)
+    data = prepare(config, home.data_dir, options.download)
     slots = _workers(config, options, device)
     home.prepare()
     with home.driver_lock(config.name), _signals() as stop:
@@ -152,6 +152,8 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
         judge = judge_of(data, home.judges, stop.is_set)
         _note_environment(search, judge, reporter)
+        if "linear" not in baseline_names(config.degrade, data.image_size):
+            reporter.note(f"no baseline by the best linear map: images of more than {LARGEST_LINEAR:,} pixels")
         driver = _Driver(file, home, data, judge, device, search, tracking, reporter, stop)
         driver.tidy()
         if driver.complete():
@@ -186,8 +188,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     """
     file = replace(file, config=file.config.single())
     config, device = file.config, _device(options.device)
-    data = load(config.dataset, home.data_dir, options.download)
-    _check_fit(config, data)
+    data = prepare(config, home.data_dir, options.download)
     home.prepare()
     trial = config.trial(config.space.resolve(_nothing_open), 0, device)
     uid = "train-" + hashlib.sha256(f"{data.digest}{trial.model_dump_json()}".encode()).hexdigest()[:16]
@@ -470,7 +471,7 @@ class _Driver:
     # --- beside the trials ------------------------------------------------------------------------------------
 
     def _baselines(self) -> list[str]:
-        return baseline_names(self.config.degrade)
+        return baseline_names(self.config.degrade, self.data.image_size)
 
     def _note_baseline(self, name: str, metrics: dict[str, float], picture: np.ndarray) -> None:
         uid = f"{self.search.uid}-baseline-{name}"
@@ -538,19 +539,6 @@ class _Driver:
             "env.hardware": hardware(),
             **git_state(),
         }
-
-
-def _check_fit(config: StudyConfig, data: Dataset) -> None:
-    """Whether degradation, objective and data go together; before anything is written."""
-    degraded_size = input_size(data.image_size, config.degrade)
-    if "conv" in config.space.reachable("layer_type"):
-        check_depth(config.space.greatest("depth", "layer_type", "conv"), degraded_size)
-    if config.objective.metric == "class_kept" and data.train.labels is None:
-        raise InputError(
-            f"[objective] metric = 'class_kept': dataset {config.dataset} has no classes; rank by psnr or ssim"
-        )
-    if min(data.image_size) < 11:
-        raise InputError(f"dataset {config.dataset}: SSIM needs images of at least 11 x 11 pixels")
 
 
 def _device(asked: str) -> Literal["cpu", "cuda"]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
+import re
 import shutil
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from archives import PUBLISHED, Archives, archives, described, idx, put, served
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from torchvision import datasets
 
 from pipeline import data
-from pipeline.data import MNIST_FILES, Split, load, load_test, parse_idx, stratified
+from pipeline.config.study import DATASETS
+from pipeline.data import CATALOGUE, Split, load, load_test, parse_idx, sets, stratified, verify
+from pipeline.data.formats import parse_libsvm
 from pipeline.errors import DataError
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 MNIST_5K_DIGEST = (
     "196793ce24f67783"  # of the files and of every split: a change makes stored studies' numbers incomparable
 )
@@ -99,7 +103,7 @@ def test_embedded_digits_have_their_sizes_and_balance(tmp_path: Path) -> None:
 
 def test_embedded_digits_are_the_same_every_time(tmp_path: Path) -> None:
     first = load("mnist-5k", tmp_path / "one")
-    data._splits.cache_clear()
+    sets._splits.cache_clear()
     again = load("mnist-5k", tmp_path / "two")
     assert again.train.images is not first.train.images
     assert again.digest == first.digest
@@ -131,11 +135,6 @@ def test_a_study_never_sees_the_test_split(tiny_data: Path) -> None:
 # --- IDX files -----------------------------------------------------------------------------------------------------
 
 
-def idx(array: np.ndarray) -> bytes:
-    """An array of bytes as an IDX file."""
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
-
-
 @given(array=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)))
 def test_idx_round_trip(array: np.ndarray) -> None:
     parsed = parse_idx(Path("file"), idx(array))
@@ -143,6 +142,14 @@ def test_idx_round_trip(array: np.ndarray) -> None:
     assert parsed.shape == array.shape
     assert np.array_equal(parsed, array)
     assert parsed.flags.writeable  # torch.from_numpy warns otherwise
+
+
+@given(array=hnp.arrays(np.int32, hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=5)))
+def test_idx_round_trip_of_integers(array: np.ndarray) -> None:
+    parsed = parse_idx(Path("file"), idx(array))
+    assert parsed.dtype == np.int32
+    assert parsed.shape == array.shape
+    assert np.array_equal(parsed, array)
 
 
 @given(content=st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\0\0\x08" + rest))
@@ -179,125 +186,172 @@ def test_bad_idx_file_is_refused(content: bytes, words: str) -> None:
 
 # --- Data sets in files --------------------------------------------------------------------------------------------
 
-Place = Callable[..., Path]
+
+Offered = dict[str, Archives]
 
 
 @pytest.fixture
-def contents(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Four small IDX files that stand for MNIST's: their checksums take the place of the published ones."""
-    train, test = tiny.strokes(60, seed=3), tiny.strokes(20, seed=4)
-    arrays = [
-        array.squeeze(1).numpy() if array.ndim == 4 else array.to(torch.uint8).numpy()
-        for array in (train.images, train.labels, test.images, test.labels)
-    ]
-    files = {name: idx(array) for name, array in zip(MNIST_FILES, arrays, strict=True)}
-    for name, content in files.items():
-        monkeypatch.setitem(MNIST_FILES, name, hashlib.sha256(content).hexdigest())
-    return files
+def offered(monkeypatch: pytest.MonkeyPatch) -> Offered:
+    """Small stand-ins for all published data sets: their checksums take the place of the published ones."""
+    made = {name: archives(name) for name in PUBLISHED}
+    for name, small in made.items():
+        monkeypatch.setitem(CATALOGUE, name, small.entry)
+    return made
 
 
-def put(folder: Path, files: dict[str, bytes], packed: bool = False) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
-    return folder
+def rows(images: torch.Tensor) -> list[bytes]:
+    """The images in an order of their own."""
+    return sorted(image.numpy().tobytes() for image in images)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("below", ["", "MNIST/raw", "some/where/far/below"])
-def test_files_are_found_at_any_depth_raw_or_gzipped(
-    contents: dict[str, bytes], tmp_path: Path, packed: bool, below: str
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("below", ["", "some/where/far/below"])
+def test_every_published_set_is_read_from_any_depth(offered: Offered, tmp_path: Path, name: str, below: str) -> None:
+    small = offered[name]
+    put(tmp_path / below, small.files)
+    loaded, test = load(name, tmp_path), load_test(name, tmp_path)
+    assert loaded.sizes == {"train": 104, "val": 13, "select": 13, "test": 30}
+    assert loaded.image_size == small.entry.size
+    assert loaded.classes == small.entry.classes
+    assert np.array_equal(test.images[:, 0].numpy(), small.test_images)
+    assert test.labels is not None
+    assert np.array_equal(test.labels.numpy(), small.test_labels)
+    parts = (loaded.train, loaded.val, loaded.select)
+    assert rows(torch.cat([part.images for part in parts])) == sorted(image.tobytes() for image in small.images)
+    label_of = {image.tobytes(): label for image, label in zip(small.images, small.labels, strict=True)}
+    for part in parts:
+        assert part.labels is not None
+        assert [label_of[image.numpy().tobytes()] for image in part.images] == part.labels.tolist()
+    assert verify(name, tmp_path).state == "verified"
+    assert verify(name, tmp_path, quick=True).state == "present"
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_a_digest_is_of_the_content_not_of_the_packing_or_the_place(
+    offered: Offered, tmp_path: Path, name: str
 ) -> None:
-    put(tmp_path / below, contents, packed)
-    loaded, test = load("mnist", tmp_path), load_test("mnist", tmp_path)
-    assert loaded.sizes == {"train": 48, "val": 6, "select": 6, "test": 20}
-    assert torch.equal(test.images, tiny.strokes(20, seed=4).images)
-    assert torch.equal(test.labels, tiny.strokes(20, seed=4).labels)
-    found = torch.cat([loaded.train.images, loaded.val.images, loaded.select.images])
-    assert torch.equal(
-        found.flatten(1).float().sum(1).sort()[0], tiny.strokes(60, seed=3).images.flatten(1).float().sum(1).sort()[0]
-    )
+    raw = put(tmp_path / "a", offered[name].files, unpacked=True)
+    packed = put(tmp_path / "b" / "c", offered[name].files)
+    again = {file: gzip.compress(gzip.decompress(content), 1, mtime=5) for file, content in offered[name].files.items()}
+    repacked = put(tmp_path / "d", again)
+    assert load(name, raw).digest == load(name, packed).digest == load(name, repacked).digest
+    assert load(name, raw).digest != load("kmnist", put(tmp_path / "e", offered["kmnist"].files)).digest
 
 
-def test_where_the_files_lie_does_not_matter(contents: dict[str, bytes], tmp_path: Path) -> None:
-    raw, packed = put(tmp_path / "a", contents), put(tmp_path / "b" / "c", contents, packed=True)
-    assert load("mnist", raw).digest == load("mnist", packed).digest
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_same_named_files_of_other_data_sets_are_passed_over(
-    contents: dict[str, bytes], tmp_path: Path, packed: bool
-) -> None:
-    others = {name: idx(np.zeros((3, 2, 2), np.uint8)) for name in contents}
-    put(tmp_path / "A" / "raw", others, packed)
+def test_sets_with_the_same_file_names_lie_beside_each_other(offered: Offered, tmp_path: Path) -> None:
+    for name in ("fashion-mnist", "kmnist", "mnist"):
+        put(tmp_path / offered[name].entry.folder, offered[name].files)
     put(tmp_path, {"train-images-idx3-ubyte": b"junk"})
-    put(tmp_path / "MNIST" / "raw", contents, packed)
-    put(tmp_path / "Z" / "raw", others, not packed)
-    assert load("mnist", tmp_path).sizes["train"] == 48
+    put(tmp_path / "MNIST" / "raw" / "other", {"train-images-idx3-ubyte.gz": b"junk"})
+    for name in ("fashion-mnist", "kmnist", "mnist"):
+        test = load_test(name, tmp_path)
+        assert np.array_equal(test.images[:, 0].numpy(), offered[name].test_images)
+
+
+@pytest.mark.parametrize("name", ["mnist", "kmnist"])
+def test_another_sets_files_are_passed_over_named_and_not_to_be_deleted(
+    offered: Offered, tmp_path: Path, name: str
+) -> None:
+    put(tmp_path, offered["fashion-mnist"].files)
+    with pytest.raises(DataError, match="not found under") as error:
+        load(name, tmp_path)
+    assert "is fashion-mnist's train-images-idx3-ubyte.gz, and 3 more" in str(error.value)
+    assert "delete" not in str(error.value)
+    assert str(error.value).count("\n") <= 1
+    assert verify(name, tmp_path, quick=True).state == "absent"  # the labels say so already
+
+
+def test_another_sets_file_in_a_sets_own_folder_is_to_be_moved(offered: Offered, tmp_path: Path) -> None:
+    own = put(tmp_path / "MNIST" / "raw", offered["fashion-mnist"].files)
+    with pytest.raises(DataError, match="is fashion-mnist's") as error:
+        load("mnist", tmp_path, download=True)
+    assert "move it elsewhere" in str(error.value)
+    assert {path.name: path.read_bytes() for path in own.iterdir()} == offered["fashion-mnist"].files
+
+
+def test_an_unpacked_file_is_no_proof_of_an_archive(offered: Offered, tmp_path: Path) -> None:
+    put(tmp_path, offered["kmnist"].files, unpacked=True)  # where only the archives' md5 are known
+    with pytest.raises(DataError, match="not found under"):
+        load("kmnist", tmp_path)
 
 
 def flip(content: bytes) -> bytes:
     return content[:-7] + bytes([content[-7] ^ 1]) + content[-6:]
 
 
-@pytest.mark.parametrize("name", MNIST_FILES)
-@pytest.mark.parametrize(
-    ("packed", "damage"),
-    [
-        (False, flip),
-        (False, lambda content: content[:-1]),
-        (False, lambda content: content + b"\0"),
-        (False, lambda content: b""),  # noqa: ARG005
-        (True, lambda content: gzip.compress(flip(content))),
-        (True, lambda content: gzip.compress(content)[:-9]),
-        (True, lambda content: gzip.compress(content)[:5]),
-        (True, lambda content: flip(gzip.compress(content))),
-        (True, lambda content: gzip.compress(content) + b"junk"),
-        (True, lambda content: gzip.compress(content)[:12] + b"\xff\xff" + gzip.compress(content)[14:]),
-        (True, lambda content: content),  # not gzipped at all
-        (True, lambda content: b""),  # noqa: ARG005
-    ],
-    ids=[
-        *("byte", "cut", "longer", "empty", "gz-other", "gz-cut", "gz-head", "gz-crc", "gz-junk", "gz-stream"),
-        *("gz-raw", "gz-empty"),
-    ],
-)
+DAMAGE: dict[str, tuple[bool, Callable[[bytes], bytes]]] = {
+    "byte": (True, flip),
+    "cut": (True, lambda content: content[:-1]),
+    "longer": (True, lambda content: content + b"\0"),
+    "empty": (True, lambda _: b""),
+    "gz-other": (False, lambda content: gzip.compress(flip(content))),
+    "gz-cut": (False, lambda content: gzip.compress(content)[:-9]),
+    "gz-head": (False, lambda content: gzip.compress(content)[:5]),
+    "gz-crc": (False, lambda content: flip(gzip.compress(content))),
+    "gz-junk": (False, lambda content: gzip.compress(content) + b"junk"),
+    "gz-stream": (False, lambda content: gzip.compress(content)[:12] + b"\xff\xff" + gzip.compress(content)[14:]),
+    "gz-raw": (False, lambda content: content),  # not gzipped at all
+    "gz-empty": (False, lambda _: b""),
+}
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("folder", ["MNIST/raw", ""], ids=["own", "other"])
 def test_damaged_file_is_refused_by_name(
-    contents: dict[str, bytes], tmp_path: Path, name: str, packed: bool, damage: Callable[[bytes], bytes]
+    offered: Offered, tmp_path: Path, folder: str, damage: str, number: int
 ) -> None:
-    put(tmp_path, contents, packed)
-    path = tmp_path / (f"{name}.gz" if packed else name)
-    path.write_bytes(damage(contents[name]))
+    raw, change = DAMAGE[damage]
+    put(tmp_path / folder, offered["mnist"].files, unpacked=raw)
+    name = list(offered["mnist"].files)[number]
+    path = tmp_path / folder / (name.removesuffix(".gz") if raw else name)
+    path.write_bytes(change(gzip.decompress(offered["mnist"].files[name])))
     with pytest.raises(DataError) as error:
         load("mnist", tmp_path)
     assert str(path) in str(error.value)
-    assert "delete it" in str(error.value)
+    assert ("delete it" in str(error.value)) == bool(folder), "elsewhere it may well be another data set's"
     assert str(error.value).count("\n") <= 1
+    assert verify("mnist", tmp_path).state == ("damaged" if folder else "absent")
 
 
-def test_damaged_file_beside_a_sound_one_does_not_matter(contents: dict[str, bytes], tmp_path: Path) -> None:
-    put(tmp_path / "sound", contents)
-    put(tmp_path, {name: content[:-1] for name, content in contents.items()})
-    assert load("mnist", tmp_path).sizes["train"] == 48
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_an_archive_cut_short_in_its_own_folder_is_damaged(offered: Offered, tmp_path: Path, name: str) -> None:
+    small = offered[name]
+    own = put(tmp_path / small.entry.folder, small.files)
+    first = own / small.entry.files[0].name
+    first.write_bytes(first.read_bytes()[:-3])
+    with pytest.raises(DataError, match="delete it to have it fetched again") as error:
+        load(name, tmp_path)
+    assert str(first) in str(error.value)
+    assert verify(name, tmp_path).state == "damaged"
 
 
-def test_a_file_that_was_repaired_is_read_again(contents: dict[str, bytes], tmp_path: Path) -> None:
-    put(tmp_path, {name: content[:-1] for name, content in contents.items()})
+def test_damaged_file_beside_a_sound_one_does_not_matter(offered: Offered, tmp_path: Path) -> None:
+    put(tmp_path / "sound", offered["mnist"].files)
+    put(tmp_path / "MNIST" / "raw", {name: content[:-1] for name, content in offered["mnist"].files.items()})
+    assert load("mnist", tmp_path).sizes["train"] == 104
+
+
+def test_a_file_that_was_repaired_is_read_again(offered: Offered, tmp_path: Path) -> None:
+    put(tmp_path, {name: content[:-1] for name, content in offered["mnist"].files.items()})
     with pytest.raises(DataError):
         load("mnist", tmp_path)
-    put(tmp_path, contents)
-    assert load("mnist", tmp_path).sizes["train"] == 48
+    put(tmp_path, offered["mnist"].files)
+    assert load("mnist", tmp_path).sizes["train"] == 104
 
 
-@pytest.mark.parametrize("name", MNIST_FILES)
-def test_absent_file_is_named(contents: dict[str, bytes], tmp_path: Path, name: str) -> None:
-    put(tmp_path, {other: content for other, content in contents.items() if other != name})
-    (tmp_path / f"{name}.gz").mkdir()  # a folder is no file
-    with pytest.raises(DataError) as error:
-        load("mnist", tmp_path)
-    assert f"{name} (raw or .gz) not found under {tmp_path}" in str(error.value)
-    for other in contents.keys() - {name}:
-        assert other not in str(error.value)
+@pytest.mark.parametrize("name", ["mnist", "qmnist", "usps", "emnist-letters"])
+def test_absent_file_is_named(offered: Offered, tmp_path: Path, name: str) -> None:
+    for file in offered[name].files:
+        folder = put(
+            tmp_path / file, {other: content for other, content in offered[name].files.items() if other != file}
+        )
+        (folder / file).mkdir()  # a folder is no file
+        with pytest.raises(DataError, match=f"not found under {folder}") as error:
+            load(name, folder)
+        assert file.removesuffix(".gz") in str(error.value).removesuffix(str(folder))
+        for other in offered[name].files.keys() - {file}:
+            assert other.removesuffix(".gz") not in str(error.value)
 
 
 @pytest.mark.parametrize("folder", ["absent", "a-file"])
@@ -305,27 +359,163 @@ def test_absent_folder_names_all_files(tmp_path: Path, folder: str) -> None:
     (tmp_path / "a-file").write_text("")
     with pytest.raises(DataError) as error:
         load("mnist", tmp_path / folder)
-    for word in (*MNIST_FILES, folder):
+    for word in (*(file.names[0] for file in CATALOGUE["mnist"].files), folder):
         assert word in str(error.value)
 
 
-def test_failed_download_names_the_folder_and_the_alternative(tmp_path: Path) -> None:
+# --- Downloads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(offered: Offered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files a web server on this machine offers; the first address of each file leads nowhere."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with served(folder) as address:
+        for name, small in offered.items():
+            monkeypatch.setitem(CATALOGUE, name, described(small.entry, small.files, address))
+        yield folder
+
+
+@pytest.mark.parametrize("name", ["mnist", "kmnist", "qmnist", "emnist-balanced", "usps"])
+def test_what_is_absent_is_fetched_into_its_own_folder_and_verified(
+    offered: Offered, server: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    put(server, offered[name].files)
+    there = tmp_path / "data"
+    put(there, offered["fashion-mnist"].files)  # other sets' files of the same names are let be
+    loaded = load(name, there, download=True)
+    assert loaded.sizes["train"] == 104
+    assert [line.split()[0] for line in capfd.readouterr().err.splitlines()] == ["fetching"] * 2 * len(
+        offered[name].files
+    )
+    own = there / CATALOGUE[name].folder
+    assert {path.name for path in own.iterdir() if path.is_file()} >= set(offered[name].files)
+    assert not list(there.rglob("*.part"))
+    assert load(name, there) is loaded, "a process reads a data set once"
+    sets._splits.cache_clear()
+    for path in server.iterdir():
+        path.unlink()
+    assert load(name, there, download=True).digest == loaded.digest  # nothing is fetched again
+    for file, content in offered["fashion-mnist"].files.items():
+        assert (there / file).read_bytes() == content
+
+
+def test_only_what_is_absent_is_fetched(offered: Offered, server: Path, tmp_path: Path) -> None:
+    [first, *others] = offered["mnist"].files
+    there = put(tmp_path / "data", {first: offered["mnist"].files[first]})
+    put(server, {name: offered["mnist"].files[name] for name in others})
+    assert load("mnist", there, download=True).sizes["train"] == 104
+
+
+def test_a_download_of_other_bytes_is_not_kept(offered: Offered, server: Path, tmp_path: Path) -> None:
+    put(server, {name: content[:-1] for name, content in offered["mnist"].files.items()})
+    for _ in range(2):
+        with pytest.raises(DataError, match="download failed"):
+            load("mnist", tmp_path / "data", download=True)
+    assert verify("mnist", tmp_path / "data").state == "absent"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_failed_download_names_the_folder_and_the_alternative(tmp_path: Path, name: str) -> None:
     (tmp_path / "a-file").write_text("")  # nothing can be written below it, so no network is asked
     with pytest.raises(DataError) as error:
-        load("mnist", tmp_path / "a-file", download=True)
-    for word in (*MNIST_FILES, str(tmp_path / "a-file"), "mnist-5k", "download failed"):
+        load(name, tmp_path / "a-file", download=True)
+    entry = CATALOGUE[name]
+    for word in (*(file.name for file in entry.files), str(tmp_path / "a-file" / entry.folder), "mnist-5k", "failed"):
         assert word in str(error.value)
+    assert str(error.value).count("\n") == 1
+
+
+def test_usps_is_read_as_torchvision_reads_it(offered: Offered, tmp_path: Path) -> None:
+    put(tmp_path, offered["usps"].files)
+    theirs = datasets.USPS(str(tmp_path), train=False)
+    ours = load_test("usps", tmp_path)
+    assert ours.labels is not None
+    assert np.array_equal(ours.images[:, 0].numpy(), theirs.data)
+    assert ours.labels.tolist() == theirs.targets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"1 1:0.5\nzero 1:0.5\n",
+        b"1 257:0.5\n",
+        b"1 0:0.5\n",
+        b"1 1:1.5\n",
+        b"1 1:nan\n",
+        b"0 1:0.5\n",
+        b"1 1=0.5\n",
+        b"\xff\xfe\n",
+        b"1 1:0.5\n\n",
+    ],
+)
+def test_bad_libsvm_text_is_refused(text: bytes) -> None:
+    with pytest.raises(DataError, match=r"^folder/file: "):
+        parse_libsvm(Path("folder/file"), text)
+
+
+def test_an_index_left_out_is_a_zero() -> None:
+    images, labels = parse_libsvm(Path("file"), b"3 2:1 256:-1\n")
+    assert labels.tolist() == [2]
+    assert images.shape == (1, 16, 16)
+    assert images.ravel()[[0, 1, 255]].tolist() == [127, 255, 0]
+
+
+# --- The catalogue, and the published files where a machine has them ----------------------------------------------
+
+
+def test_the_catalogue_is_what_study_files_may_name() -> None:
+    assert tuple(CATALOGUE) == DATASETS
+
+
+def test_every_published_file_has_its_own_checksums() -> None:
+    entries = [entry for entry in CATALOGUE.values() if entry.format != "emnist"]
+    known = {file for entry in CATALOGUE.values() for file in entry.files}
+    assert len(known) == sum(len(entry.files) for entry in entries) + 1  # EMNIST's parts are in one archive
+    assert len({file.md5 for file in known}) == len(known)
+    for file in known:
+        assert re.fullmatch("[0-9a-f]{32}", file.md5)
+        assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+
+
+def test_md5_and_addresses_are_torchvisions() -> None:
+    published = {
+        "mnist": [(f"{m}{name}", md5) for name, md5 in datasets.MNIST.resources for m in datasets.MNIST.mirrors],
+        "fashion-mnist": [(f"{datasets.FashionMNIST.mirrors[0]}{n}", m) for n, m in datasets.FashionMNIST.resources],
+        "kmnist": [(f"{datasets.KMNIST.mirrors[0]}{n}", m) for n, m in datasets.KMNIST.resources],
+        "qmnist": [pair for part in ("train", "test") for pair in datasets.QMNIST.resources[part]],
+        "usps": [(url, md5) for url, _, md5 in datasets.USPS.split_list.values()],
+        **{f"emnist-{part}": [(datasets.EMNIST.url, datasets.EMNIST.md5)] for part in datasets.EMNIST.splits},
+    }
+    assert published.keys() == set(PUBLISHED)
+    for name, pairs in published.items():
+        assert [(url, file.md5) for file in CATALOGUE[name].files for url in file.urls] == pairs
 
 
 @needs_mnist
 def test_real_mnist(tmp_path: Path) -> None:
     shutil.copytree(REAL / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
-    put(tmp_path / "FashionMNIST" / "raw", {name: idx(DIGITS) for name in MNIST_FILES}, packed=True)
+    put(tmp_path / "FashionMNIST" / "raw", {file.names[0]: idx(DIGITS) for file in CATALOGUE["mnist"].files})
     digits, test = load("mnist", tmp_path), load_test("mnist", tmp_path)
     assert digits.sizes == {"train": 50_000, "val": 5_000, "select": 5_000, "test": 10_000}
     assert digits.image_size == (28, 28)
+    assert digits.digest.startswith("7390325f429e5550")
+    assert test.labels is not None
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert digits.train.labels is not None
     share = digits.train.labels.bincount() / 50_000
     for split in (digits.val, digits.select):
+        assert split.labels is not None
         assert torch.allclose(split.labels.bincount() / 5_000, share, atol=3e-4)
     assert share[1] > 0.11  # MNIST is not quite balanced
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason=f"the full Fashion-MNIST is not at {DEBIAN}")
+def test_real_fashion_mnist_as_debian_packs_it() -> None:
+    clothes = load("fashion-mnist", DEBIAN)
+    assert clothes.sizes == {"train": 50_000, "val": 5_000, "select": 5_000, "test": 10_000}
+    assert (clothes.image_size, clothes.classes) == ((28, 28), 10)
+    assert verify("mnist", DEBIAN).state == "absent"

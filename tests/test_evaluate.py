@@ -337,7 +337,7 @@ def test_linear_baseline_stands_pixels_that_never_vary(seen: Dataset) -> None:
     ("how", "names"), [(GAUSSIAN, ["degraded", "linear"]), (HALVED, ["bicubic", "linear"])], ids=["noise", "downscale"]
 )
 def test_the_linear_baseline_beats_the_trivial_one(smooth: Dataset, how: Any, names: list[str]) -> None:
-    assert evaluate.baseline_names(how) == names
+    assert evaluate.baseline_names(how, smooth.image_size) == names
     trivial, linear = (
         evaluate.evaluate(evaluate.baseline(name, smooth, how), smooth.val, how, "val").summary()["psnr"]
         for name in names
@@ -355,7 +355,7 @@ def test_trivial_baselines(smooth: Dataset) -> None:
 
 @pytest.mark.parametrize("how", [GAUSSIAN, HALVED], ids=lambda how: how.kind)
 def test_baselines_are_scored_like_trials_whatever_the_threads(how: Any, tiny_data: Path) -> None:
-    for name in evaluate.baseline_names(how):
+    for name in evaluate.baseline_names(how, (tiny.SIDE, tiny.SIDE)):
         with numerics.threads(1):
             figures, picture = evaluate.baseline_scores(name, tiny.NAME, how, tiny_data)
         with numerics.threads(2):

@@ -12,20 +12,15 @@ import torch
 
 from pipeline import evaluate as scoring
 from pipeline.config.trial import Downscale, Gaussian
-from pipeline.data import Dataset, Split, load
+from pipeline.data import Dataset, load
 from pipeline.errors import Interrupted, StudyError
-from pipeline.judge import class_indices, judge_of
+from pipeline.judge import judge_of
 from pipeline.numerics import threads, to_float
 
 
 @pytest.fixture
 def seen(tiny_data: Path) -> Dataset:
     return load(tiny.NAME, tiny_data)
-
-
-def relabelled(seen: Dataset, labels: dict[str, torch.Tensor | None]) -> Dataset:
-    splits = {name: Split(getattr(seen, name).images, label) for name, label in labels.items()}
-    return replace(seen, **splits)
 
 
 def test_it_knows_clean_images_and_is_the_same_on_any_number_of_threads(seen: Dataset, tmp_path: Path) -> None:
@@ -74,21 +69,9 @@ def test_other_data_has_another_judge(seen: Dataset, tmp_path: Path) -> None:
     assert first.path != other.path
 
 
-def test_labels_need_not_count_from_nought(seen: Dataset, tmp_path: Path) -> None:
-    assert seen.train.labels is not None
-    assert seen.val.labels is not None
-    shifted = {"train": 7 + 3 * seen.train.labels, "val": 7 + 3 * seen.val.labels}
-    data = replace(relabelled(seen, shifted), digest="0" * 64)
-    assert torch.equal(class_indices(data.val, data), seen.val.labels)
-    judge = judge_of(data, tmp_path)
-    assert judge is not None
-    assert judge.accuracy > 0.9
-
-
 def test_without_classes_there_is_none(seen: Dataset, tmp_path: Path) -> None:
-    assert judge_of(relabelled(seen, {"train": None, "val": None}), tmp_path / "none") is None
-    alike = {name: torch.zeros(len(getattr(seen, name)), dtype=torch.int64) for name in ("train", "val")}
-    assert judge_of(relabelled(seen, alike), tmp_path / "none") is None
+    for classes in (0, 1):
+        assert judge_of(replace(seen, classes=classes), tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
 
 

@@ -126,7 +126,7 @@ def test_a_trial_learns_and_beats_what_it_was_given(degrade: dict[str, Any], tin
     assert losses[0] > losses[2] > losses[4] > losses[-1]
 
     seen = load(tiny.NAME, tiny_data)
-    [trivial, _] = evaluate.baseline_names(trial.degrade)
+    [trivial, _] = evaluate.baseline_names(trial.degrade, seen.image_size)
     given = evaluate.evaluate(evaluate.baseline(trivial, seen, trial.degrade), seen.val, trial.degrade, "val").summary()
     assert figures(done[-1])["val/psnr"] > given["psnr"] + 3
     assert figures(done[-1])["val/ssim"] > given["ssim"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +28,12 @@ PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
 MAX_MESSAGE = 1_000
 BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-DATASETS = ("mnist-5k", "mnist")
+DATASETS = (
+    *("mnist-5k", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge"),
+    *("emnist-digits", "emnist-letters", "emnist-mnist", "usps"),
+)
+OWN_PICTURES = "folder:"  # and a path
+LONGEST_PATH = 400  # of such a folder: it is part of a name, and MLflow's names of data sets end at 500
 
 
 class Budget(Frozen):
@@ -163,8 +170,8 @@ def load_study_file(
 
     Args:
         path: a TOML file of at most 1 MiB.
-        overrides: ``section.key=VALUE`` with a TOML value; a bare word may go without quotes. A key of ``[model]`` or
-            ``[train]`` that is fixed so is fixed in the enqueued configurations too.
+        overrides: ``section.key=VALUE`` with a TOML value; a bare word, or ``folder:PATH``, may go without quotes. A
+            key of ``[model]`` or ``[train]`` that is fixed so is fixed in the enqueued configurations too.
         name: takes the place of the file's own name.
         trials: takes the place of the file's own total.
 
@@ -186,6 +193,7 @@ def load_study_file(
     if trials is not None:
         _apply(raw, f"budget.trials={trials}")
     try:
+        _place_pictures(raw, path)
         return StudyFile(path, text, tuple(overrides), _validate(raw))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error!s:.{MAX_MESSAGE}}") from None
@@ -227,7 +235,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         [parsed] = tomllib.loads(f"value = {value}").values()
     except (ValueError, RecursionError):  # not TOML, more than one line of it, or more digits than Python converts
-        if not BARE_WORD.fullmatch(value.strip()):
+        if not BARE_WORD.fullmatch(value.strip()) and not value.strip().startswith(OWN_PICTURES):
             raise ConfigError(f"{shown}: {value.strip()[:60]!r} is not a TOML value") from None
         parsed = value.strip()
     table = raw.setdefault(sections[0], {}) if sections else raw
@@ -238,6 +246,23 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         for entry in raw.get("enqueue", []) if isinstance(raw.get("enqueue"), list) else []:
             if isinstance(entry, dict):
                 entry.pop(key, None)
+
+
+def _place_pictures(raw: dict[str, Any], file: Path) -> None:
+    """Make a picture folder's path absolute, from the study file's folder: workers have other working directories."""
+    named = raw.get("dataset")
+    if not isinstance(named, str) or not named.startswith(OWN_PICTURES):
+        return
+    given = named.removeprefix(OWN_PICTURES)
+    if not given or any(unicodedata.category(letter) == "Cc" for letter in given):
+        raise ConfigError(f"dataset = {named[:60]!r}: a path follows {OWN_PICTURES}, without control characters")
+    try:
+        absolute = os.path.abspath(file.absolute().parent / Path(given).expanduser())
+    except RuntimeError as error:  # ~user of nobody
+        raise ConfigError(f"dataset = {named[:60]!r}: {error}") from None
+    if len(absolute) > LONGEST_PATH:
+        raise ConfigError(f"dataset: the path of {OWN_PICTURES} has {len(absolute)} characters; at most {LONGEST_PATH}")
+    raw["dataset"] = OWN_PICTURES + absolute
 
 
 def _validate(raw: dict[str, Any]) -> StudyConfig:
@@ -251,8 +276,10 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
     check_name(config.name, "name =")
     if config.registered_model:
         check_name(config.registered_model, "registered_model =")
-    if config.dataset not in DATASETS:
-        raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(DATASETS)}")
+    if config.dataset not in DATASETS and not config.dataset.startswith(OWN_PICTURES):
+        raise ConfigError(
+            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(DATASETS)}, or {OWN_PICTURES}PATH"
+        )
     searched = [str(loss) for loss in config.space.reachable("loss")]
     favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}
     if len(searched) > 1 and config.objective.metric in favoured:

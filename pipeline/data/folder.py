@@ -1,0 +1,88 @@
+"""``folder:PATH``: the user's own pictures, made greyscale, all of one size, without labels."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".pbm", ".ppm")
+FEWEST = 40  # so that a tenth is four pictures
+MOST_BYTES = 4 << 30  # of pixels: they are kept in memory, in every worker
+
+# What Pillow raises on a file that it cannot read; a picture so large that it warns is refused as well.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def read(folder: Path) -> tuple[np.ndarray, str]:
+    """All pictures below a folder, in the order of their paths within it; hidden files and folders are left out.
+
+    Colours become greys (ITU-R 601), 16 bits 8; a camera's orientation tag is followed; of several frames the first
+    is taken.
+
+    Returns:
+        uint8 ``[N, H, W]``, and a digest of size and pixels: where the folder lies does not matter.
+
+    Raises:
+        DataError: not a folder; fewer than 40 pictures; one that cannot be read or is of another size; or more than
+            4 GiB of pixels.
+    """
+    if not folder.is_dir():
+        raise DataError(f'folder {folder}: there is no such folder; dataset = "folder:PATH" takes one with pictures')
+    paths = _pictures(folder)
+    if len(paths) < FEWEST:
+        known = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise DataError(f"folder {folder}: {len(paths)} pictures ({known}); at least {FEWEST} are needed")
+    first = _grey(paths[0])
+    if first.size * len(paths) > MOST_BYTES:
+        raise DataError(
+            f"folder {folder}: {len(paths)} pictures of {_shown(first)} are more than {MOST_BYTES >> 30} GiB, "
+            "which is kept in memory; use fewer or smaller ones"
+        )
+    pixels = np.empty((len(paths), *first.shape), np.uint8)
+    for place, path in enumerate(paths):
+        picture = _grey(path)
+        if picture.shape != first.shape:
+            raise DataError(
+                f"{path}: {_shown(picture)} pixels, where {paths[0].name} has {_shown(first)}; "
+                "all pictures of a folder must have one size"
+            )
+        pixels[place] = picture
+    digest = hashlib.sha256(np.array(pixels.shape, "<i8").tobytes())
+    digest.update(pixels)
+    return pixels, digest.hexdigest()
+
+
+def _pictures(folder: Path) -> list[Path]:
+    found: list[str] = []
+    for here, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        found += [Path(here, name).relative_to(folder).as_posix() for name in shown]
+    return [folder / path for path in sorted(found)]
+
+
+def _grey(path: Path) -> np.ndarray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I;16"):
+                    return ((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8)
+                if upright.mode in ("I", "F"):
+                    raise ValueError("32 bits a pixel; save it with 8 or 16")
+                return np.asarray(upright.convert("L"))
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: cannot be read as a picture: {reason}; mend it or take it away") from None
+
+
+def _shown(picture: np.ndarray) -> str:
+    return f"{picture.shape[0]} x {picture.shape[1]}"
