@@ -470,7 +470,7 @@ def _check_fit(config: StudyConfig, data: Dataset) -> None:
     """Whether degradation and image size go together; before anything is written."""
     degraded_size = input_size(data.image_size, config.degrade)
     if "conv" in config.space.reachable("layer_type"):
-        check_depth(config.space.greatest("depth", "layer_type", "conv"), degraded_size)
+        check_depth(int(config.space.greatest("depth", "layer_type", "conv")), degraded_size)
     if min(data.image_size) < 11:
         raise InputError(f"dataset {config.dataset}: SSIM needs images of at least 11 x 11 pixels")
 
