@@ -100,7 +100,8 @@ class ConvAutoencoder(nn.Module):
         self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
         # The weights of a single input map lie in memory alike in either format, but the maps that follow take over
         # this one: channels innermost, quicker on CPUs. All other weights, and optimisers' states, keep the usual one.
-        self.encoder[0][0][0].to(memory_format=torch.channels_last)
+        first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d))
+        first.to(memory_format=torch.channels_last)
 
     def forward(self, degraded: Degraded) -> Images:
         x = degraded

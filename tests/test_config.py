@@ -273,6 +273,9 @@ BAD = {
     "a training key in the model": ("[model]\nlr = 0.1", ["model", "lr"]),
     "a section that is a value": ("[model.depth]\nx = 1", ["model", "depth", "'x'"]),
     "unknown choice": ('[train]\nloss = "bec"', ["train", "loss", "bec", "did you mean 'bce'"]),
+    "unknown loss in a sum": ('[train]\nloss = "bce + 0.2 sim"', ["train", "loss", "sim", "did you mean 'ssim'"]),
+    "a sum written otherwise": ('[train]\nloss = ["mse", "bce+ssim"]', ["train", "loss", "bce+ssim", "bce + 0.2 ssim"]),
+    "range over values": ("[model]\nkernel = { low = 3, high = 7 }", ["model", "kernel", "3, 5, 7", "listed"]),
     "unknown choice in a list": ('[train]\nloss = ["mse", "l2"]', ["train", "loss", "l2"]),
     "text for a number": ('[model]\ndepth = "3"', ["model", "depth", "'3'", "integer"]),
     "truth for an integer": ("[model]\ndepth = true", ["model", "depth", "True", "integer"]),
@@ -564,6 +567,51 @@ def test_a_search_over_losses_is_not_ranked_by_a_loss(load: Load, metric: str, l
     message = assert_short(error)
     for word in ("study.toml", "objective", metric, "mse", "psnr"):
         assert word in message
+
+
+@pytest.mark.parametrize("metric", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("loss", "trained_on_ssim"),
+    [
+        ('["bce", "ssim"]', True),
+        ('["bce", "mse + 0.2 ssim"]', True),
+        ('{ by = "lr_scheduler", cosine = "l1", default = "0.5 ssim" }', True),
+        ('["bce", "bce + 0.2 l1"]', False),
+    ],
+)
+def test_a_search_over_losses_with_ssim_is_ranked_by_psnr(
+    load: Load, metric: str, loss: str, trained_on_ssim: bool
+) -> None:
+    text = f'[objective]\nmetric = "{metric}"\n[train]\nloss = {loss}\n'
+    if metric == "psnr" or (metric == "ssim" and not trained_on_ssim):
+        assert load(text).config.objective.metric == metric
+        return
+    with pytest.raises(ConfigError) as error:
+        load(text)
+    message = assert_short(error)
+    assert "psnr" in message
+    assert ("by psnr or ssim" in message) is not trained_on_ssim
+
+
+def test_one_loss_may_be_what_trials_are_ranked_by(load: Load) -> None:
+    assert load('[objective]\nmetric = "ssim"\n[train]\nloss = "bce + 0.2 ssim"\n').config.objective.metric == "ssim"
+
+
+@pytest.mark.parametrize(
+    ("form", "greatest"),
+    [
+        ("4", 4),
+        ("[2, 5, 3]", 5),
+        ("{ low = 1, high = 6 }", 6),
+        ("{ choices = [1, 2], when = { skip = [true] } }", DEFAULTS["depth"]),
+        ('{ by = "layer_type", linear = 8, conv = [1, 2] }', 2),
+        ('{ by = "layer_type", linear = 8, default = { low = 2, high = 3 } }', 3),
+        ('{ by = "loss", mse = 4, default = 2 }', 4),
+    ],
+)
+def test_the_greatest_depth_of_convolutions(load: Load, form: str, greatest: int) -> None:
+    space = load(f'[model]\nlayer_type = ["linear", "conv"]\ndepth = {form}\n').config.space
+    assert space.greatest("depth", "layer_type", "conv") == greatest
 
 
 SPACE = """

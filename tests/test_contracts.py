@@ -72,11 +72,18 @@ def accepts(field: Any, value: object) -> bool:
     return True
 
 
-DEGRADED = [{"degrade": settings} for section in SECTIONS for settings in examples(section)]
+CHOICES += [{"loss": "bce + 0.2 ssim"}]
+CHOICES += [{"layer_type": "conv", "depth": depth, "skip": skip} for depth in (1, 2, 3, 4) for skip in (False, True)]
+DEGRADED = [
+    {"degrade": settings, "layer_type": layer_type}
+    for section in SECTIONS
+    for settings in examples(section)
+    for layer_type in LAYER_TYPES
+]
 
 
 def words(settings: dict[str, Any]) -> str:
-    values = settings.get("degrade", settings).values()
+    values = [*settings.get("degrade", {}).values(), *(value for key, value in settings.items() if key != "degrade")]
     return "-".join(map(str, values))
 
 
@@ -168,10 +175,12 @@ def test_learning_rate_peaks_at_lr_and_momentum_is_left_alone(scheduler: str, op
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
 def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
-    scheduler: str, optimizer: str, tiny_data: Path, tmp_path: Path
+    scheduler: str, optimizer: str, layer_type: str, tiny_data: Path, tmp_path: Path
 ) -> None:
-    trial = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, nesterov=True, skip=True)
+    settings = {"nesterov": True, "amsgrad": True, "skip": True, "convs": 2}
+    trial = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, layer_type=layer_type, **settings)
     seen = data.load(tiny.NAME, tiny_data)
     clean = to_float(seen.train.images[:32])
 
@@ -224,7 +233,7 @@ def test_every_class_named_exists_in_torch(namespace: Any, name: str, base: type
 
 @pytest.mark.parametrize(("key", "parent", "names"), [(key, *where) for key, where in APPLIES.items()])
 def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str, names: tuple[str, ...]) -> None:
-    assert key in FIELDS
+    assert list(FIELDS).index(parent) < list(FIELDS).index(key)
     assert set(names) <= set(TABLES[parent])
 
 
@@ -234,4 +243,4 @@ def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Pat
     assert leg.epoch is not None
     assert {f"val/{name}" for name in OBJECTIVES} <= leg.epoch.metrics.keys()
     assert set(OBJECTIVES.values()) == {"maximize", "minimize"}
-    assert set(LOSS_OBJECTIVES) == set(OBJECTIVES) & set(LOSSES)
+    assert set(LOSS_OBJECTIVES) == set(OBJECTIVES) & set(LOSSES) - {"ssim"}

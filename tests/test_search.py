@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -29,6 +30,7 @@ from pipeline.config.choices import PRUNERS, SAMPLERS
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search import OpenTrial, Record, Search, Summary, load_search, open_search, ranked, study_names
+from pipeline.train import run_leg
 
 FACTS = {"data.sha256": "0" * 64, "device": "cpu"}
 TRIALS, EPOCHS, WINDOW = 8, 4, 3
@@ -550,3 +552,42 @@ def test_the_direction_is_the_metric_s(metric: str, direction: str, home: Home) 
     assert isinstance(search, Search)
     assert search.study.direction.name == direction
     assert search.ask().number == 0
+
+
+# --- Both kinds of layers ------------------------------------------------------------------------------------------
+
+BOTH = {
+    "layer_type": ["linear", "conv"],
+    "depth": {"by": "layer_type", "linear": [2, 3], "conv": [1, 2]},
+    "bottleneck": {
+        "by": "layer_type",
+        "linear": {"low": 8, "high": 64, "log": True},
+        "conv": {"low": 4, "high": 16, "log": True},
+    },
+    "channels": [4, 8],
+    "kernel": [3, 5],
+    "width": ["auto", 64],
+    "dropout": {"low": 0.0, "high": 0.2, "when": {"layer_type": ["linear"]}},
+}
+OWN = {"linear": {"width", "dropout"}, "conv": {"channels", "kernel"}}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_of_both_layer_types_asks_each_its_own_and_trains(
+    sampler: str, home: Home, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = configuration(sampler, model=BOTH, dataset=tiny.NAME, enqueue=[{"layer_type": "conv", "channels": 8}])
+    player = Player(home, config)
+    player.finish()
+    stored = player.search.trials()
+    kinds = [trial.params["layer_type"] for trial in stored]
+    assert kinds[0] == "conv"
+    assert set(kinds) == {"linear", "conv"}
+    for kind, trial in zip(kinds, stored, strict=True):
+        asked = trial.params.keys() - {"optimizer", "lr@sgd", "lr@default", "momentum"}
+        assert asked == {"layer_type", f"depth@{kind}", f"bottleneck@{kind}"} | OWN[kind]
+    for kind in ("linear", "conv"):
+        trial = stored[kinds.index(kind)]
+        values = config.space.resolve(lambda name, _, params=trial.params: params[name])
+        leg = run_leg(config.trial(values, trial.number, "cpu"), None, tiny_data, tmp_path / kind)
+        assert leg.failure is None

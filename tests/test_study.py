@@ -412,6 +412,10 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
     ("change", "words"),
     [
         (("factor = 7", "factor = 5"), "factor = 5 does not divide images of 28 x 28; allowed: 2, 4, 7, 14, 28"),
+        (
+            ("depth = 1", 'depth = { by = "layer_type", linear = 5, conv = [2, 3] }\nlayer_type = ["linear", "conv"]'),
+            'depth = 3: with layer_type = "conv" inputs of 4 x 4 pixels can be halved 2 times at most',
+        ),
         (("[model]", "[sampler]\nn_startup_trials = 'x'\n\n[model]"), "[sampler] n_startup_trials = 'x'"),
     ],
 )

@@ -23,6 +23,7 @@ from pipeline import checkpoint as checkpoints
 from pipeline import evaluate, numerics, train
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import TrialConfig
+from pipeline.config.choices import LAYER_TYPES, LOSSES
 from pipeline.data import LOADERS, Split, load
 from pipeline.errors import CheckpointError, DataError
 from pipeline.files import write_atomically
@@ -73,6 +74,7 @@ from pathlib import Path
 import tiny
 from pipeline.files import write_atomically
 from pipeline.config import TrialConfig
+from pipeline.config.choices import LAYER_TYPES, LOSSES
 from pipeline.train import run_leg
 
 tiny.register()
@@ -170,13 +172,43 @@ def test_a_leg_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_p
         ({"loss": "l1"}, 0.25),
         ({"loss": "smooth_l1"}, 0.25 - 0.1 / 2),  # beyond delta, which is 0.1: as l1
         ({"loss": "smooth_l1", "delta": 0.5}, 0.25**2 / 2 / 0.5),  # below it: as mse
+        ({"loss": "huber"}, 0.1 * (0.25 - 0.1 / 2)),
+        ({"loss": "huber", "delta": 0.5}, 0.25**2 / 2),
+        # Of two flat images only their means differ.
+        ({"loss": "ssim"}, 1 - (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)),
+        ({"loss": "bce + 0.2 l1"}, math.log(2) + 0.2 * 0.25),
+        ({"loss": "2 mse + l1 + 0.5 huber", "delta": 0.5}, 2 * 0.25**2 + 0.25 + 0.5 * 0.25**2 / 2),
     ],
 )
 def test_losses_by_hand(settings: dict[str, Any], value: float) -> None:
     """Of logits 0, which are intensities of 0.5, against 0.25."""
-    config = tiny.trial(**settings).train
-    found = train.LOSSES[config.loss](torch.zeros(2, 1, 3, 3), torch.full((2, 1, 3, 3), 0.25), config)
-    assert found.item() == pytest.approx(value, rel=1e-6)
+    found = train.loss_value(torch.zeros(2, 1, 12, 11), torch.full((2, 1, 12, 11), 0.25), tiny.trial(**settings).train)
+    assert found.item() == pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, "bce + 0.2 ssim"])
+def test_the_slope_of_a_loss_is_that_of_finite_differences(loss: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 1, 12, 11, generator=random, dtype=torch.float64).requires_grad_()
+    clean = torch.rand(2, 1, 12, 11, generator=random, dtype=torch.float64)
+    config = tiny.trial(loss=loss).train
+    assert torch.autograd.gradcheck(lambda given: train.loss_value(given, clean, config), logits)
+
+
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+@pytest.mark.parametrize("method", ["area", "bicubic"])
+@pytest.mark.parametrize("factor", [2, 4, 7])
+def test_small_images_are_enlarged(
+    factor: int, method: str, layer_type: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = (tiny.strokes(120, seed=1, side=28), tiny.strokes(20, seed=2, side=28), ["larger"])
+    monkeypatch.setitem(LOADERS, "larger", lambda _data_dir, _download: seen)
+    how = {"kind": "downscale", "factor": factor, "method": method}
+    trial = tiny.trial(dataset="larger", degrade=how, layer_type=layer_type, skip=True, epochs=6)
+    first, *_, last = legs(trial, tiny_data, tmp_path)
+    assert figures(last)["train/loss"] < 0.8 * figures(first)["train/loss"]
+    assert figures(last)["val/psnr"] > figures(first)["val/psnr"]
+    assert last.panel is not None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +220,12 @@ def test_losses_by_hand(settings: dict[str, Any], value: float) -> None:
         ({"optimizer": "sgd", "momentum": 0.7, "nesterov": True}, {"momentum": 0.7, "nesterov": True}),
         ({"optimizer": "sgd", "momentum": 0.7}, {"momentum": 0.7, "nesterov": False}),
         ({"optimizer": "sgd", "momentum": 0.0, "nesterov": True}, {"momentum": 0.0, "nesterov": False}),
-        ({"optimizer": "rmsprop", "momentum": 0.6}, {"momentum": 0.6}),
+        ({"optimizer": "rmsprop", "momentum": 0.6}, {"momentum": 0.6, "alpha": 0.99}),
+        ({"optimizer": "rmsprop", "smoothing": 0.9}, {"alpha": 0.9}),
+        ({"optimizer": "adadelta", "rho": 0.8}, {"rho": 0.8}),
+        ({"optimizer": "adam", "amsgrad": True}, {"amsgrad": True}),
+        ({"optimizer": "adafactor", "weight_decay": 0.2}, {"weight_decay": 0.2}),
+        ({"optimizer": "rprop", "lr": 0.3, "weight_decay": 0.2}, {"lr": 0.3}),  # it has no decay
     ],
 )
 def test_optimizers_take_their_settings(settings: dict[str, Any], expected: dict[str, Any]) -> None:

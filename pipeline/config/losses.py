@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from pipeline.config.choices import LOSSES, hint
 
-TERM = re.compile(r"(?:(\d+(?:\.\d+)?(?:e-?\d+)?) )?([a-z][a-z0-9_]*)")
+TERM = re.compile(r"(?:([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?) )?([a-z][a-z0-9_]*)")
 FORM = "a loss, or a sum such as 'bce + 0.2 ssim'"
 
 

@@ -269,7 +269,8 @@ class Space:
     def _sorted(self) -> tuple[str, ...]:
         graph: dict[str, set[str]] = {key: set() for key in FIELDS}
         for key in FIELDS:
-            if key in APPLIES:
+            # A parent that is fixed depends on nothing and is declared before its children, so it comes first anyway.
+            if key in APPLIES and not isinstance(self.dimension(APPLIES[key][0]), Fixed):
                 graph[key].add(APPLIES[key][0])
             dimension = self.dimension(key)
             if isinstance(dimension, Split):
