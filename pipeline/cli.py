@@ -179,7 +179,7 @@ def list_data(
 
     from pipeline.data import CATALOGUE, survey
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for found in survey(where.data_dir):
         entry = CATALOGUE[found.name]
         rows.append(

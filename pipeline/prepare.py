@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import StudyConfig
-from pipeline.data import Dataset, load
+from pipeline.data import OWN, Dataset, forget, load
 from pipeline.degrade import input_size
 from pipeline.errors import DataError
 
@@ -16,13 +16,15 @@ SMALLEST = 11  # pixels a side: SSIM's window
 
 
 def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
-    """Load a study's data set and check that the study can be run on it.
+    """Load a study's data set, pictures as they are now, and check that the study can be run on it.
 
     Side effects: files that are absent are downloaded into ``data_dir``. Called again, nothing is left to do.
 
     Raises:
         DataError: as `load`; or the images are too small for SSIM or not divisible by the downscale factor.
     """
+    if config.dataset.startswith(OWN):
+        forget()
     data = load(config.dataset, data_dir, download)
     input_size(data.image_size, config.degrade)
     if min(data.image_size) < SMALLEST:
