@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import StudyConfig
-from pipeline.data import Dataset, load
+from pipeline.data import OWN, Dataset, forget, load
 from pipeline.degrade import input_size
 from pipeline.errors import DataError
 from pipeline.model import check_depth
@@ -17,7 +17,7 @@ SMALLEST = 11  # pixels a side: SSIM's window
 
 
 def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
-    """Load a study's data set and check that the study can be run on it.
+    """Load a study's data set, pictures as they are now, and check that the study can be run on it.
 
     Side effects: files that are absent are downloaded into ``data_dir``. Called again, nothing is left to do.
 
@@ -26,6 +26,8 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
             the classes that the objective needs.
         ConfigError: convolutional trials may be deeper than the degraded images allow.
     """
+    if config.dataset.startswith(OWN):
+        forget()
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)
     if "conv" in config.space.reachable("layer_type"):

@@ -417,6 +417,15 @@ def test_a_download_of_other_bytes_is_not_kept(offered: Offered, server: Path, t
     assert verify("mnist", tmp_path / "data").state == "absent"
 
 
+@pytest.mark.usefixtures("server")
+def test_failed_download_says_what_was_passed_over(offered: Offered, tmp_path: Path) -> None:
+    there = put(tmp_path / "data", {name: content[:-1] for name, content in offered["mnist"].files.items()})
+    with pytest.raises(DataError, match=r"passed over .*, and 3 more") as error:
+        load("mnist", there, download=True)
+    assert str(there / "train-images-idx3-ubyte.gz") in str(error.value)
+    assert str(error.value).count("\n") == 1
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_failed_download_names_the_folder_and_the_alternative(tmp_path: Path, name: str) -> None:
     (tmp_path / "a-file").write_text("")  # nothing can be written below it, so no network is asked

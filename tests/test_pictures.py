@@ -24,6 +24,7 @@ from pipeline.data import CATALOGUE, LOADERS, Split, load, load_test
 from pipeline.data.folder import read
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluate import PANEL_SCALE, baseline_names, panel_indices
+from pipeline.prepare import prepare
 from pipeline.train import run_leg
 
 pytest_plugins = ["study_fixtures"]
@@ -82,6 +83,15 @@ def test_a_moved_folder_is_the_same_data_and_a_changed_one_is_not(gallery: Path,
     assert load(f"folder:{hang(tmp_path / 'fewer', scenes()[1:])}", tmp_path).digest != before.digest
     turned = hang(tmp_path / "turned", scenes().reshape(COUNT, WIDTH, HEIGHT))
     assert load(f"folder:{turned}", tmp_path).digest != before.digest
+
+
+def test_a_study_is_prepared_with_the_pictures_that_are_there_now(gallery: Path, tmp_path: Path) -> None:
+    named(tmp_path / "a.toml", "folder:gallery")
+    config = load_study_file(tmp_path / "a.toml").config
+    before = prepare(config, tmp_path)
+    hang(gallery, scenes(70))
+    assert load(config.dataset, tmp_path) is before
+    assert prepare(config, tmp_path).sizes["train"] == 49
 
 
 def test_folders_are_searched_below_and_hidden_files_and_others_left_out(gallery: Path) -> None:

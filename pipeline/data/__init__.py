@@ -10,7 +10,7 @@ them; `embedded` and `folder` are the two sources that need no download; `sets` 
 from pipeline.data.catalogue import CATALOGUE, Entry, File
 from pipeline.data.files import Status
 from pipeline.data.formats import parse_idx
-from pipeline.data.sets import LOADERS, OWN, Dataset, Loaded, Split, load, load_test, stratified, survey, verify
+from pipeline.data.sets import LOADERS, OWN, Dataset, Loaded, Split, forget, load, load_test, stratified, survey, verify
 
 __all__ = [
     "CATALOGUE",
@@ -22,6 +22,7 @@ __all__ = [
     "Loaded",
     "Split",
     "Status",
+    "forget",
     "load",
     "load_test",
     "parse_idx",

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
+from urllib.error import HTTPError
 
 from filelock import FileLock
 
@@ -89,6 +90,7 @@ def fetch(entry: Entry, data_dir: Path) -> None:
         DataError: a download failed; the message says what to do by hand.
     """
     folder = data_dir / entry.folder
+    passed_over = status(entry, data_dir).remark.partition("\n")[2]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".download.lock"):
@@ -97,7 +99,8 @@ def fetch(entry: Entry, data_dir: Path) -> None:
     except (OSError, RuntimeError, HTTPException) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{entry.name}: not under {data_dir}, and the download failed ({reason}).\n"
+            f"{entry.name}: not under {data_dir}{passed_over and f' ({passed_over})'}, and the download failed "
+            f"({reason}).\n"
             f"Put {', '.join(file.name for file in entry.files)} into {folder}, or use dataset = 'mnist-5k', "
             "which needs no download"
         ) from None
@@ -113,7 +116,9 @@ def _download(file: File, folder: Path) -> None:
         try:
             with _patience(), _bar_in_terminals_only():
                 download_url(url, folder, part, file.md5)
-        except (OSError, RuntimeError, HTTPException):
+        except (OSError, RuntimeError, HTTPException) as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
             if place + 1 < len(file.urls):
                 continue
             raise
@@ -183,7 +188,7 @@ def _fault(file: File, path: Path) -> Fault | None:
 def _sha256(path: Path) -> str:
     """Of the unpacked content."""
     with open_unpacked(path) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _md5(path: Path) -> str:

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ def _usps(entry: Entry, paths: Sequence[Path]) -> Arrays:
 
 FORMATS: dict[str, Callable[[Entry, Sequence[Path]], Arrays]] = {"idx": _idx, "emnist": _emnist, "usps": _usps}
 
-IDX_TYPES = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
+IDX_TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
 
 def parse_idx(path: Path, data: bytes) -> np.ndarray:

@@ -93,6 +93,11 @@ def load_test(name: str, data_dir: Path) -> Split:
     return _splits(_Request(name, data_dir))[1]
 
 
+def forget() -> None:
+    """Read data sets anew when they are loaded again: the pictures in a folder may have changed since."""
+    _splits.cache_clear()
+
+
 @dataclass(frozen=True)
 class _Request:
     name: str
