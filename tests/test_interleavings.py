@@ -174,7 +174,7 @@ def stopping_after(events: int | None) -> Recorder:
 CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
-@settings(max_examples=5, suppress_health_check=CHECKS, derandomize=True)
+@settings(max_examples=3, suppress_health_check=CHECKS, derandomize=True)
 @given(data=st.data())
 def test_whatever_happens_the_study_comes_out_the_same(
     data: st.DataObject, migrated: Path, uninterrupted: list[Any], fate: Fate, monkeypatch: pytest.MonkeyPatch
