@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from studies_for_tests import SMALL, Recorder, assert_sound, facts, new_place
 
 from pipeline import engine as engines
+from pipeline.checkpoint import Checkpoint
 from pipeline.engine import Done
 from pipeline.errors import Interrupted
 
@@ -43,7 +44,7 @@ class Killed(BaseException):
 
 
 class Fate:
-    """Ends the process that writes to a database, before the so-manieth write from now."""
+    """Ends the process that writes to a database, before the n-th write from now."""
 
     def __init__(self) -> None:
         self.left: int | None = None
@@ -105,7 +106,7 @@ class Whimsical:
             self._fate.left = self._draw(st.integers(0, 40))
         key = self._draw(st.sampled_from(sorted(self._tasks)))
         task, *arguments = self._tasks[key]
-        if move == "damaged" and len(arguments) == 4 and arguments[1] is not None:
+        if move == "damaged" and isinstance(arguments[1], Checkpoint):
             flip(Path(arguments[1].path))
         try:
             done = Done(key, task(*arguments))
@@ -161,7 +162,7 @@ def interleaved(
 
 
 def stopping_after(events: int | None) -> Recorder:
-    """A reporter that sends this process SIGTERM with the so-manieth event."""
+    """A reporter that sends this process SIGTERM with the n-th event."""
 
     def act(_: tuple[Any, ...]) -> None:
         if events is not None and len(recorder.events) == events:
