@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
+import shlex
 import shutil
 import sys
 import traceback
@@ -161,7 +163,7 @@ def train(
         raise StudyError(f"{done.name} failed: {done.reason}")
     print(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
     for line in (f"evaluate {done.run_id}", f"ui {study_file.config.name}"):
-        print(f"  {_program()} {line}{_home_option(where)}")
+        print(f"  {_program()} {line}{_options(where)}")
 
 
 @command()
@@ -186,7 +188,7 @@ def evaluate(
     if picture is not None:
         write_picture(picture, done.panel)
     if as_json:
-        print(json.dumps({"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}, indent=2))
+        _print_json({"run": done.run, "best_epoch": done.best_epoch, "val": done.figures})
         return
     table = Table(box=None, pad_edge=False)
     table.add_column(f"{done.run}, epoch {done.best_epoch}")
@@ -216,21 +218,20 @@ def prepare(
     data = prepare_data(config, where.data_dir)
     # A folder of pictures was read whole just now, and there is nothing published to compare it with.
     found = verify(data.name, where.data_dir, quick=data.name.startswith(OWN))
-    places = sorted({str(path if path.is_dir() else path.parent) for path in found.paths})
     if as_json:
         document = {
             "name": data.name,
-            "where": places,
+            "where": found.places,
             "image_size": data.image_size,
             "sizes": data.sizes,
             "classes": data.classes,
             "digest": data.digest,
         }
-        print(json.dumps(document, indent=2))
+        _print_json(document)
         return
     height, width = data.image_size
     splits = ", ".join(f"{size:,} {split}" for split, size in data.sizes.items())
-    print(f"{data.name}: {found.state} in {', '.join(places)}")
+    print(f"{data.name}: {found.state} in {', '.join(found.places)}")
     print(f"images of {height} x {width}: {splits}; {data.classes or 'no'} classes")
     print(f"digest {data.digest}")
 
@@ -253,7 +254,7 @@ def list_data(
             {
                 "name": entry.name,
                 "state": found.state,
-                "where": sorted({str(path.parent) for path in found.paths}),
+                "where": found.places,
                 "check": entry.check,
                 "images": entry.images,
                 "size": entry.size,
@@ -262,7 +263,7 @@ def list_data(
             }
         )
     if as_json:
-        print(json.dumps(rows, indent=2))
+        _print_json(rows)
         return
     table = Table(box=None)
     for heading in ("name", "state", "images", "size", "classes", "licence", "verified by", "where"):
@@ -291,11 +292,11 @@ def verify_data(
             {"name": s.name, "state": s.state, "files": [str(path) for path in s.paths], "remark": s.remark}
             for s in found
         ]
-        print(json.dumps(rows, indent=2))
+        _print_json(rows)
     else:
         for s in found:
-            more = s.remark if s.state == "damaged" or name else "; ".join(sorted({str(p.parent) for p in s.paths}))
-            print(f"{s.name:16s} {s.state:9s} {more}".rstrip())
+            remark = s.remark if s.state == "damaged" or name else ""  # what all the absent ones lack is no news
+            print(f"{s.name:16s} {s.state:9s} {remark or '; '.join(s.places)}".rstrip())
     bad = [s.name for s in found if s.state == "damaged" or (name and s.state == "absent")]
     if bad:
         raise StudyError(f"not sound: {', '.join(bad)}")
@@ -330,10 +331,10 @@ def list_studies(
             }
         )
     if as_json:
-        print(json.dumps(rows, indent=2))
+        _print_json(rows)
         return
     if not rows:
-        print(f"no studies in {where.path}; start one with: study run studies/quickstart.toml")
+        print(f"no studies in {where.path}; start one with: {_program()} run FILE")
         return
     table = Table(box=None)
     for heading in ("study", "data set", "degradation", "trials", "best", "trial"):
@@ -368,7 +369,7 @@ def show(
             "baselines": baselines,
             "importances": importances,
         }
-        print(json.dumps(document, indent=2))
+        _print_json(document)
         return
     console = _console()
     _print_leaderboard(console, config, records, baselines)
@@ -385,7 +386,9 @@ def show(
 def ui(
     where: Home,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Open at this study.")] = None,
-    port: Annotated[int, typer.Option("--port", help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")
+    ] = 5000,
     open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
 ) -> None:
     """The MLflow UI on this home, on 127.0.0.1, until Ctrl-C."""
@@ -410,7 +413,7 @@ def promote(
 
     done = registry.promote(where, name, trial, force)
     if as_json:
-        print(json.dumps(asdict(done), indent=2))
+        _print_json(asdict(done))
         return
     metric = load_search(where, name).config.objective.metric
     replaced = f" (before: version {done.replaced})" if done.replaced else ""
@@ -436,7 +439,7 @@ def models(
 
     versions = registered(where)
     if as_json:
-        print(json.dumps([asdict(version) for version in versions], indent=2))
+        _print_json([asdict(version) for version in versions])
         return
     if not versions:
         print("no registered models; promote one with: study promote NAME")
@@ -565,7 +568,7 @@ def _reported(debug: bool) -> Iterator[None]:
         word = "stopped" if isinstance(error, Interrupted) else "error"
         print(f"{word}: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         raise typer.Exit(Interrupted.exit_code) from None
     except typer.Exit:
@@ -603,7 +606,8 @@ def _print_leaderboard(
         [config.objective.metric, "psnr", "ssim", "bce", "bce_excess", "class_kept", "sharpness"]
     ):
         scores = [*(summary.metrics for _, summary in best), *baselines.values()]
-        columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
+        if any(f"val/{metric}" in score for score in scores):  # there is no class_kept without classes
+            columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
     columns["parameters"] = [*(f"{summary.cost['parameters']:,}" for _, summary in best), *("" for _ in baselines)]
     for key in config.space.searched():
         columns[key] = [*(_shown(record.params.get(key)) for record, _ in best), *("" for _ in baselines)]
@@ -629,22 +633,40 @@ def _console() -> Console:
 def _print_next(console: Console, where: Home, config: StudyConfig, contact_sheet: Path | None, has_best: bool) -> None:
     """Where the pictures are, and the commands to type next, as this program was called."""
     study, name = _program(), config.name
-    option = _home_option(where)
+    option = _options(where)
     verbs = [f"ui {name}", f"show {name}"]
     verbs += [f"promote {name}", f"export {name} -o {name}.csv"] if has_best else []
     lines = [f"pictures: {contact_sheet}"] if contact_sheet else []
     lines += ["next:", *(f"  {study} {verb}{option}" for verb in verbs)]
     if where.local_tracking:
         mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
-        lines.append(
-            f"  {mlflow} ui --backend-store-uri {where.tracking_uri} --host 127.0.0.1   (the same UI by itself)"
-        )
+        store = shlex.quote(where.tracking_uri)
+        lines.append(f"  {mlflow} ui --backend-store-uri {store} --host 127.0.0.1   (the same UI by itself)")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _home_option(where: Home) -> str:
-    return "" if where.path == DEFAULT_HOME.absolute() else f" --home {where.path}"
+def _options(where: Home) -> str:
+    """The options that name this home, as the next command needs them; none that it would have by itself."""
+    usual = open_home(where.path)
+    given: dict[str, object] = {} if where.path == DEFAULT_HOME.absolute() else {"--home": where.path}
+    given |= {"--data-dir": where.data_dir} if where.data_dir != usual.data_dir else {}
+    given |= {"--tracking-uri": where.tracking_uri} if where.tracking_uri != usual.tracking_uri else {}
+    given |= {"--storage": where.storage_url} if where.storage_url != usual.storage_url else {}
+    return "".join(f" {option} {shlex.quote(str(value))}" for option, value in given.items())
+
+
+def _print_json(document: Any) -> None:
+    """JSON on standard output; what is no number there (the sharpness of flat images) is null."""
+    print(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _program() -> str:
@@ -657,7 +679,7 @@ def _program() -> str:
 
 def _serve_command(where: Home, model: str) -> str:
     return (
-        f"MLFLOW_TRACKING_URI={where.tracking_uri} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
+        f"MLFLOW_TRACKING_URI={shlex.quote(where.tracking_uri)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
         f"mlflow models serve -m models:/{model}@champion --env-manager local --host 127.0.0.1 -p 5001"
     )
 

@@ -136,8 +136,13 @@ def gradient_energy(images: Images) -> PerImage:
 
 
 def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
-    """How far the judge can be trusted: shares of validation images, clean and degraded, that it classifies rightly."""
-    found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in fixed_batches(data.val, how, "val")]
+    """How far the judge can be trusted: shares of validation images, clean and degraded, that it classifies rightly.
+
+    On one thread, whatever the process has.
+    """
+    batches = fixed_batches(data.val, how, "val")
+    with threads(1):
+        found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in batches]
     right = torch.cat(found) == labels_of(data.val)
     return {"judge/accuracy_clean": judge.accuracy, "judge/accuracy_degraded": _mean(right)}
 

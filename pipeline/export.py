@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import InputError
-from pipeline.files import check_place, write_atomically
+from pipeline.files import write_output
 from pipeline.search import Record, ranked
 
 
@@ -70,11 +70,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     writer = WRITERS.get(path.suffix.lower())
     if writer is None:
         raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(WRITERS)}")
-    check_place(path)
-    try:
-        write_atomically(path, writer(table).encode())
-    except OSError as error:
-        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from None
+    write_output(path, writer(table).encode())
 
 
 def _row(record: Record, rank: int | None) -> dict[str, dict[str, Any]]:

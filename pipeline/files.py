@@ -18,6 +18,19 @@ def check_place(path: Path) -> None:
         raise InputError(f"-o {path}: cannot be written there; name a file in a folder that exists")
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write the user's file whole; an older one is replaced.
+
+    Raises:
+        InputError: as `check_place`, or the disk refuses it.
+    """
+    check_place(path)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise InputError(f"-o {path}: cannot be written: {error.strerror}") from None
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside, flush to the disk, rename: after a crash the file is the old one or the new one.
 

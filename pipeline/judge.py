@@ -71,7 +71,7 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
         try:
             return _read(path)
         except StudyError:
-            path.unlink()  # damaged; the same one is made again
+            path.unlink(missing_ok=True)  # damaged; the same one is made again
     with threads(1), torch.random.fork_rng(devices=[]):
         network, accuracy = _train(data, halted)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}

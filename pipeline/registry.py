@@ -149,12 +149,18 @@ def registered(home: Home) -> list[RegisteredVersion]:
 
 
 def delete_version(home: Home, version: RegisteredVersion) -> None:
-    """Delete a version and its aliases; the registered model too where it was the last one."""
-    client = connect(home)
+    """Delete a version and its aliases."""
     with FileLock(home.path / "locks" / f"{version.model}.registry.lock"):
-        client.delete_model_version(version.model, version.version)
-        if not client.search_model_versions(f"name = '{version.model}'"):
-            client.delete_registered_model(version.model)
+        connect(home).delete_model_version(version.model, version.version)
+
+
+def delete_empty_model(home: Home, name: str) -> None:
+    """Delete a registered model if it has no version any more."""
+    client = connect(home)
+    with FileLock(home.path / "locks" / f"{name}.registry.lock"):
+        known = client.search_registered_models(f"name = '{name}'")
+        if known and not client.search_model_versions(f"name = '{name}'"):
+            client.delete_registered_model(name)
 
 
 def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Any:

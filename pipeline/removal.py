@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import NotFoundError
 from pipeline.home import Home
-from pipeline.registry import RegisteredVersion, delete_version, registered
+from pipeline.registry import RegisteredVersion, delete_empty_model, delete_version, registered
 from pipeline.search import delete_search, load_search, study_names
 from pipeline.tracking import delete_experiment, experiment_names, read_tracking
 
@@ -50,16 +50,22 @@ def delete(home: Home, name: str) -> None:
         NotFoundError: there is neither a study nor an experiment of that name.
         InputError: the study is being run.
     """
-    found = inventory(home, name)
+    inventory(home, name)  # refuses an unknown name before a lock is made for it
     with home.driver_lock(name):
-        for version in found.versions:
+        versions, uids = inventory(home, name).versions, []
+        models = {version.model for version in versions}
+        for version in versions:
             delete_version(home, version)
-        uids = []
         with suppress(NotFoundError):
             uids += [run.tags["trial.uid"].rpartition("-")[0] for run in read_tracking(home, name).runs("train")]
         with suppress(NotFoundError):
-            uids.append(load_search(home, name).uid)
+            search = load_search(home, name)
+            uids.append(search.uid)
+            models.add(search.config.model_name)  # emptied by a deletion that was cut short
         for uid in uids:
             shutil.rmtree(home.path / "checkpoints" / uid, ignore_errors=True)
-        delete_experiment(home, name)
+        if home.has_tracking():
+            for model in sorted(models):
+                delete_empty_model(home, model)
+            delete_experiment(home, name)
         delete_search(home, name)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from pipeline.checkpoint import Checkpoint
@@ -78,9 +79,12 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
 
     Raises:
         NotFoundError: there is no such run.
-        InputError: the run records no training, or its data set is not the one that is here.
+        InputError: the run records no training, its data set is not the one that is here, or it was trained on a GPU
+            and there is none.
     """
     stored, config, data = _recorded(home, run_id)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"run {run_id} was trained on a GPU, and torch sees none here; it can be evaluated")
     recorded = {
         (epoch, name): value
         for name, history in metric_histories(home, run_id).items()

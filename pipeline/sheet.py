@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.errors import InputError
-from pipeline.files import check_place, write_atomically
+from pipeline.files import check_place, write_output
 
 PANEL_ROWS = ("clean", "degraded", "restored", "error")
 
@@ -58,10 +58,14 @@ def check_picture(path: Path) -> None:
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a uint8 picture, ``[rows, columns]`` or ``[rows, columns, 3]``, as PNG; an older file is replaced whole."""
+    """Write a uint8 picture, ``[rows, columns]`` or ``[rows, columns, 3]``, as PNG; an older file is replaced whole.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")
-    write_atomically(path, content.getvalue())
+    write_output(path, content.getvalue())
 
 
 def _row(panel: np.ndarray, name: str) -> np.ndarray:

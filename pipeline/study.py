@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -143,8 +144,8 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     config = file.config
     searches.check(config)
     device = _device(options.device)
-    data = prepare(config, home.data_dir, options.download)
     slots = _workers(config, options, device)
+    data = prepare(config, home.data_dir, options.download)
     home.prepare()
     with home.driver_lock(config.name), _signals() as stop:
         facts = {"data.sha256": data.digest, "device": device}
@@ -183,7 +184,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         reporter: told of every epoch.
 
     Raises:
-        InputError: bad arguments or data, or a key that stays open; nothing was written.
+        InputError: bad arguments or data, a key that stays open, or the study is being run; nothing was written.
         Interrupted, StudyError: as `run_study`.
     """
     file = replace(file, config=file.config.single())
@@ -191,8 +192,10 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
     trial = config.trial(config.space.resolve(_nothing_open), 0, device)
-    uid = "train-" + hashlib.sha256(f"{data.digest}{trial.model_dump_json()}".encode()).hexdigest()[:16]
-    with home.driver_lock(f"{config.name}.{uid}"), _signals() as stop:
+    # The study's name is part of it: another study's like training has checkpoints and a run of its own.
+    identity = f"{config.name} {data.digest}{trial.model_dump_json()}"
+    uid = "train-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
+    with home.driver_lock(config.name), _signals() as stop:  # one process writes to an experiment
         tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
         run = tracking.stored(f"{uid}-0")
         if run is None or run.status not in ("FINISHED", "FAILED"):
@@ -202,6 +205,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
             driver.run(engines.start(0, None))
             run = tracking.stored(f"{uid}-0")
         assert run is not None, "the driver made it"
+        shutil.rmtree(home.checkpoints(uid, 0).parent, ignore_errors=True)  # a kill may have left them
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 

@@ -69,6 +69,7 @@ from pipeline.train import EpochResult
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
+STUDY_TAG = "study.name"  # of an experiment and of each of its runs
 DELETED = "deleted-"  # and its number, before the name of an experiment that is being deleted
 IMAGE = re.compile(r"[^+%]+([+%])step\1\d+\1timestamp\1\d+\1[0-9a-f-]+(\1compressed)?\.(png|webp)")
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
@@ -428,6 +429,7 @@ def open_tracking(home: Home, study_name: str, note: str, halted: Callable[[], b
         if experiment is None:
             location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
+            tags[STUDY_TAG] = study_name
             return Tracking(client, client.create_experiment(study_name, location, tags), _outbox(home, halted))
     _check_active(experiment)
     return Tracking(client, experiment.experiment_id, _outbox(home, halted))
@@ -449,21 +451,26 @@ def read_tracking(home: Home, study_name: str) -> Tracking:
     return Tracking(client, experiment.experiment_id, _outbox(home, lambda: False))
 
 
-def experiment_names(home: Home) -> list[str]:
-    """The experiments of a home's store, those among them whose deletion was cut short."""
+def experiment_names(home: Home) -> set[str]:
+    """The experiments that studies made in a home's store, those among them whose deletion was cut short.
+
+    A store may hold others, MLflow's own ``Default`` at least; they are nobody's to delete here.
+    """
     if not home.has_tracking():
-        return []
+        return set()
     client = connect(home)
     with _store_errors(home):
-        active = [experiment.name for experiment in client.search_experiments()]
-        return active + [experiment.name.split("-", 2)[2] for experiment in _half_deleted(home, client)]
+        active = client.search_experiments(filter_string=f"tags.`{STUDY_TAG}` LIKE '%'")
+        half_deleted = _half_deleted(home, client)
+    return {experiment.tags[STUDY_TAG] for experiment in active} | {e.name.split("-", 2)[2] for e in half_deleted}
 
 
 def delete_experiment(home: Home, name: str) -> None:
     """Delete an experiment with its runs, models and files.
 
     MLflow only marks it as deleted, and keeps its name from being used again: so it is renamed first, and what the
-    home keeps itself is then purged. A server's files stay until its keeper runs `mlflow gc`.
+    home keeps itself is then purged. A server's files stay until its keeper runs `mlflow gc`. Cut short anywhere, it
+    is done by doing it again.
 
     Raises:
         TrackingError: the store cannot be used, or the purge failed; the same command tries again.
@@ -472,26 +479,27 @@ def delete_experiment(home: Home, name: str) -> None:
     with _store_errors(home):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None and experiment.lifecycle_stage == "active":
-            number = experiment.experiment_id
-            client.rename_experiment(number, f"{DELETED}{number}-{name}")
-            client.delete_experiment(number)
+            client.rename_experiment(experiment.experiment_id, f"{DELETED}{experiment.experiment_id}-{name}")
         doomed = [e for e in _half_deleted(home, client) if e.name == f"{DELETED}{e.experiment_id}-{name}"]
-    for experiment in doomed:
+        for experiment in doomed:
+            if experiment.lifecycle_stage == "active":
+                client.delete_experiment(experiment.experiment_id)
+    for experiment in doomed if home.local_tracking else ():
+        # The files first: once the database has forgotten the experiment nothing says where they are.
+        shutil.rmtree(local_file_uri_to_path(experiment.artifact_location), ignore_errors=True)
         store = ["--backend-store-uri", home.tracking_uri, "--tracking-uri", home.tracking_uri]
         purge = [sys.executable, "-m", "mlflow", "gc", *store, "--experiment-ids", experiment.experiment_id]
         done = subprocess.run(purge, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
             raise TrackingError(f"MLflow could not purge the experiment of {name}: {said}")
-        shutil.rmtree(local_file_uri_to_path(experiment.artifact_location), ignore_errors=True)
 
 
 def _half_deleted(home: Home, client: MlflowClient) -> list[Experiment]:
-    """Experiments of this home's own file that `delete_experiment` marked and that are not purged yet."""
-    if not home.local_tracking:
-        return []
-    marked = client.search_experiments(ViewType.DELETED_ONLY)
-    return [experiment for experiment in marked if experiment.name.startswith(f"{DELETED}{experiment.experiment_id}-")]
+    """Experiments that `delete_experiment` renamed and has not done with; a server's are done with once deleted."""
+    view = ViewType.ALL if home.local_tracking else ViewType.ACTIVE_ONLY
+    found = client.search_experiments(view)
+    return [experiment for experiment in found if experiment.name.startswith(f"{DELETED}{experiment.experiment_id}-")]
 
 
 def _check_active(experiment: Experiment) -> None:

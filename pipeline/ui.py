@@ -34,7 +34,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     """
     from pipeline.tracking import read_tracking
 
-    if home.local_tracking and not (home.path / "mlflow.db").is_file():
+    if not home.has_tracking():
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
     page = f"/#/experiments/{read_tracking(home, study).experiment_id}/runs" if study else "/"
     if not home.local_tracking:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from studies_for_tests import SMALL, STUDY, TRIALS, Launcher, Place, assert_sound, facts, study
+from studies_for_tests import SMALL, STUDY, TRIALS, Launcher, Place, assert_sound, copied, facts, study
 
 pytest_plugins = ["study_fixtures"]
 
@@ -116,6 +118,29 @@ def test_json_for_scripts(finished: Place) -> None:
     assert json.loads(study("models", "--json", *home).stdout) == []
 
 
+def test_what_is_no_number_in_json_is_null(finished_copy: Place) -> None:
+    """The sharpness of flat images is nan; scripts' parsers end at that word."""
+    search = finished_copy.search()
+    search.remember("baselines", {"linear": search.recall("baselines")["linear"] | {"val/sharpness": math.nan}})
+    shown = study("show", "small", "--json", "--home", str(finished_copy.path)).stdout
+    document = json.loads(shown, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert document["baselines"]["linear"]["val/sharpness"] is None
+    assert document["baselines"]["linear"]["val/psnr"] > 0
+
+
+def test_the_next_commands_go_to_the_same_places(finished: Place, tmp_path: Path) -> None:
+    """Typed as they are printed: with the options that were given, and spaces quoted."""
+    (tmp_path / "my place").mkdir()
+    place = copied(finished, tmp_path / "my place")
+    data, storage = tmp_path / "my data", f"sqlite:///{place.path}/optuna.db?timeout=60"
+    done = study(*place.arguments("--data-dir", str(data), "--storage", storage))
+    assert (done.code, done.stderr) == (0, "")
+    [promote] = [shlex.split(line) for line in done.lines if "promote small" in line]
+    assert promote[-6:] == ["--home", str(place.path), "--data-dir", str(data), "--storage", storage]
+    [ui] = [shlex.split(line) for line in done.lines if "--backend-store-uri" in line]
+    assert ui[ui.index("--backend-store-uri") + 1] == f"sqlite:///{place.path}/mlflow.db"
+
+
 REFUSED = {
     "no file": (("run", "absent.toml"), "absent.toml"),
     "a key misspelled": (("run", "FILE", "--set", "model.dept=3"), "did you mean 'depth'"),
@@ -127,6 +152,7 @@ REFUSED = {
     "no such study to promote": (("promote", "../absent"), "no study"),
     "an unknown format": (("export", "absent", "-o", "x.doc"), "absent"),
     "a tracking URI of another kind": (("list", "--tracking-uri", "file:///tmp"), "allowed"),
+    "a port that is none": (("ui", "--port", "99999"), "65535"),
     "no such option": (("run", "FILE", "--frobnicate"), "--frobnicate"),
 }
 
@@ -140,7 +166,7 @@ def test_bad_input_is_two_lines_exit_2_and_nothing_written(case: str, place: Pla
     assert done.code == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    if case != "no such option":  # whose usage text is the command-line library's
+    if case not in ("no such option", "a port that is none"):  # whose usage text is the command-line library's
         assert len(done.stderr.strip().splitlines()) <= 2
     assert not home.exists()
 

@@ -502,6 +502,13 @@ def test_good_name(load: Load, name: str) -> None:
     assert load(name=name).config.name == name
 
 
+def test_mlflows_own_experiment_is_no_study(load: Load) -> None:
+    with pytest.raises(ConfigError, match="MLflow's own") as error:
+        load(name="Default")
+    assert_short(error)
+    assert load(name="default").config.name == "default"
+
+
 BAD_NAMES = [
     "../x",
     "..",

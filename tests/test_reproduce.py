@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+import torch
 from studies_for_tests import Place, Printed, study
 
 pytest_plugins = ["study_fixtures"]
@@ -52,6 +53,16 @@ def test_a_trial_that_diverged_diverges_again(finished: Place) -> None:
         "it failed as it did then: non-finite loss (nan) in epoch 1",
     ]
     assert (done.code, done.lines, done.stderr) == (0, said, "")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+def test_a_training_on_a_gpu_is_not_reproduced_without_one(finished_copy: Place) -> None:
+    run_id = run_id_of(finished_copy, "COMPLETE")
+    config = json.loads(finished_copy.client().get_run(run_id).data.tags["trial.config"])
+    finished_copy.client().set_tag(run_id, "trial.config", json.dumps(config | {"device": "cuda"}))
+    done = reproduce(finished_copy, run_id)
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert "trained on a GPU" in done.stderr
 
 
 def test_a_failure_that_was_not_the_training_s_is_named_as_such(finished_copy: Place) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.entities import ViewType
 from PIL import Image
-from studies_for_tests import EPOCHS, Place, Recorder, assert_sound, history, panels, study
+from studies_for_tests import EPOCHS, Launcher, Place, Recorder, assert_sound, history, models, panels, study
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import TrialConfig, load_study_file
 from pipeline.data import load
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError, InputError, Interrupted
 from pipeline.judge import judge_of
 from pipeline.registry import promote, registered
 from pipeline.search import study_names
@@ -97,6 +99,48 @@ def test_a_stopped_training_goes_on_in_its_own_run(place: Place, tmp_path: Path)
     [run], [uninterrupted] = place.runs(), whole.runs()
     assert figures(place, run) == figures(whole, uninterrupted)
     assert [digest for _, digest in panels(place, run)] == [digest for _, digest in panels(whole, uninterrupted)]
+
+
+def test_a_training_killed_at_its_end_is_finished_by_doing_it_again(
+    place: Place, launcher: Launcher, tmp_path: Path
+) -> None:
+    arguments = ("train", str(place.file), "--home", str(place.path), *flags(*CHOSEN))
+    steps = (
+        ("INSERT INTO latest_metrics", 2),
+        ("INSERT INTO logged_models", 1),
+        ("UPDATE runs", 1),
+    )
+    for text, count in steps:
+        killed = launcher.run(*arguments, kill_before=(text, count))
+        assert killed.code() == -signal.SIGKILL, text
+    folder = place.path / "checkpoints"
+    done = launcher.run(*arguments)
+    assert (done.code(), done.stderr) == (0, "")
+    [run] = place.runs()
+    assert run.info.status == "FINISHED"
+    assert len(models(place)) == 1
+    assert list(folder.iterdir()) == []
+
+    (folder / run.data.tags["trial.uid"].removesuffix("-0") / "0000").mkdir(parents=True)  # killed before it was gone
+    assert launcher.run(*arguments).code() == 0
+    assert list(folder.iterdir()) == []
+
+    whole = Place(tmp_path / "other" / "home", place.file)
+    train(whole)
+    [uninterrupted] = whole.runs()
+    assert figures(place, run) == figures(whole, uninterrupted)
+
+
+def test_like_trainings_of_two_studies_are_two(place: Place) -> None:
+    first = train(place)
+    other = train_one(load_study_file(place.file, CHOSEN, "other"), place.home, Options(), Recorder())
+    assert other.name != first.name  # so their checkpoints lie apart
+    assert other.metrics["val/psnr"] == first.metrics["val/psnr"]
+
+
+def test_a_study_that_is_being_run_is_not_trained_beside(finished_copy: Place) -> None:
+    with finished_copy.home.driver_lock("small"), pytest.raises(InputError, match="is being run by"):
+        train(finished_copy)
 
 
 def test_a_training_that_diverges_says_so(place: Place) -> None:
@@ -243,6 +287,51 @@ def test_a_deletion_that_was_cut_short_is_done_by_doing_it_again(finished_copy: 
     assert (done.code, done.stderr) == (0, "")
     assert not (place.path / "artifacts" / "small").exists()
     assert study_names(place.home) == []
+
+
+DELETING = ("DELETE FROM registered_models", "UPDATE experiments", "DELETE FROM studies")  # mlflow gc's are its own
+
+
+@pytest.mark.parametrize("what", DELETING)
+def test_a_deletion_killed_at_any_step_is_done_by_doing_it_again(
+    finished_copy: Place, launcher: Launcher, what: str
+) -> None:
+    place = finished_copy
+    promote(place.home, "small")
+    arguments = ("delete", "small", "--yes", "--home", str(place.path))
+    for count in range(1, 5):
+        killed = launcher.run(*arguments, kill_before=(what, count))
+        if killed.code() != -signal.SIGKILL:
+            break
+    assert (count > 1, killed.code(), killed.stderr) == (True, 0, "")
+    assert (study_names(place.home), registered(place.home)) == ([], [])
+    assert not (place.path / "artifacts" / "small").exists()
+    assert [e.name for e in place.client().search_experiments(ViewType.ALL)] == ["Default"]
+    assert place.client().search_registered_models() == []
+
+
+def test_a_training_without_a_study_is_deleted_after_a_cut_too(place: Place) -> None:
+    train(place)
+    client = place.client()
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-small")  # and was killed
+    assert study("delete", "small", "--yes", "--home", str(place.path)).code == 0
+    assert [e.name for e in client.search_experiments(ViewType.ALL)] == ["Default"]
+
+
+def test_experiments_of_others_are_not_deleted(place: Place) -> None:
+    place.client().create_experiment("of-others")
+    for name in ("Default", "of-others"):
+        assert study("delete", name, "--yes", "--home", str(place.path)).code == 2
+    assert {e.name for e in place.client().search_experiments()} == {"Default", "of-others"}
+
+
+def test_a_study_whose_tracking_store_is_lost_can_be_deleted(finished_copy: Place) -> None:
+    (finished_copy.path / "mlflow.db").unlink()
+    assert study("delete", "small", "--yes", "--home", str(finished_copy.path)).code == 0
+    assert study_names(finished_copy.home) == []
+    assert not (finished_copy.path / "mlflow.db").exists()
 
 
 def test_a_study_that_is_being_run_is_not_deleted(finished_copy: Place) -> None:

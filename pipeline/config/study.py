@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, NotFoundError
 
 MAX_BYTES = 1 << 20  # a study file is a page of text; a larger one is something else
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MLFLOWS_OWN = "Default"  # the experiment that every store begins with; its files lie elsewhere
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
 MAX_MESSAGE = 1_000
@@ -274,6 +275,8 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
         finding = error.errors(include_url=False)[0]
         raise ConfigError(_describe(finding, error)) from None
     check_name(config.name, "name =")
+    if config.name == MLFLOWS_OWN:
+        raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
     if config.registered_model:
         check_name(config.registered_model, "registered_model =")
     if config.dataset not in DATASETS and not config.dataset.startswith(OWN_PICTURES):

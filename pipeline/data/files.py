@@ -48,6 +48,11 @@ class Status:
     remark: str = ""
     missing: tuple[File, ...] = ()
 
+    @property
+    def places(self) -> list[str]:
+        """The folders that its files lie in, or the folder of pictures that it is."""
+        return sorted({str(path if path.is_dir() else path.parent) for path in self.paths})
+
 
 def status(entry: Entry, data_dir: Path, quick: bool = False) -> Status:
     """Look for a published data set's files.
