@@ -466,7 +466,7 @@ def export(
     search = load_search(where, name)
     table = summary_table(search.records(), search.config.objective.direction)
     write_table(table, output)
-    print(f"{len(table)} trials of {name} written to {output}")
+    print(f"{_counted(len(table), 'trial')} of {name} written to {output}")
 
 
 @command()
@@ -483,7 +483,9 @@ def delete(
     versions = ", ".join(
         f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
     )
-    what = f"study {name} ({found.trials} trials, {found.runs} runs) with its pictures and models"
+    what = (
+        f"study {name} ({_counted(found.trials, 'trial')}, {_counted(found.runs, 'run')}) with its pictures and models"
+    )
     what += f", and the registered {versions}" if versions else ""
     if not yes:
         print(f"This deletes {what}, for good.")
@@ -596,7 +598,7 @@ def _print_leaderboard(
     best = [(record, record.summary) for record in order[:SHOWN] if record.summary is not None]
     states = [record.state for record in records]
     counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))
-    console.print(f"\n[bold]{config.name}[/]: {len(records)} trials ({counts})", highlight=False)
+    console.print(f"\n[bold]{config.name}[/]: {_counted(len(records), 'trial')} ({counts})", highlight=False)
 
     columns: dict[str, list[str]] = {
         "rank": [*(str(place) for place in range(1, len(best) + 1)), *("" for _ in baselines)],
@@ -686,3 +688,7 @@ def _serve_command(where: Home, model: str) -> str:
 
 def _shown(value: Any) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -213,7 +213,10 @@ class Space:
             asked.add(key)
             if key in entry:
                 if not dimension.contains(entry[key]):
-                    raise ConfigError(f"{where}: {key} = {entry[key]!r} is not in the study's space ({dimension})")
+                    raise ConfigError(
+                        f"{where}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
+                        "change one of them, or try nothing first with --set enqueue=[]"
+                    )
                 return entry[key]
             for child, given in self.given.items():
                 depends = isinstance(given, Split) and given.by == key
