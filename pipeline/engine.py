@@ -116,8 +116,11 @@ class OnDask:
     def submit(self, key: str, task: Task, *arguments: Any) -> None:
         # The time makes a task that is submitted again a new one to the scheduler.
         future = self._client.submit(_on_worker, task, arguments, key=f"{key}-{time.time_ns()}", pure=False)
+        self._watch(key, future)
+
+    def _watch(self, key: str, future: Any) -> None:
         self._futures[key] = future
-        future.add_done_callback(lambda done, key=key: self._done.put((key, done)))
+        future.add_done_callback(lambda done: self._done.put((key, done)))
 
     def wait(self, timeout: float) -> Done | None:
         from distributed import KilledWorker
@@ -127,6 +130,9 @@ class OnDask:
         except queue.Empty:
             if self._client.status not in ("running", "connecting"):
                 raise EngineError(f"the connection to the Dask scheduler was lost ({self._client.status})") from None
+            return None
+        if future.status in ("pending", "lost"):  # it went with its worker before it was looked at, and is made again
+            self._watch(key, future)
             return None
         self._futures.pop(key, None)
         if future.status == "finished":
