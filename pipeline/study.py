@@ -605,8 +605,12 @@ def _signals() -> Iterator[threading.Event]:
         yield stop
         return
 
+    asked = 0
+
     def ask(_signum: int, _frame: Any) -> None:
-        if stop.is_set():
+        nonlocal asked
+        asked += 1  # not the event: a second signal in the middle of setting it would wait for its lock for ever
+        if asked > 1:
             os._exit(130)  # workers end with this process
         stop.set()
 

@@ -287,7 +287,7 @@ def test_stopped_twice_it_ends_at_once(place: Place, launcher: Launcher) -> None
     while not command.ended():
         with contextlib.suppress(ProcessLookupError):
             os.kill(command.pid, signal.SIGINT)
-    assert command.code() == 130
+    assert command.code() == 130, (command.stdout, command.stderr)
 
 
 def test_within_a_program_stopping_is_an_exception_and_the_program_keeps_its_signals(place: Place) -> None:
