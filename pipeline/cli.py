@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import StudyConfig
     from pipeline.search import Record
+    from pipeline.study import Reporter
 
 app = typer.Typer(
     name="study",
@@ -118,15 +119,11 @@ def run(
 
     study_file = load_study_file(file, overrides or (), name, trials)
     console = _console()
-    from pipeline.progress import LiveTable, PlainLines
     from pipeline.study import Options, run_study
 
     options = Options(workers=workers, cluster=cluster, device=device)
-    if console.is_terminal:
-        with LiveTable(console) as live:
-            outcome = run_study(study_file, where, options, live)
-    else:
-        outcome = run_study(study_file, where, options, PlainLines())
+    with _reporter(console) as reporter:
+        outcome = run_study(study_file, where, options, reporter)
     config = outcome.config
     _print_leaderboard(console, config, outcome.records, outcome.baselines)
     if outcome.seconds:
@@ -148,17 +145,12 @@ def train(
 ) -> None:
     """One training without a search. Keys the file leaves open take the first enqueued configuration's values."""
     from pipeline.config import load_study_file
-    from pipeline.progress import LiveTable, PlainLines
     from pipeline.study import Options, train_one
 
     chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
     study_file, console = load_study_file(file, chosen, name), _console()
-    options = Options(device=device)
-    if console.is_terminal:
-        with LiveTable(console) as live:
-            done = train_one(study_file, where, options, live)
-    else:
-        done = train_one(study_file, where, options, PlainLines())
+    with _reporter(console) as reporter:
+        done = train_one(study_file, where, Options(device=device), reporter)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
     print(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
@@ -623,6 +615,18 @@ def _print_leaderboard(
     for place, row in enumerate(rows):
         table.add_row(*row, style=None if place < len(best) else "dim")
     console.print(table)
+
+
+@contextmanager
+def _reporter(console: Console) -> Iterator[Reporter]:
+    """What shows a run's progress: a table redrawn in place in a terminal, else plain lines."""
+    from pipeline.progress import LiveTable, PlainLines
+
+    if console.is_terminal:
+        with LiveTable(console) as live:
+            yield live
+    else:
+        yield PlainLines()
 
 
 def _console() -> Console:

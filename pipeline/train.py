@@ -82,7 +82,8 @@ def run_leg(
         memory exhausted).
 
     Raises:
-        CheckpointError: ``before`` is damaged or is another trial's, or the judge is damaged.
+        CheckpointError: ``before`` is damaged or is another trial's.
+        StudyError: the judge is absent or damaged.
         DataError: the data set is absent or damaged.
         OSError: the checkpoint could not be written.
         RuntimeError: torch failed otherwise: a bug or a broken machine, which would fail every other trial as well.
