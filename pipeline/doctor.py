@@ -107,7 +107,7 @@ def _examine_study(home: Home, name: str, note: Callable[[str], None]) -> Iterat
     data = load(search.config.dataset, home.data_dir)
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
-    finisher = Finisher(search.config, data, home, facts["device"], search.uid, tracking, note)
+    finisher = Finisher(search.config, data, home, facts["device"], search.uid, tracking, note, lambda: False)
     yield from examine(home, search, tracking, finisher)
 
 

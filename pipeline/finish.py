@@ -18,7 +18,8 @@ from torch import nn
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import StudyConfig
 from pipeline.data import Dataset
-from pipeline.errors import CheckpointError, StudyError
+from pipeline.engine import InProcess
+from pipeline.errors import CheckpointError, Interrupted, StudyError
 from pipeline.evaluate import fixed_batches
 from pipeline.home import Home
 from pipeline.search import Record, Summary
@@ -37,12 +38,14 @@ class Finisher:
     study_uid: str
     tracking: Tracking
     note: Callable[[str], None]
+    halted: Callable[[], bool]  # whether the user has asked to stop
 
     def finish(self, record: Record) -> None:
         """Bring an ended trial's run to its end and remove its checkpoints.
 
         Raises:
             StudyError: the weights are gone and training them again failed.
+            Interrupted: Ctrl-C or SIGTERM while they were trained again; finishing again does it anew.
         """
         summary = record.summary
         assert summary is not None, "only ended trials can be finished"
@@ -66,11 +69,17 @@ class Finisher:
         except CheckpointError as error:
             self.note(f"{error}; training trial {record.number} again up to epoch {summary.best_epoch}")
         before: Checkpoint | None = None
-        for _ in range(summary.best_epoch):
-            leg = run_leg(config, before, self.home.data_dir, folder)
-            if leg.checkpoint is None:
-                raise StudyError(f"trial {record.number} could not be trained again: {leg.failure}")
-            before = leg.checkpoint
+        engine = InProcess()  # which Ctrl-C leaves at once, and not at the end of the leg
+        for epoch in range(1, summary.best_epoch + 1):
+            engine.submit(f"epoch {epoch}", run_leg, config, before, self.home.data_dir, folder)
+            done = None if self.halted() else engine.wait(0)
+            if done is None:
+                raise Interrupted("the same command goes on with the study")
+            if done.error is not None:
+                raise done.error
+            if done.result.checkpoint is None:
+                raise StudyError(f"trial {record.number} could not be trained again: {done.result.failure}")
+            before = done.result.checkpoint
         assert before is not None, "epochs count from 1"
         return trained_restorer(config, self.data, before)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from filelock import FileLock
@@ -25,7 +26,7 @@ from pipeline.home import Home
 from pipeline.judge import judge_of
 from pipeline.numerics import threads
 from pipeline.search import Record, load_search, ranked
-from pipeline.tracking import connect, load_verified, read_tracking
+from pipeline.tracking import connect, every_page, load_verified, read_tracking
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
@@ -136,8 +137,8 @@ def registered(home: Home) -> list[RegisteredVersion]:
         return []
     client = connect(home)
     found = []
-    for model in client.search_registered_models():
-        versions = client.search_model_versions(f"name = '{model.name}'")
+    for model in every_page(client.search_registered_models):
+        versions = every_page(partial(client.search_model_versions, f"name = '{model.name}'"))
         aliases: dict[str, list[str]] = {}
         for alias, version in model.aliases.items():
             aliases.setdefault(str(version), []).append(alias)

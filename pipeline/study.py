@@ -232,7 +232,7 @@ class _Driver:
         self.role = role
         self.file, self.config, self.home, self.data, self.judge = file, file.config, home, data, judge
         self.device, self.search, self.tracking, self.reporter, self.stop = device, search, tracking, reporter, stop
-        self.finisher = Finisher(self.config, data, home, device, search.uid, tracking, reporter.note)
+        self.finisher = Finisher(self.config, data, home, device, search.uid, tracking, reporter.note, stop.is_set)
         self.metric = f"val/{self.config.objective.metric}"
         self.direction = self.config.objective.direction
         self.total = self.config.budget.trials

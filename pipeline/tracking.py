@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -56,6 +56,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.store.entities.paged_list import PagedList
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.file_utils import local_file_uri_to_path
 from PIL import Image
@@ -205,15 +206,8 @@ class Tracking:
         return [_stored(run) for run in self._search() if run.info.status in ("RUNNING", "SCHEDULED")]
 
     def _search(self, query: str = "") -> Iterator[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs(
-                [self.experiment_id], query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        order = ["attributes.start_time ASC"]
+        return every_page(partial(self._client.search_runs, [self.experiment_id], query, order_by=order))
 
     @_patient
     def epochs(self, run_id: str) -> frozenset[int]:
@@ -386,14 +380,18 @@ class Tracking:
         return self._all_models(f"source_run_id = '{run_id}'")
 
     def _all_models(self, query: str | None = None) -> list[LoggedModel]:
-        models: list[LoggedModel] = []
-        token = None
-        while True:
-            page = self._client.search_logged_models([self.experiment_id], query, page_token=token)
-            models += page
-            token = page.token
-            if not token:
-                return models
+        return list(every_page(partial(self._client.search_logged_models, [self.experiment_id], query)))
+
+
+def every_page(search: Callable[..., PagedList[Any]]) -> Iterator[Any]:
+    """All that one of MLflow's searches finds, which by itself gives the first page only."""
+    token = None
+    while True:
+        page = search(page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 @dataclass(frozen=True)
@@ -460,7 +458,7 @@ def experiment_names(home: Home) -> set[str]:
         return set()
     client = connect(home)
     with _store_errors(home):
-        active = client.search_experiments(filter_string=f"tags.`{STUDY_TAG}` LIKE '%'")
+        active = list(every_page(partial(client.search_experiments, filter_string=f"tags.`{STUDY_TAG}` LIKE '%'")))
         half_deleted = _half_deleted(home, client)
     return {experiment.tags[STUDY_TAG] for experiment in active} | {e.name.split("-", 2)[2] for e in half_deleted}
 
@@ -498,7 +496,7 @@ def delete_experiment(home: Home, name: str) -> None:
 def _half_deleted(home: Home, client: MlflowClient) -> list[Experiment]:
     """Experiments that `delete_experiment` renamed and has not done with; a server's are done with once deleted."""
     view = ViewType.ALL if home.local_tracking else ViewType.ACTIVE_ONLY
-    found = client.search_experiments(view)
+    found = every_page(partial(client.search_experiments, view))
     return [experiment for experiment in found if experiment.name.startswith(f"{DELETED}{experiment.experiment_id}-")]
 
 

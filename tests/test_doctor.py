@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -413,6 +415,20 @@ def test_weights_that_are_gone_are_trained_again(finished_copy: Place) -> None:
     deleted_model(finished_copy)
     assert "training trial" in doctor(finished_copy, "--repair").stdout
     assert torch.equal(restored(), before)
+
+
+def test_training_again_heeds_the_user(finished: Place, finished_copy: Place) -> None:
+    deleted_model(finished_copy)
+
+    def stop(event: tuple[Any, ...]) -> None:
+        if event[0] == "note" and "training trial" in event[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        finished_copy.run(reporter=Recorder(stop))
+    finished_copy.run()
+    assert_sound(finished_copy)
+    assert facts(finished_copy) == facts(finished)
 
 
 # --- a home that was moved ----------------------------------------------------------------------------------------

@@ -40,6 +40,14 @@ def test_the_best_becomes_champion(finished_copy: Place) -> None:
     assert version.tags["forced"] == "false"
 
 
+def test_all_models_are_listed_and_not_mlflow_s_first_page_alone(finished_copy: Place) -> None:
+    client = finished_copy.client()
+    for i in range(101):
+        client.create_registered_model(f"another-{i:03d}")
+    promote(finished_copy.home, "small")
+    assert [version.model for version in registered(finished_copy.home)] == ["small"]
+
+
 def test_a_version_says_where_it_comes_from_and_what_it_is_worth(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     version = finished_copy.client().get_model_version_by_alias("small", "champion")
