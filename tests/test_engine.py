@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import threading
 import time
@@ -63,6 +64,16 @@ def alive(pid: int) -> bool:
 def children() -> set[int]:
     """Processes that this one has started and that live."""
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such settings")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_memory_that_a_step_freed_is_there_for_the_next(workers: int) -> None:
+    engine = engines.start(workers, None)
+    engine.submit("pages", tasks.pages_taken_anew)
+    pages = next_done(engine).result
+    engine.close()
+    assert pages < 3 * 8 * 4096  # given back at every step it would be 20 times 8 arrays
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ printed.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -24,6 +25,7 @@ from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, load
 from pipeline.degrade import degrade
+from pipeline.engine import start
 from pipeline.errors import DataError
 from pipeline.home import default_data_dir
 from pipeline.numerics import threads, to_float
@@ -47,6 +49,24 @@ def leg(trial: TrialConfig, data_dir: Path) -> float:
         result = run_leg(trial, None, data_dir, Path(folder))
     assert result.epoch is not None, result.failure
     return result.epoch.metrics["time/epoch_s"]
+
+
+def on_a_worker(trial: TrialConfig, data_dir: Path, **environment: str) -> float:
+    """The same on a worker process of a study, whose environment may be made another."""
+    before = dict(os.environ)
+    os.environ.update(environment)
+    engine = start(1, None)
+    try:
+        for _ in range(2):  # the first is its warm-up
+            engine.submit("leg", leg, trial, data_dir)
+            while (done := engine.wait(60)) is None:
+                pass
+        assert done.error is None, done.error
+        return float(done.result)
+    finally:
+        engine.close()
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def with_data_loader(trial: TrialConfig, data: Dataset) -> float:
@@ -133,6 +153,18 @@ def main() -> None:
         "the same, loss bce + 0.2 ssim": lambda: steps(config(data.name, U_NET, loss="bce + 0.2 ssim"), data),
         "U-Net 24-48-96, two convolutions a level": lambda: steps(wider, data),
     }
+    # What Dask's workers have by themselves: freed memory goes back to the system at once.
+    dask_s = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "8"}
+    few, few_u_net = config("mnist-5k"), config("mnist-5k", U_NET)
+    workers: dict[str, Callable[[], float]] = {
+        "U-Net 16-32-64 on a worker": lambda: on_a_worker(few_u_net, arguments.data_dir),
+        "the same, memory given back": lambda: on_a_worker(few_u_net, arguments.data_dir, **dask_s),
+        "linear, on a worker": lambda: on_a_worker(few, arguments.data_dir),
+        "the same, memory given back ": lambda: on_a_worker(few, arguments.data_dir, **dask_s),
+    }
+    print("an epoch of the embedded digits (3,500)")
+    compare(workers, arguments.runs)
+
     print(f"{STEPS} steps of 128 images; an epoch of {len(data.train):,} has {len(data.train) // 128}")
     compare(convolutions, arguments.runs)
 
