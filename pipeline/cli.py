@@ -204,9 +204,11 @@ def prepare(
     from pipeline.config import load_study_file
 
     config = load_study_file(file, overrides or ()).config
-    from pipeline.data import OWN, verify
+    from pipeline.data import OWN, copies, verify
     from pipeline.prepare import prepare as prepare_data
+    from pipeline.search import check
 
+    check(config)
     data = prepare_data(config, where.data_dir)
     # A folder of pictures was read whole just now, and there is nothing published to compare it with.
     found = verify(data.name, where.data_dir, quick=data.name.startswith(OWN))
@@ -226,6 +228,8 @@ def prepare(
     print(f"{data.name}: {found.state} in {', '.join(found.places)}")
     print(f"images of {height} x {width}: {splits}; {data.classes or 'no'} classes")
     print(f"digest {data.digest}")
+    if known := copies(data):
+        print(f"note: {known:,} of the {len(data.val):,} val images are copies of training images")
 
 
 @command("list", data_app)

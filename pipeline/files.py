@@ -1,11 +1,25 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all; folders walked through."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import InputError
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in the order of names, into linked folders too, but into none twice."""
+    seen: set[str] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield here, folders, names
 
 
 def check_place(path: Path) -> None:

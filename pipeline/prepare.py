@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config import StudyConfig
 from pipeline.data import OWN, Dataset, forget, load
 from pipeline.degrade import input_size
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 from pipeline.model import check_depth
 
 SMALLEST = 11  # pixels a side: SSIM's window
@@ -24,14 +24,21 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
     Raises:
         DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
             the classes that the objective needs.
-        ConfigError: convolutional trials may be deeper than the degraded images allow.
+        ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
+            training set are searched.
     """
     if config.dataset.startswith(OWN):
         forget()
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)
     if "conv" in config.space.reachable("layer_type"):
-        check_depth(int(config.space.greatest("depth", "layer_type", "conv")), degraded_size)
+        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
+    most = config.space.greatest("batch_size")
+    if "batch_size" in config.space.searched() and int(most) > len(data.train):
+        raise ConfigError(
+            f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
+            "images; all batches above that would be the same one"
+        )
     if config.objective.metric == "class_kept" and data.classes < 2:
         raise DataError(
             f"dataset {config.dataset}: it has no classes for [objective] metric = 'class_kept'; rank by psnr or ssim"

@@ -227,12 +227,28 @@ def check(config: StudyConfig) -> None:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _sampler(config, 0)
+    _check_sampling(config)
     trial = optuna.create_study(pruner=_pruner(config)).ask()
     trial.report(0.0, 1)
     try:
         trial.should_prune()  # Hyperband looks at its arguments only now
     except (ValueError, ArithmeticError) as error:
         raise ConfigError(f"[pruner] {config.pruner.name}: {error}; epochs are {config.budget.epochs}") from None
+
+
+def _check_sampling(config: StudyConfig) -> None:
+    """Have the sampler draw once from other trials: it looks at some of its arguments only then."""
+    startup = {} if config.sampler.name == "random" else {"n_startup_trials": 1}
+    sampler = _sampler(config.model_copy(update={"sampler": config.sampler.model_copy(update=startup)}), 0)
+    study = optuna.create_study(sampler=sampler)
+    scale = optuna.distributions.FloatDistribution(0.0, 1.0)
+    study.add_trials([create_trial(params={"x": x}, distributions={"x": scale}, value=x) for x in (0.2, 0.5, 0.8)])
+    try:
+        study.ask({"x": scale})
+    except Exception as error:  # whatever it comes to in there
+        given = ", ".join(f"{key} = {value!r}" for key, value in (config.sampler.model_extra or {}).items())
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"[sampler] {config.sampler.name} cannot draw with {given} ({reason})") from None
 
 
 @_database()
@@ -366,6 +382,7 @@ def _arguments(section: str, name: str, cls: Any, given: Any) -> dict[str, Any]:
 def _construct(section: str, cls: Any, settings: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # of an argument that will go one day
         try:
             return cls(**settings)
         except (TypeError, ValueError) as error:

@@ -187,6 +187,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         InputError: bad arguments or data, a key that stays open, or the study is being run; nothing was written.
         Interrupted, StudyError: as `run_study`.
     """
+    searches.check(file.config)
     file = replace(file, config=file.config.single())
     config, device = file.config, _device(options.device)
     data = prepare(config, home.data_dir, options.download)

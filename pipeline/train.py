@@ -155,9 +155,16 @@ def _train_epoch(
         raise FloatingPointError(f"non-finite weights after epoch {epoch}")
     seconds = time.perf_counter() - started
 
-    figures, picture = validation(
-        without_gradients(models.Restorer(model).eval()), data, config.degrade, judge, config.device
-    )
+    restore = without_gradients(models.Restorer(model).eval())
+
+    def finite(degraded: Tensor) -> Tensor:
+        # The last steps may have left weights, or statistics of batch norm, that are huge and not yet infinite.
+        restored = restore(degraded)
+        if not bool(restored.isfinite().all()):
+            raise FloatingPointError(f"non-finite restored images after epoch {epoch}")
+        return restored
+
+    figures, picture = validation(finite, data, config.degrade, judge, config.device)
     times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
     result = EpochResult(epoch, {"train/loss": mean, **figures, **times}, time.time())
     meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}

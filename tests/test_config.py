@@ -267,9 +267,11 @@ def test_digest_covers_text_and_overrides(load: Load) -> None:
 OPEN_LR = "[train]\nlr = {}\n"
 BAD = {
     "unknown key of the file": ("[bugdet]\ntrials = 3", ["bugdet", "budget"]),
-    "unknown key of a section": ("[budget]\ntrails = 3", ["budget", "trails"]),
+    "unknown key of a section": ("[budget]\ntrails = 3", ["budget", "trails", "did you mean 'trials'"]),
     "unknown key of the model": ("[model]\nbottelneck = 3", ["model", "bottelneck", "bottleneck"]),
-    "unknown key of degrade": ("clipped = true", ["degrade", "clipped"]),
+    "unknown key of degrade": ("clipped = true", ["degrade", "clipped", "did you mean 'clip'"]),
+    "key of another section": ("[train]\ndepth = 3", ["[train]: depth belongs under [model]"]),
+    "section in an enqueued one": ("[[enqueue]]\nmodel = { depth = 3 }", ["enqueue", "by themselves"]),
     "a training key in the model": ("[model]\nlr = 0.1", ["model", "lr"]),
     "a section that is a value": ("[model.depth]\nx = 1", ["model", "depth", "'x'"]),
     "unknown choice": ('[train]\nloss = "bec"', ["train", "loss", "bec", "did you mean 'bce'"]),
@@ -611,6 +613,8 @@ def test_one_loss_may_be_what_trials_are_ranked_by(load: Load) -> None:
         ("[2, 5, 3]", 5),
         ("{ low = 1, high = 6 }", 6),
         ("{ choices = [1, 2], when = { skip = [true] } }", DEFAULTS["depth"]),
+        ('{ choices = [1, 6], when = { layer_type = ["linear"] } }', DEFAULTS["depth"]),
+        ('{ choices = [1, 2], when = { layer_type = ["conv"] } }', 2),
         ('{ by = "layer_type", linear = 8, conv = [1, 2] }', 2),
         ('{ by = "layer_type", linear = 8, default = { low = 2, high = 3 } }', 3),
         ('{ by = "loss", mse = 4, default = 2 }', 4),
@@ -618,7 +622,33 @@ def test_one_loss_may_be_what_trials_are_ranked_by(load: Load) -> None:
 )
 def test_the_greatest_depth_of_convolutions(load: Load, form: str, greatest: int) -> None:
     space = load(f'[model]\nlayer_type = ["linear", "conv"]\ndepth = {form}\n').config.space
-    assert space.greatest("depth", "layer_type", "conv") == greatest
+    assert space.greatest("depth", {"layer_type": "conv"}) == greatest
+
+
+def test_a_range_of_a_decimal_key_is_of_decimals(load: Load) -> None:
+    space = load("[model]\nnegative_slope = { low = 0, high = 1 }\ndepth = { low = 1, high = 3 }\n").config.space
+    slope, depth = space.dimension("negative_slope"), space.dimension("depth")
+    assert isinstance(slope, Range)
+    assert isinstance(depth, Range)
+    assert (slope.integer, depth.integer) == (False, True)
+    assert slope.contains(0.25)
+    assert not depth.contains(1.5)
+
+
+def test_parts_are_named_after_truth_values_and_numbers_too(load: Load) -> None:
+    space = load(
+        "[model]\nskip = [true, false]\ndepth = [1, 2, 3]\nbottleneck = { by = 'skip', true = 8, false = 16 }\n"
+        "dropout = { by = 'depth', 1 = 0.1, 2 = 0.2, default = 0.3 }\n"
+    ).config.space
+    for skip, bottleneck in ((True, 8), (False, 16)):
+        for depth, dropout in ((1, 0.1), (2, 0.2), (3, 0.3)):
+            values = space.resolve(lambda name, _: {"skip": skip, "depth": depth}[name])  # noqa: B023
+            assert (values["bottleneck"], values["dropout"]) == (bottleneck, dropout)
+
+
+def test_a_sum_of_losses_needs_no_quotes_in_an_override_and_a_file_may_begin_with_a_mark(load: Load) -> None:
+    file = load("", "train.loss=bce + 0.2 ssim", whole=b"\xef\xbb\xbf" + (HEAD + DEGRADE).encode())
+    assert file.config.space.dimension("loss") == Fixed("bce + 0.2 ssim")
 
 
 SPACE = """

@@ -226,6 +226,16 @@ def test_every_published_set_is_read_from_any_depth(offered: Offered, tmp_path: 
     assert verify(name, tmp_path, quick=True).state == "present"
 
 
+def test_links_and_the_names_in_the_publisher_s_archives_will_do(offered: Offered, tmp_path: Path) -> None:
+    there = put(tmp_path / "there", offered["mnist"].files, unpacked=True)
+    for file in there.iterdir():
+        file.rename(file.with_name(file.name.replace("-idx", ".idx")))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist").symlink_to(there)
+    assert verify("mnist", tmp_path / "data").state == "verified"
+    assert load("mnist", tmp_path / "data").digest == load("mnist", there).digest
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_a_digest_is_of_the_content_not_of_the_packing_or_the_place(
     offered: Offered, tmp_path: Path, name: str

@@ -122,7 +122,7 @@ def test_colours_depths_and_orientations_become_one_kind_of_grey(tmp_path: Path)
     folder = hang(tmp_path / "mixed", scenes())
     grey = Image.fromarray(scenes()[0])
     Image.merge("RGB", [grey, grey, grey]).save(folder / "0000.png")
-    Image.merge("RGBA", [grey, grey, grey, grey]).save(folder / "0001.png")
+    Image.merge("RGBA", [grey, grey, grey, Image.new("L", grey.size, 255)]).save(folder / "0001.png")
     grey.quantize(256).save(folder / "0002.png")
     Image.fromarray(scenes()[0].astype(np.uint16) * 257).save(folder / "0003.png")
     turned = Image.fromarray(np.rot90(scenes()[0]))  # as a camera held upright stores it, with a tag that says so
@@ -132,10 +132,22 @@ def test_colours_depths_and_orientations_become_one_kind_of_grey(tmp_path: Path)
     Image.merge("RGB", [Image.fromarray(np.full((HEIGHT, WIDTH), v, np.uint8)) for v in (255, 0, 0)]).save(
         folder / "0005.png"
     )
+    deep = scenes()[0].astype(">u2") * 257
+    (folder / "0006.pgm").write_bytes(f"P5 {WIDTH} {HEIGHT} 65535 ".encode() + deep.tobytes())
+    (folder / "0006.png").unlink()
     pixels, _ = read(folder)
-    for number in range(5):
+    for number in (0, 1, 2, 3, 4, 6):
         assert np.abs(pixels[number].astype(int) - scenes()[0]).max() <= 1, number
     assert set(np.unique(pixels[5])) == {76}  # 0.299 of white
+
+
+def test_linked_folders_are_read_each_once(gallery: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("a", "b"):
+        (linked / name).symlink_to(gallery)
+    (gallery / "round").symlink_to(linked)
+    assert read(linked) == (pytest.approx(scenes()), read(gallery)[1])
 
 
 def spoil(folder: Path, how: str) -> Path:
@@ -157,6 +169,11 @@ def spoil(folder: Path, how: str) -> Path:
         return folder / "0007.tif"
     if how == "another size":
         Image.fromarray(scenes(1, HEIGHT, WIDTH + 1)[0]).save(seventh)
+    elif how == "transparent":
+        Image.merge("LA", [Image.fromarray(picture) for picture in scenes(2)]).save(seventh)
+    elif how == "all alike":
+        hang(folder, np.full((COUNT, HEIGHT, WIDTH), 200, np.uint8))
+        return folder
     elif how == "turned":
         Image.fromarray(scenes(1, WIDTH, HEIGHT)[0]).save(seventh)
     elif how == "no picture":
@@ -178,7 +195,9 @@ SPOILT = {
     "turned": "24 x 16 pixels, where 0000.png has 16 x 24",
     "no picture": "cannot be read as a picture",
     "cut short": "cannot be read as a picture",
-    "of 32 bits": "32 bits a pixel",
+    "of 32 bits": "signed or of 32 bits",
+    "transparent": "transparent in places; save it on the background",
+    "all alike": "one even grey",
     "a dangling link": "No such file",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from archives import PUBLISHED, archives, put
 from PIL import Image
@@ -86,13 +87,44 @@ def test_prepare_refuses_what_run_would_refuse(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[sampler]\nname = 'tpe'\nfoo = 3", "[sampler] foo: tpe takes no such argument"),
+        ("[train]\nbatch_size = [64, 128]", "up to 128 is searched, but usps has 104 training images"),
+    ],
+)
+def test_prepare_and_train_refuse_what_run_would_refuse_of_the_study(
+    data_dir: Path, tmp_path: Path, text: str, says: str
+) -> None:
+    file = study_file(tmp_path, "usps")
+    file.write_text(f"{file.read_text()}\n{text}\n")
+    for command, more in (("prepare", ()), ("run", ()), ("train", ("--home", str(tmp_path / "home")))):
+        done = study(command, str(file), "--data-dir", str(data_dir), *more)
+        assert (done.code, done.stdout) == (2, ""), command
+        if command != "train" or "sampler" in text:  # a training needs one batch size before anything else
+            assert says in done.stderr
+
+
+def test_copies_across_splits_are_noted(data_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(60):  # of which 50 are copies of the first ten
+        pixels = np.full((16, 16), 20 * (number % 10), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    file = study_file(tmp_path, f"folder:{folder}")
+    done = study("prepare", str(file), "--data-dir", str(data_dir))
+    assert "note: 6 of the 6 val images are copies of training images" in done.stdout
+    assert "note" not in study("prepare", str(study_file(tmp_path, "usps")), "--data-dir", str(data_dir)).stdout
+
+
 def test_images_too_small_for_ssim_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CATALOGUE, "mnist", archives("mnist").entry)
     config = load_study_file(study_file(tmp_path, "mnist")).config
     put(tmp_path, archives("mnist").files)
     assert prepare(config, tmp_path).image_size == (28, 28)
     for number in range(40):
-        Image.new("L", (30, 10)).save(tmp_path / f"{number}.png")
+        Image.new("L", (30, 10), number).save(tmp_path / f"{number}.png")
     small = load_study_file(study_file(tmp_path, f"folder:{tmp_path}")).config
     with pytest.raises(DataError, match="SSIM needs images of at least 11 x 11 pixels, not 10 x 30"):
         prepare(small, tmp_path)

@@ -27,6 +27,7 @@ from optuna.trial import TrialState
 from pipeline import search as searches
 from pipeline.config import StudyConfig
 from pipeline.config.choices import PRUNERS, SAMPLERS
+from pipeline.config.study import Sampler
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search import OpenTrial, Record, Search, Summary, load_search, open_search, ranked, study_names
@@ -449,6 +450,13 @@ def test_arguments_that_fail_only_when_they_are_used_are_refused(arguments: dict
     raw = {"name": "hyperband", **arguments}
     with pytest.raises(ConfigError, match=r"\[pruner\]"):
         searches.check(configuration().model_copy(update={"pruner": type(configuration().pruner)(**raw)}))
+
+
+@pytest.mark.parametrize("arguments", [{"n_ei_candidates": 0}, {"n_ei_candidates": -1}, {"prior_weight": -1.0}])
+def test_sampler_arguments_that_would_end_a_study_in_the_middle_are_refused(arguments: dict[str, Any]) -> None:
+    [(name, value)] = arguments.items()
+    with pytest.raises(ConfigError, match=rf"\[sampler\] tpe cannot draw with {name} = {value}"):
+        searches.check(configuration().model_copy(update={"sampler": Sampler(name="tpe", **arguments)}))
 
 
 @combined

@@ -399,6 +399,14 @@ def test_a_trial_that_diverges_late_names_that_epoch(tiny_data: Path, tmp_path: 
     assert checkpoints.found(tmp_path) == [saved(first)]
 
 
+def test_weights_that_are_finite_and_restore_nothing_are_a_failure(tiny_data: Path, tmp_path: Path) -> None:
+    """The epoch's last step does it, so that no loss shows it: so large a decay leaves weights near 1e29."""
+    steps = {"batch_size": 96, "optimizer": "sgd", "momentum": 0.0, "lr_scheduler": "constant", "batch_norm": False}
+    leg = run_leg(tiny.trial(lr=1.0, weight_decay=1e30, **steps), None, tiny_data, tmp_path)
+    assert leg.failure == "non-finite restored images after epoch 1"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_exhausted_is_a_failure_with_its_reason(elsewhere: tuple[dict[str, Any], Path]) -> None:
     seen, folder = elsewhere
     assert "epoch 1" in seen["memory"]

@@ -7,6 +7,7 @@ are the same walk with another answer.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Split:
     parts: Mapping[str, Fixed | Choices | Range]
 
     def part(self, value: Value) -> tuple[str, Fixed | Choices | Range]:
-        name = value if isinstance(value, str) and value in self.parts else "default"
+        name = part_name(value) if part_name(value) in self.parts else "default"
         return name, self.parts[name]
 
     def canonical(self) -> Any:
@@ -177,13 +178,17 @@ class Space:
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
 
-    def greatest(self, key: str, parent: str, value: Value) -> Value:
-        """The greatest that a numeric key can be in trials where ``parent`` has this value."""
+    def greatest(self, key: str, given: Mapping[str, Value] | None = None) -> Value:
+        """The greatest that a numeric key can be in trials where other keys have the ``given`` values."""
+        given = given or {}
         dimension = self.dimension(key)
-        if isinstance(dimension, Split) and dimension.by == parent:
-            dimension = dimension.part(value)[1]
+        if isinstance(dimension, Split) and dimension.by in given:
+            dimension = dimension.part(given[dimension.by])[1]
         parts = dimension.parts.values() if isinstance(dimension, Split) else [dimension]
-        found: list[Any] = [] if getattr(dimension, "when", None) is None else [DEFAULTS[key]]
+        when: When = getattr(dimension, "when", None) or {}
+        if not _holds({parent: values for parent, values in when.items() if parent in given}, given):
+            return DEFAULTS[key]
+        found: list[Any] = [DEFAULTS[key]] if when.keys() - given.keys() else []
         for part in parts:
             match part:
                 case Fixed(value=fixed):
@@ -204,6 +209,8 @@ class Space:
     def check_enqueued(self, entry: Mapping[str, Any], where: str) -> None:
         """Refuse a configuration that the search could not have drawn."""
         for key in entry:
+            if key in SECTIONS:
+                raise ConfigError(f"{where}: write the keys of [{key}] by themselves, such as bottleneck = 32")
             if key not in FIELDS:
                 raise ConfigError(f"{where}: unknown key {key!r}{hint(key, FIELDS)}")
         asked: set[str] = set()
@@ -215,7 +222,8 @@ class Space:
                 if not dimension.contains(entry[key]):
                     raise ConfigError(
                         f"{where}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
-                        "change one of them, or try nothing first with --set enqueue=[]"
+                        f"change one of them, give --set {FIELDS[key][0]}.{key}=…, or leave [[enqueue]] out by "
+                        "--set enqueue=[]"
                     )
                 return entry[key]
             for child, given in self.given.items():
@@ -244,11 +252,14 @@ class Space:
     def _check_conditions(self, key: str, dimension: Dimension) -> None:
         where = f"[{FIELDS[key][0]}] {key}"
         if isinstance(dimension, Split):
-            named = tuple(name for name in dimension.parts if name != "default")
-            self._check_values(f"{where}: by", dimension.by, named)
+            if dimension.by not in FIELDS:
+                raise ConfigError(f"{where}: by: unknown key {dimension.by!r}{hint(dimension.by, FIELDS)}")
+            named = [name for name in dimension.parts if name != "default"]
+            meant = tuple(_value_of(dimension.by, name, f"{where}: by") for name in named)
+            self._check_values(f"{where}: by", dimension.by, meant)
             other = self.dimension(dimension.by)
             listed = isinstance(other, Fixed | Choices)
-            missing = [v for v in self.reachable(dimension.by) if v not in dimension.parts]
+            missing = [v for v in self.reachable(dimension.by) if part_name(v) not in dimension.parts]
             if (missing or not listed) and "default" not in dimension.parts:
                 shown = ", ".join(map(str, missing)) or "all others"
                 raise ConfigError(f"{where}: no part for {dimension.by} = {shown}; add it, or a part named default")
@@ -299,9 +310,28 @@ def same(a: Value, b: Value) -> bool:
     return isinstance(a, bool) == isinstance(b, bool) and a == b
 
 
+def part_name(value: Value) -> str:
+    """What a value is called as the name of a part: TOML's table keys are text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _value_of(key: str, name: str, where: str) -> Value:
+    """The value of ``key`` that a part is named after."""
+    try:
+        return _legal(key, name, where)
+    except ConfigError as refused:
+        try:
+            literal = json.loads(name)
+        except ValueError:
+            raise refused from None
+        return _legal(key, literal, where)
+
+
 def _parse(section: str, key: str, form: Any) -> Dimension:
     where = f"[{section}] {key}"
     names = SECTIONS[section].model_fields
+    if key in FIELDS and key not in names:
+        raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
     if key not in names:
         raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, names)}")
     if isinstance(form, dict) and "by" in form:
@@ -377,7 +407,7 @@ def _range(where: str, key: str, form: dict[str, Any], when: When | None) -> Ran
         raise ConfigError(f"{where}: low = {low} must be below high = {high} (a plain value fixes the key)")
     if log and low <= 0:
         raise ConfigError(f"{where}: low = {low} must be above 0 on a log scale")
-    integer = isinstance(low, int) and isinstance(high, int)
+    integer = isinstance(low, int) and isinstance(high, int) and not isinstance(DEFAULTS[key], float)
     if not integer:
         low, high = float(low), float(high)
     if step is not None:

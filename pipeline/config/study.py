@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS, hint
 from pipeline.config.losses import parse_loss
 from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
-from pipeline.config.trial import Degrade, Frozen, TrialConfig, one_of
+from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, TrialConfig, one_of
 from pipeline.errors import ConfigError, NotFoundError
 
 MAX_BYTES = 1 << 20  # a study file is a page of text; a larger one is something else
@@ -28,7 +28,7 @@ MLFLOWS_OWN = "Default"  # the experiment that every store begins with; its file
 PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
 MAX_MESSAGE = 1_000
-BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+BARE_WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.+ -]{1,100}")  # a name, or a sum of losses
 DATASETS = (
     *("mnist-5k", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge"),
     *("emnist-digits", "emnist-letters", "emnist-mnist", "usps"),
@@ -171,7 +171,7 @@ def load_study_file(
 
     Args:
         path: a TOML file of at most 1 MiB.
-        overrides: ``section.key=VALUE`` with a TOML value; a bare word, or ``folder:PATH``, may go without quotes. A
+        overrides: ``section.key=VALUE`` with a TOML value; bare words, or ``folder:PATH``, may go without quotes. A
             key of ``[model]`` or ``[train]`` that is fixed so is fixed in the enqueued configurations too.
         name: takes the place of the file's own name.
         trials: takes the place of the file's own total.
@@ -222,7 +222,7 @@ def _read(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not a study file")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
@@ -236,7 +236,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         [parsed] = tomllib.loads(f"value = {value}").values()
     except (ValueError, RecursionError):  # not TOML, more than one line of it, or more digits than Python converts
-        if not BARE_WORD.fullmatch(value.strip()) and not value.strip().startswith(OWN_PICTURES):
+        if not BARE_WORDS.fullmatch(value.strip()) and not value.strip().startswith(OWN_PICTURES):
             raise ConfigError(f"{shown}: {value.strip()[:60]!r} is not a TOML value") from None
         parsed = value.strip()
     table = raw.setdefault(sections[0], {}) if sections else raw
@@ -305,8 +305,7 @@ def _describe(finding: Any, error: ValidationError) -> str:
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        allowed = StudyConfig.model_fields if len(location) == 1 else None
-        return f"{where}: unknown key" + (f"; allowed: {', '.join(allowed)}" if allowed else "")
+        return f"{where}: unknown key{hint(location[-1], _fields(finding['loc']))}"
     if kind == "union_tag_not_found":
         return f"{where}: kind is missing"
     if kind == "union_tag_invalid":
@@ -314,6 +313,17 @@ def _describe(finding: Any, error: ValidationError) -> str:
     if isinstance(finding["input"], dict | list):
         return f"{where}: {finding['msg'].replace('Input should', 'must')}"
     return f"{where} = {finding['input']!r}: {explain(error, finding['input'])}"
+
+
+def _fields(location: Sequence[int | str]) -> list[str]:
+    """The keys that may stand where pydantic found an unknown one."""
+    fields = StudyConfig.model_fields
+    for part in location[:-1]:
+        if part in DEGRADATIONS:  # of a union pydantic names the kind as well
+            fields = DEGRADATIONS[str(part)].model_fields
+        elif part in fields and hasattr(fields[str(part)].annotation, "model_fields"):
+            fields = fields[str(part)].annotation.model_fields  # type: ignore[union-attr]
+    return list(fields)
 
 
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:

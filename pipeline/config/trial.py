@@ -7,7 +7,7 @@ is stored with the run and comes back the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -92,6 +92,10 @@ class Downscale(Frozen):
 
 
 Degrade = Annotated[Gaussian | Speckle | SaltPepper | Masking | Poisson | Downscale, Field(discriminator="kind")]
+DEGRADATIONS: dict[str, type[Frozen]] = {
+    get_args(cls.model_fields["kind"].annotation)[0]: cls
+    for cls in (Gaussian, Speckle, SaltPepper, Masking, Poisson, Downscale)
+}
 
 
 class ModelConfig(Frozen):

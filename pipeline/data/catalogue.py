@@ -25,7 +25,11 @@ class File:
     @property
     def names(self) -> tuple[str, ...]:
         """The names under which it can be used, the cheapest to read first."""
-        return (self.name.removesuffix(".gz"), self.name) if self.sha256 else (self.name,)
+        if not self.sha256:
+            return (self.name,)
+        raw = self.name.removesuffix(".gz")
+        dotted = raw.replace("-idx", ".idx")  # as the publisher's archives unpack, and many copies are called
+        return (raw, dotted, self.name, f"{dotted}.gz")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from filelock import FileLock
 from pipeline.data.catalogue import CATALOGUE, Entry, File
 from pipeline.data.formats import DAMAGED, open_unpacked
 from pipeline.errors import DataError
+from pipeline.files import walk
 
 SMALL = 1 << 20  # bytes; a file of labels is below this, and hashed even where a quick look is asked for
 TIMEOUT = 30.0  # seconds without a byte from a server
@@ -155,7 +156,7 @@ def _candidates(entry: Entry, data_dir: Path) -> dict[File, list[Path]]:
     """Files of the right names anywhere below the folder: the own folder's first, raw before packed, the shallowest."""
     wanted = {name: file for file in entry.files for name in file.names}
     found: dict[File, list[Path]] = {file: [] for file in entry.files}
-    for folder, _, names in os.walk(data_dir):
+    for folder, _, names in walk(data_dir):
         for name in wanted.keys() & set(names):
             found[wanted[name]].append(Path(folder, name))
     own = data_dir / entry.folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.errors import DataError
+from pipeline.files import walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".pbm", ".ppm")
 FEWEST = 40  # so that a tenth is four pictures
@@ -24,14 +24,14 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
     """All pictures below a folder, in the order of their paths within it; hidden files and folders are left out.
 
     Colours become greys (ITU-R 601), 16 bits 8; a camera's orientation tag is followed; of several frames the first
-    is taken.
+    is taken. A folder that is linked to is read as well, each once.
 
     Returns:
         uint8 ``[N, H, W]``, and a digest of size and pixels: where the folder lies does not matter.
 
     Raises:
-        DataError: not a folder; fewer than 40 pictures; one that cannot be read or is of another size; or more than
-            4 GiB of pixels.
+        DataError: not a folder; fewer than 40 pictures; one that cannot be read, is transparent or is of another
+            size; all of one grey; or more than 4 GiB of pixels.
     """
     if not folder.is_dir():
         raise DataError(f'folder {folder}: there is no such folder; dataset = "folder:PATH" takes one with pictures')
@@ -54,6 +54,8 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
                 "all pictures of a folder must have one size"
             )
         pixels[place] = picture
+    if pixels.min() == pixels.max():
+        raise DataError(f"folder {folder}: all pictures are of one even grey, so there is nothing to restore")
     digest = hashlib.sha256(np.array(pixels.shape, "<i8").tobytes())
     digest.update(pixels)
     return pixels, digest.hexdigest()
@@ -61,7 +63,7 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
 
 def _pictures(folder: Path) -> list[Path]:
     found: list[str] = []
-    for here, folders, names in os.walk(folder):
+    for here, folders, names in walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         shown = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
         found += [Path(here, name).relative_to(folder).as_posix() for name in shown]
@@ -74,10 +76,14 @@ def _grey(path: Path) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I;16"):
+                if upright.has_transparency_data:
+                    upright = upright.convert("RGBA")
+                    if upright.getchannel("A").getextrema() != (255, 255):
+                        raise ValueError("it is transparent in places; save it on the background that it shall have")
+                if upright.mode.startswith("I;16") or (image.format == "PPM" and upright.mode == "I"):
                     return ((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8)
                 if upright.mode in ("I", "F"):
-                    raise ValueError("32 bits a pixel; save it with 8 or 16")
+                    raise ValueError("its pixels are signed or of 32 bits; save it with 8 or 16 bits, unsigned")
                 return np.asarray(upright.convert("L"))
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
