@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from pipeline.errors import InputError, Interrupted, StudyError
+from pipeline.errors import InputError, Interrupted, NotFoundError, StudyError
 from pipeline.home import DEFAULT_HOME, Home, open_home
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from pipeline.config import StudyConfig
-    from pipeline.search import Record
+    from pipeline.search import Record, Search
     from pipeline.study import Reporter
 
 app = typer.Typer(
@@ -351,9 +351,8 @@ def show(
 ) -> None:
     """One study: leaderboard, baselines, what failed, importances."""
     from pipeline.export import plain_rows, summary_table
-    from pipeline.search import load_search
 
-    search = load_search(where, name)
+    search = _search(where, name)
     config, records = search.config, search.records()
     baselines, importances = search.recall("baselines", {}), search.importances()
     if as_json:
@@ -376,6 +375,9 @@ def show(
         console.print(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
         for key, share in importances.items():
             console.print(f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}", highlight=False)
+        left = [key for key in config.space.searched() if key not in importances]
+        if left:
+            console.print(f"  not in every complete trial, so not compared: {', '.join(left)}", highlight=False)
 
 
 @command()
@@ -457,9 +459,8 @@ def export(
 ) -> None:
     """Write the summary table of a study."""
     from pipeline.export import summary_table, write_table
-    from pipeline.search import load_search
 
-    search = load_search(where, name)
+    search = _search(where, name)
     table = summary_table(search.records(), search.config.objective.direction)
     write_table(table, output)
     print(f"{_counted(len(table), 'trial')} of {name} written to {output}")
@@ -529,9 +530,10 @@ def doctor(
     """Compare Optuna, MLflow, checkpoints and artifacts; say what is amiss, and mend it with --repair."""
     from pipeline.doctor import examine_home
 
-    found, mended = 0, 0
+    found, mendable, mended = 0, 0, 0
     for name, finding in examine_home(where, lambda text: print(f"note: {text}")):
         found += 1
+        mendable += finding.repair is not None
         if repair and finding.repair is not None:
             finding.repair()
             mended += 1
@@ -541,7 +543,9 @@ def doctor(
     if not found:
         print(f"{where.path}: all is well")
     elif mended < found:
-        raise StudyError(f"{found - mended} findings" + ("" if repair else "; `study doctor --repair` mends them"))
+        which = "them" if mendable == found else f"{mendable} of them"
+        hint = f"; `study doctor --repair` mends {which}" if mendable and not repair else ""
+        raise StudyError(_counted(found - mended, "finding") + hint)
 
 
 def main() -> None:
@@ -569,7 +573,7 @@ def _reported(debug: bool) -> Iterator[None]:
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         raise typer.Exit(Interrupted.exit_code) from None
-    except typer.Exit:
+    except (typer.Exit, BrokenPipeError):  # the reader of a pipe may have seen enough, which typer ends quietly
         raise
     except Exception as error:
         if debug:
@@ -581,10 +585,26 @@ def _reported(debug: bool) -> Iterator[None]:
         logging.disable(disabled)
 
 
+def _search(where: Home, name: str) -> Search:
+    """A study by its name; one of single trainings only has no table, and the message says so."""
+    from pipeline.search import load_search
+
+    try:
+        return load_search(where, name)
+    except NotFoundError:
+        from pipeline.tracking import experiment_names
+
+        if name not in experiment_names(where):
+            raise
+        raise NotFoundError(
+            f"{name} has single trainings only, no trials; look at them with: study ui {name}"
+        ) from None
+
+
 def _print_leaderboard(
     console: Console, config: StudyConfig, records: list[Record], baselines: dict[str, dict[str, float]]
 ) -> None:
-    """The best trials and the baselines; as many columns as the terminal has room for, the searched keys last."""
+    """The best trials and the baselines; as many columns as the terminal has room for."""
     from rich.table import Table
 
     from pipeline.progress import figure
@@ -600,15 +620,18 @@ def _print_leaderboard(
         "rank": [*(str(place) for place in range(1, len(best) + 1)), *("" for _ in baselines)],
         "trial": [*(str(record.number) for record, _ in best), *baselines],
     }
-    for metric in dict.fromkeys(
-        [config.objective.metric, "psnr", "ssim", "bce", "bce_excess", "class_kept", "sharpness"]
-    ):
-        scores = [*(summary.metrics for _, summary in best), *baselines.values()]
-        if any(f"val/{metric}" in score for score in scores):  # there is no class_kept without classes
-            columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
+    scores = [*(summary.metrics for _, summary in best), *baselines.values()]
+
+    def add_metrics(*names: str) -> None:
+        for metric in names:
+            if any(f"val/{metric}" in score for score in scores):  # there is no class_kept without classes
+                columns[metric] = [figure(score.get(f"val/{metric}")) for score in scores]
+
+    add_metrics(config.objective.metric, "psnr", "ssim", "class_kept")
     columns["parameters"] = [*(f"{summary.cost['parameters']:,}" for _, summary in best), *("" for _ in baselines)]
     for key in config.space.searched():
         columns[key] = [*(_shown(record.params.get(key)) for record, _ in best), *("" for _ in baselines)]
+    add_metrics("bce", "bce_excess", "sharpness")
     table, room = Table(box=None, header_style="bold", pad_edge=False), console.width
     for heading, cells in columns.items():
         room -= max(map(len, [heading, *cells])) + 2
@@ -619,6 +642,9 @@ def _print_leaderboard(
     for place, row in enumerate(rows):
         table.add_row(*row, style=None if place < len(best) else "dim")
     console.print(table)
+    left = list(columns)[len(table.columns) :]
+    if left:
+        console.print(f"no room for: {', '.join(left)}; a wider terminal or `study export` has them", highlight=False)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ database is the authority: a repair brings the rest to what it says. `run` does 
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 import time
@@ -16,11 +17,24 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from pipeline.data import load
-from pipeline.errors import InputError, StudyError
+from pipeline.errors import InputError, NotFoundError, StudyError
+from pipeline.evaluate import panel, without_gradients
 from pipeline.finish import Finisher
 from pipeline.home import Home
+from pipeline.numerics import threads
 from pipeline.search import Record, Search, load_search, study_names
-from pipeline.tracking import RUN_STATUS, DataInput, StoredRun, Tracking, experiment_location, read_tracking
+from pipeline.tracking import (
+    CONTACT_SHEET,
+    RUN_STATUS,
+    DataInput,
+    StoredRun,
+    Tracking,
+    experiment_location,
+    experiment_names,
+    judge_uid,
+    load_verified,
+    read_tracking,
+)
 from pipeline.train import EpochResult
 
 # Where MLflow's database holds absolute places of artifacts.
@@ -46,10 +60,14 @@ def examine_home(home: Home, note: Callable[[str], None]) -> Iterator[tuple[str,
 
     Findings come one by one: repairing each before the next is asked for mends a home in one pass.
     """
-    for name in study_names(home):
+    if not home.exists() and not home.has_tracking():
+        raise NotFoundError(f"{home.path}: there is no home of studies; name it with --home")
+    studies = study_names(home)
+    for name in sorted({*studies, *experiment_names(home)}):
         try:
             with home.driver_lock(name):
-                for finding in _examine_study(home, name, note):
+                examined = _examine_study(home, name, note) if name in studies else _examine_trainings(home, name)
+                for finding in examined:
                     yield name, finding
         except InputError as error:  # the lock is held, or the data set is not there
             yield name, Finding(str(error))
@@ -62,7 +80,7 @@ def examine_home(home: Home, note: Callable[[str], None]) -> Iterator[tuple[str,
 
 def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for."""
-    yield from _moved(home, tracking)
+    yield from moved(home, tracking)
     records = search.records()
     uids = {f"{search.uid}-{record.number}": record for record in records}
     runs = tracking.runs("trial")
@@ -83,7 +101,9 @@ def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) 
         if record.summary is not None:
             yield from _ended_trial(record, by_id.get(record.summary.run_id), search, tracking, finisher)
     yield from _beside_the_trials(search, tracking)
-    yield from _leftovers(home, search, tracking, records)
+    yield from _trainings(tracking)
+    yield from _strays(tracking)
+    yield from _leftovers(home, search, records)
 
 
 def relocate(database: Path, old: str, new: str) -> int:
@@ -111,6 +131,18 @@ def _examine_study(home: Home, name: str, note: Callable[[str], None]) -> Iterat
     yield from examine(home, search, tracking, finisher)
 
 
+def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
+    """An experiment of single trainings, without a study."""
+    try:
+        tracking = read_tracking(home, name)
+    except NotFoundError:
+        yield Finding(f"its deletion was cut short; `study delete {name}` ends it")
+        return
+    yield from moved(home, tracking)
+    yield from _trainings(tracking)
+    yield from _strays(tracking)
+
+
 def _rightful(runs: list[StoredRun], uid: str, record: Record) -> str:
     """The run that is a trial's own: the one its summary names, else the first."""
     if record.summary is not None:
@@ -128,13 +160,16 @@ def _ended_trial(
         text = f"trial {record.number} ({record.state}) has no run"
         yield Finding(text, partial(_rebuild, record, search, tracking, finisher))
         return
-    amiss = []
+    amiss: list[str] = []
     if run.status != RUN_STATUS[record.state] or run.tags.get("trial.state") != record.state:
         amiss.append(f"it is {run.status}, its trial {record.state}")
     problem = tracking.model_problem(run) if record.state == "COMPLETE" else None
     if problem is not None:
         amiss.append(problem)
         finish = partial(_log_model_again, run.run_id, tracking, finish)
+    elif record.state == "COMPLETE" and not tracking.has_panel(run.run_id, summary.best_epoch):
+        amiss.append("the picture of its best epoch is gone")
+        finish = partial(_finish_and_draw, finish, record, run.run_id, tracking, finisher)
     if amiss:
         yield Finding(f"run {run.name}: {'; '.join(amiss)}", finish)
 
@@ -142,6 +177,19 @@ def _ended_trial(
 def _log_model_again(run_id: str, tracking: Tracking, finish: Callable[[], None]) -> None:
     tracking.delete_models(run_id)
     finish()
+
+
+def _finish_and_draw(
+    finish: Callable[[], None], record: Record, run_id: str, tracking: Tracking, finisher: Finisher
+) -> None:
+    """Finish a complete trial whose picture is gone, and draw it with the model that was logged."""
+    finish()
+    assert record.summary is not None
+    tags = next(run.tags for run in tracking.runs("trial") if run.run_id == run_id)
+    model = load_verified(tags["model.id"], json.loads(tags["model.sha256"]))
+    with threads(finisher.config.budget.threads_per_trial):
+        picture = panel(without_gradients(model), finisher.data.val, finisher.config.degrade, "val")
+    tracking.log_panel(run_id, picture, record.summary.best_epoch, look_first=True)
 
 
 def _rebuild(record: Record, search: Search, tracking: Tracking, finisher: Finisher) -> None:
@@ -165,35 +213,66 @@ def _rebuild(record: Record, search: Search, tracking: Tracking, finisher: Finis
         metrics = summary.metrics if epoch == summary.best_epoch else {metric: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
     search.adopt(record.number, run_id)
-    finisher.finish(search.records()[record.number])
+    finish = partial(finisher.finish, search.records()[record.number])
+    if record.state == "COMPLETE":
+        _finish_and_draw(finish, record, run_id, tracking, finisher)
+    else:
+        finish()
 
 
 def _beside_the_trials(search: Search, tracking: Tracking) -> Iterator[Finding]:
-    """Runs of other roles left under way, and those that are known to have been made and are gone.
+    """Runs of other roles that are known to have been made and are gone.
 
     What made them is forgotten by the repair, so that the next `run` of the study makes them again.
     """
-    for run in tracking.unfinished():
-        if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
-            yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     baselines = search.recall("baselines", {})
     for name in baselines:
         if tracking.find(f"{search.uid}-baseline-{name}") is None:
             rest = {other: figures for other, figures in search.recall("baselines").items() if other != name}
             text = f"baseline {name} has no run; the next `study run` makes it again"
             yield Finding(text, partial(search.remember, "baselines", rest))
-    if search.recall("summarised") is not None and tracking.find(f"{search.uid}-study") is None:
-        text = "the study's own run is gone; the next `study run` makes it again"
-        yield Finding(text, partial(search.remember, "summarised", None))
+    judge = search.recall("judge")
+    if judge is not None and tracking.find(judge_uid(search.uid, judge)) is None:
+        text = "the judge's run is gone; the next `study run` makes it again"
+        yield Finding(text, partial(search.remember, "judge", None))
+    if search.recall("summarised") is not None:
+        run_id = tracking.find(f"{search.uid}-study")
+        if run_id is None or not tracking.has_file(run_id, CONTACT_SHEET):
+            what = "the study's own run" if run_id is None else "the contact sheet"
+            text = f"{what} is gone; the next `study run` makes it again"
+            yield Finding(text, partial(search.remember, "summarised", None))
 
 
-def _leftovers(home: Home, search: Search, tracking: Tracking, records: list[Record]) -> Iterator[Finding]:
+def _trainings(tracking: Tracking) -> Iterator[Finding]:
+    """Runs beside the trials' left under way, and single trainings whose model is lost or damaged."""
+    for run in tracking.unfinished():
+        if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
+            yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
+    for run in tracking.runs("train"):
+        problem = tracking.model_problem(run) if run.status == "FINISHED" else None
+        if problem is not None:
+            text = f"run {run.name}: {problem}; the `study train` that made it makes it again"
+            yield Finding(text, partial(_forget_training, run.run_id, tracking))
+
+
+def _forget_training(run_id: str, tracking: Tracking) -> None:
+    """Have a single training count as not ended, so that the same command trains it again."""
+    tracking.delete_models(run_id)
+    tracking.suspend(run_id)
+
+
+def _strays(tracking: Tracking) -> Iterator[Finding]:
+    """Models and pictures that no run has."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
     for model_id, status in tracking.stray_models(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.delete_model, model_id))
     for file in tracking.stray_images():
         yield Finding(f"{file}: does not belong among a run's images and hides them", file.unlink)
+
+
+def _leftovers(home: Home, search: Search, records: list[Record]) -> Iterator[Finding]:
+    """Checkpoints that are not needed any more."""
     ended = {record.number for record in records if record.summary is not None}
     for folder in sorted((home.path / "checkpoints" / search.uid).glob("*")):
         if folder.name.isdigit() and int(folder.name) in ended:
@@ -203,7 +282,7 @@ def _leftovers(home: Home, search: Search, tracking: Tracking, records: list[Rec
                 yield Finding(f"{file}: left by an interrupted write", file.unlink)
 
 
-def _moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
+def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     """A home that lies elsewhere than when it was written: MLflow stores the places of artifacts absolute."""
     if not home.local_tracking:
         return

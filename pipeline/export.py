@@ -30,7 +30,7 @@ def plain_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
 WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     ".csv": lambda table: table.to_csv(index=False),
     ".md": lambda table: _filled(table).to_markdown(index=False, floatfmt=".6g") + "\n",
-    ".html": lambda table: _filled(table).to_html(index=False),
+    ".html": lambda table: _filled(table).to_html(index=False, float_format="{:.6g}".format),
     ".json": lambda table: json.dumps(plain_rows(table), indent=2) + "\n",
 }
 
@@ -45,7 +45,8 @@ def summary_table(records: Sequence[Record], direction: str) -> pd.DataFrame:
     Returns:
         Columns ``rank`` (from 1; empty for trials that are not complete), ``number``, ``state``, ``objective``, every
         ``val/…`` metric at the best epoch, the parameters that were searched, ``parameters`` and ``multiply_adds``,
-        ``best_epoch``, ``epochs``, ``duration_s`` (training alone), ``run_id``, ``started``.
+        ``best_epoch``, ``epochs``, ``duration_s`` (training alone), ``run_id``, ``started`` (ISO 8601
+        with the offset from UTC).
     """
     order = ranked(records, direction)
     rank = {record.number: place for place, record in enumerate(order, 1)}
@@ -87,7 +88,7 @@ def _row(record: Record, rank: int | None) -> dict[str, dict[str, Any]]:
             "epochs": summary.epochs if summary else None,
             "duration_s": summary.duration_s if summary else None,
             "run_id": summary.run_id if summary else None,
-            "started": record.started.isoformat(timespec="seconds"),
+            "started": record.started.astimezone().isoformat(timespec="seconds"),
         },
     }
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
 
 from pipeline.config import load_study_file
 from pipeline.export import summary_table
@@ -82,14 +84,32 @@ def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Pat
     return Study(name, where, load_search(where, name))
 
 
-def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> Any:
+def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:
     """A registered model as a torch module: degraded ``[N, 1, h, w]`` in, restored ``[N, 1, H, W]`` out.
+
+    It is in evaluation mode and stays so.
 
     Raises:
         NotFoundError: no such model or alias.
         TrackingError: its files are not those that were logged.
     """
-    return load_champion(_home(home, None), name, alias)
+    return _Exported(load_champion(_home(home, None), name, alias))
+
+
+class _Exported(nn.Module):
+    """An exported model as a module like any other: it takes `eval` and `train`, though its mode is fixed."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+
+    def train(self, mode: bool = True) -> _Exported:
+        self.training = mode
+        return self
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        return self.graph(degraded)
 
 
 def _home(home: str | Path | None, data_dir: str | Path | None) -> Home:

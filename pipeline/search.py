@@ -202,9 +202,10 @@ class Search:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return optuna.importance.get_param_importances(self._study, params=common)
+                found = optuna.importance.get_param_importances(self._study, params=common)
             except (RuntimeError, ValueError):  # all values equal
                 return {}
+        return {name.partition("@")[0]: share for name, share in found.items()}
 
     def _view(self, number: int, trials: list[FrozenTrial], sampler: Any) -> optuna.Study:
         """The study as trial ``number`` may see it. Hyperband hashes its name and the trial's number."""

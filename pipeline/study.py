@@ -32,7 +32,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import StudyConfig, StudyFile, TrialConfig, Value
 from pipeline.data import Dataset
 from pipeline.degrade import input_size
-from pipeline.doctor import examine
+from pipeline.doctor import examine, moved
 from pipeline.engine import Done, Engine
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted, StudyError
 from pipeline.evaluate import LARGEST_LINEAR, baseline_names, baseline_scores, judge_figures
@@ -44,10 +44,9 @@ from pipeline.prepare import prepare
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import OpenTrial, Record, Search, State, Summary, ranked
 from pipeline.sheet import contact_sheet
-from pipeline.tracking import DataInput, Tracking, open_tracking
+from pipeline.tracking import CONTACT_SHEET, DataInput, Tracking, judge_uid, open_tracking
 from pipeline.train import EpochResult, LegResult, build_model, history, run_leg
 
-CONTACT_SHEET = "contact-sheet.png"  # in the study's own run
 SHEET_TRIALS = 8  # the best ones are on it
 KEPT = 2  # checkpoints kept of a running trial beside its best
 
@@ -55,7 +54,15 @@ KEPT = 2  # checkpoints kept of a running trial beside its best
 class Reporter(Protocol):
     """Told what happens, as it happens; what the user sees is not the driver's affair."""
 
-    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None: ...
+    def begun(
+        self,
+        config: StudyConfig,
+        data: Dataset,
+        ended: int,
+        slots: int,
+        best: tuple[int, float] | None,
+        baselines: Mapping[str, Mapping[str, float]],
+    ) -> None: ...
     def baseline(self, name: str, metrics: dict[str, float]) -> None: ...
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
     def trial(self, number: int, state: State, value: float | None, reason: str, ended: int) -> None: ...
@@ -157,6 +164,8 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
             reporter.note(f"no baseline by the best linear map: images of more than {LARGEST_LINEAR:,} pixels")
         driver = _Driver(file, home, data, judge, device, search, tracking, reporter, stop)
         driver.tidy()
+        if search.told() > config.budget.trials:
+            reporter.note(f"{search.told()} trials have ended, more than the total of {config.budget.trials}: all stay")
         if driver.complete():
             return driver.outcome(0.0, 1)
         engine = engines.start(slots, options.cluster)
@@ -198,6 +207,10 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     uid = "train-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     with home.driver_lock(config.name), _signals() as stop:  # one process writes to an experiment
         tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
+        for finding in moved(home, tracking):
+            assert finding.repair is not None
+            finding.repair()
+            reporter.note(f"mended: {finding.text}")
         run = tracking.stored(f"{uid}-0")
         if run is None or run.status not in ("FINISHED", "FAILED"):
             judge = judge_of(data, home.judges, stop.is_set)
@@ -255,10 +268,11 @@ class _Driver:
                 self.reporter.note(f"mended: {finding.text}")
 
     def complete(self) -> bool:
-        """Whether nothing is missing: every trial told, every baseline there, the summary of all of them written."""
+        """Whether nothing is missing: every trial told, baselines and judge there, the summary of all written."""
         done, told = self.search.recall("baselines", {}), self.search.told()
         baselines = all(name in done for name in self._baselines())
-        return told >= self.total and baselines and self.search.recall("summarised") == told
+        judged = self.judge is None or self.search.recall("judge") == self.judge.sha256
+        return told >= self.total and baselines and judged and self.search.recall("summarised") == told
 
     def outcome(self, seconds: float, slots: int) -> Outcome:
         share = self.leg_seconds / (seconds * slots) if seconds else 0.0
@@ -273,11 +287,13 @@ class _Driver:
     def run(self, engine: Engine) -> Outcome:
         started = time.perf_counter()
         ended = self.search.told()
-        self.reporter.begun(self.config, self.data, ended, engine.slots)
+        order = ranked(self.search.records(), self.direction)
+        best = (order[0].number, order[0].value) if order and order[0].value is not None else None
+        known = self.search.recall("baselines", {}) if self.role == "trial" else {}
+        self.reporter.begun(self.config, self.data, ended, engine.slots, best, known)
         try:
             if self.role == "trial":
                 self._note_judge()
-                known = self.search.recall("baselines", {})
                 self.waiting += [f"baseline/{name}" for name in self._baselines() if name not in known]
             for record in self.search.records():
                 if record.state == "RUNNING":
@@ -494,7 +510,7 @@ class _Driver:
         """The reference classifier as a run of its own, once a study."""
         if self.judge is None or self.search.recall("judge") == self.judge.sha256:
             return
-        uid, params = f"{self.search.uid}-judge-{self.judge.sha256[:12]}", {"dataset": self.config.dataset}
+        uid, params = judge_uid(self.search.uid, self.judge.sha256), {"dataset": self.config.dataset}
         run_id = self.tracking.run(uid, "judge", self._tags("judge"), params, self.input, time.time())
         self.tracking.log_figures(run_id, judge_figures(self.judge, self.data, self.config.degrade))
         self.tracking.end(run_id, "COMPLETE")

@@ -70,6 +70,7 @@ from pipeline.train import EpochResult
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
+CONTACT_SHEET = "contact-sheet.png"  # in the study's own run
 STUDY_TAG = "study.name"  # of an experiment and of each of its runs
 DELETED = "deleted-"  # and its number, before the name of an experiment that is being deleted
 IMAGE = re.compile(r"[^+%]+([+%])step\1\d+\1timestamp\1\d+\1[0-9a-f-]+(\1compressed)?\.(png|webp)")
@@ -250,6 +251,11 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             return np.asarray(Image.open(self._client.download_artifacts(run_id, file, folder)).convert("L"))
 
+    @_patient
+    def has_panel(self, run_id: str, epoch: int) -> bool:
+        """Whether an epoch's panel is there."""
+        return self._panel_file(run_id, epoch) is not None
+
     def _panel_file(self, run_id: str, epoch: int) -> str | None:
         for entry in self._client.list_artifacts(run_id, "images"):
             # The store writes + or % between the parts of the name.
@@ -263,6 +269,11 @@ class Tracking:
         uri = self._client.get_run(run_id).info.artifact_uri
         path = Path(local_file_uri_to_path(uri)) / file
         return path if "://" not in uri.removeprefix("file://") and path.is_file() else None
+
+    @_patient
+    def has_file(self, run_id: str, file: str) -> bool:
+        """Whether a run has an artifact of this name on its first level."""
+        return any(entry.path == file for entry in self._client.list_artifacts(run_id))
 
     @_patient
     def log_text(self, run_id: str, text: str, file: str) -> None:
@@ -575,6 +586,11 @@ def _create_database(path: Path) -> None:
             made.rename(path)
 
 
+def judge_uid(study_uid: str, sha256: str) -> str:
+    """The ``trial.uid`` of the run that a study's judge has, by the judge's file."""
+    return f"{study_uid}-judge-{sha256[:12]}"
+
+
 def load_verified(model_id: str, manifest: Mapping[str, str]) -> Any:
     """A logged model as a torch module, loaded only if its files are the ones that were logged.
 
@@ -587,7 +603,13 @@ def load_verified(model_id: str, manifest: Mapping[str, str]) -> Any:
     """
     with tempfile.TemporaryDirectory() as temporary, _quiet():
         folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=temporary))
-        changed = differing(manifest, _manifest(folder))
+        there = _manifest(folder)
+        if manifest and not there.keys() & manifest.keys():
+            raise TrackingError(
+                f"model {model_id}: none of its files are where they were logged; if the home was moved, "
+                "`study doctor --repair` puts that right"
+            )
+        changed = differing(manifest, there)
         if changed:
             raise TrackingError(f"model {model_id}: {changed[0]} since the model was logged; it is not loaded")
         return mlflow.pytorch.load_model(str(folder))

@@ -276,7 +276,9 @@ def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], dev
 
 def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     """The learning rate over a trial of ``steps`` steps; ``lr`` is its peak. Momentum is left alone."""
-    return SCHEDULERS[config.lr_scheduler](optimizer, steps)
+    # An optimiser that sets its own steps takes the rate for its first one only, which no schedule may lower.
+    scheduled = applies("lr_scheduler", config.model_dump())
+    return SCHEDULERS[config.lr_scheduler if scheduled else "constant"](optimizer, steps)
 
 
 def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:

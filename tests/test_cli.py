@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -74,6 +75,46 @@ def test_the_default_home_is_all_that_a_working_directory_gains(tmp_path: Path) 
     assert "study show small\n" in done.stdout
     assert "--home" not in done.stdout
     assert_sound(Place(tmp_path / "mlruns", tmp_path / "small.toml"), 2)
+
+
+def in_a_terminal(*command: str) -> list[str]:
+    """What a terminal of 80 columns is given, without its colours."""
+    leader, follower = os.openpty()
+    with subprocess.Popen([STUDY, *command], stdout=follower, env={**os.environ, "COLUMNS": "80", "TERM": "xterm"}):
+        os.close(follower)
+        shown = b""
+        with contextlib.suppress(OSError):  # which is how the end of a terminal reads
+            while chunk := os.read(leader, 1 << 16):
+                shown += chunk
+    os.close(leader)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()
+
+
+def test_a_narrow_terminal_gets_what_was_searched_and_is_told_what_it_lacks(finished: Place) -> None:
+    lines = in_a_terminal("show", "small", "--home", str(finished.path))
+    heading = next(line.split() for line in lines if line.split()[:2] == ["rank", "trial"])
+    assert max(map(len, lines)) <= 80
+    assert {"psnr", "ssim", "bottleneck"} <= set(heading)
+    left = next(line for line in lines if line.startswith("no room for: "))
+    assert "sharpness" in left
+    assert "sharpness" not in heading
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(finished: Place) -> None:
+    command = shlex.join([str(STUDY), "list", "--json", "--home", str(finished.path)])
+    done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_single_trainings_have_no_table(place: Place) -> None:
+    chosen = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.optimizer=adam", "train.lr=1e-2")
+    flags = [part for override in chosen for part in ("--set", override)]
+    done = study("train", place.file, "--home", place.path, "--name", "alone", *flags)
+    assert done.code == 0, done.stderr
+    for command in (("show", "alone"), ("export", "alone", "-o", place.path / "table.csv")):
+        refused = study(*command, "--home", place.path)
+        assert (refused.code, refused.stderr.count("\n")) == (2, 1)
+        assert "alone has single trainings only" in refused.stderr
 
 
 def test_promote_answers_scripts_too(finished_copy: Place) -> None:

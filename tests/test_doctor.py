@@ -28,8 +28,10 @@ from studies_for_tests import (
     study,
 )
 
+from pipeline.config import load_study_file
 from pipeline.errors import Interrupted, NotFoundError
 from pipeline.registry import load_champion
+from pipeline.study import Options, train_one
 from pipeline.tracking import load_verified
 
 pytest_plugins = ["study_fixtures"]
@@ -142,6 +144,12 @@ def interrupted_write(place: Place) -> None:
     (folder / f"epoch-0001-{'0' * 64}.safetensors.4711.tmp").write_bytes(b"wei")
 
 
+def lost_picture(place: Place) -> None:
+    run = run_of(place, "COMPLETE")
+    for file in artifact(place, run, "images").glob(f"*step*{run.data.metrics['best_epoch']:.0f}*timestamp*"):
+        file.unlink()
+
+
 def several(place: Place) -> None:
     """One of nearly every kind at once; on different runs, as far as one would hide another."""
     for damage in (
@@ -183,6 +191,7 @@ FAULTS = {
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files gone": Fault(model_without_files, "the files of its model are not at"),
+    "a lost picture": Fault(lost_picture, "the picture of its best epoch is gone"),
     "a stray file among images": Fault(stray_image, "does not belong among a run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
     "checkpoints of no study": Fault(checkpoints_of_nobody, "checkpoints of a study that is not there"),
@@ -204,7 +213,8 @@ def test_what_is_amiss_is_found_mended_and_gone(finished: Place, finished_copy: 
     found = doctor(finished_copy)
     assert (found.code, len(found.lines)) == (1, fault.findings), found
     assert fault.says in found.stdout
-    assert found.stderr == f"error: {fault.findings} findings; `study doctor --repair` mends them\n"
+    counted = "1 finding" if fault.findings == 1 else f"{fault.findings} findings"
+    assert found.stderr == f"error: {counted}; `study doctor --repair` mends them\n"
     assert doctor(finished_copy).lines == found.lines  # looking changes nothing
 
     mended = doctor(finished_copy, "--repair")
@@ -231,8 +241,10 @@ def test_a_healthy_home_is_left_as_it_is(finished_copy: Place) -> None:
         assert contents() == before
 
 
-def test_a_home_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    study("doctor", "--home", str(tmp_path / "nowhere"))
+def test_a_home_that_is_not_there_is_not_made_and_not_well(tmp_path: Path) -> None:
+    done = study("doctor", "--home", str(tmp_path / "nowhere"))
+    assert (done.code, done.stdout) == (2, "")
+    assert "there is no home of studies" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,7 +289,7 @@ def test_a_lost_mlflow_database_is_made_again_from_what_optuna_has(finished: Pla
         assert made.data.metrics.get("objective") == lost.data.metrics.get("objective")
 
 
-@pytest.mark.parametrize("role", ["baseline", "study"])
+@pytest.mark.parametrize("role", ["baseline", "study", "judge"])
 def test_a_lost_run_beside_the_trials_is_made_again(finished: Place, finished_copy: Place, role: str) -> None:
     lost = finished_copy.runs(role)[0]
     finished_copy.client().delete_run(lost.info.run_id)
@@ -290,12 +302,76 @@ def test_a_lost_run_beside_the_trials_is_made_again(finished: Place, finished_co
     assert facts(finished_copy) == facts(finished)
 
 
+def test_a_lost_contact_sheet_is_made_again(finished: Place, finished_copy: Place) -> None:
+    (run,) = finished_copy.runs("study")
+    artifact(finished_copy, run, "contact-sheet.png").unlink()
+    assert "the contact sheet is gone" in doctor(finished_copy).stdout
+    assert doctor(finished_copy, "--repair").code == 0
+    finished_copy.run()
+    sheet = artifact(finished_copy, run, "contact-sheet.png")
+    assert sheet.read_bytes() == artifact(finished, run, "contact-sheet.png").read_bytes()
+
+
+# --- single trainings ---------------------------------------------------------------------------------------------
+
+
+def trained(place: Place) -> Run:
+    """A single training, in an experiment of its own."""
+    train_one(load_study_file(place.file, ALONE, "alone"), place.home, Options(device="cpu"), Recorder())
+    (run,) = place.runs("train", "alone")
+    return run
+
+
+ALONE = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.optimizer=adam", "train.lr=1e-2")
+
+
+def test_a_damaged_model_of_a_single_training_is_found_and_made_again(place: Place) -> None:
+    run = trained(place)
+    folder = Path(urlparse(place.client().get_logged_model(run.data.tags["model.id"]).artifact_location).path)
+    flip(next(folder.rglob("*.pt2")))
+    assert f"run {run.info.run_name}: its model's " in doctor(place).stdout
+    assert doctor(place, "--repair").code == 0
+    assert doctor(place).lines == [f"{place.path}: {WELL}"]
+    again = trained(place)
+    assert again.info.run_id == run.info.run_id
+    assert again.data.metrics["objective"] == run.data.metrics["objective"]
+    assert study("evaluate", run.info.run_id, "--home", place.path).code == 0
+    assert doctor(place).lines == [f"{place.path}: {WELL}"]
+
+
+def test_a_moved_home_of_single_trainings_is_mended_by_doctor_and_by_the_next_training(place: Place) -> None:
+    run = trained(place)
+    for name, mend in (("once", lambda moved: doctor(moved, "--repair")), ("twice", trained)):
+        moved = Place(place.path.with_name(name), place.file)
+        place.path.rename(moved.path)
+        assert "the home was moved" in doctor(moved).stdout
+        mend(moved)
+        assert doctor(moved).lines == [f"{moved.path}: {WELL}"]
+        assert study("evaluate", run.info.run_id, "--home", moved.path).code == 0
+        assert not place.path.exists()
+        place = moved
+
+
+def test_a_training_in_a_moved_home_leaves_nothing_at_the_old_place(finished_copy: Place) -> None:
+    moved = Place(finished_copy.path.with_name("moved"), finished_copy.file)
+    finished_copy.path.rename(moved.path)
+    reporter = Recorder()
+    train_one(load_study_file(moved.file, ALONE), moved.home, Options(device="cpu"), reporter)
+    assert any("the home was moved" in text for (text,) in reporter.kind("note"))
+    assert not finished_copy.path.exists()
+    assert doctor(moved).lines == [f"{moved.path}: {WELL}"]
+
+
+# --- what is gone is made again -----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     "state", ["COMPLETE", *(pytest.param(state, marks=pytest.mark.slow) for state in ("PRUNED", "FAIL"))]
 )
 def test_a_lost_run_is_made_again_from_what_optuna_has(finished: Place, finished_copy: Place, state: str) -> None:
-    """What MLflow alone had is lost: the panels, and of epochs other than the best all but the objective."""
+    """What MLflow alone had is lost: of epochs other than the best the panel, and all figures but the objective."""
     lost = run_of(finished_copy, state)
+    best = [drawn for drawn in panels(finished, lost) if drawn[0] == lost.data.metrics["best_epoch"]]
     number = int(lost.data.tags["trial.number"])
     finished_copy.client().delete_run(lost.info.run_id)
 
@@ -315,7 +391,7 @@ def test_a_lost_run_is_made_again_from_what_optuna_has(finished: Place, finished
     assert made.info.start_time == pytest.approx(lost.info.start_time, abs=60_000)
     assert made.data.params == lost.data.params
     assert made.data.metrics.get("objective") == lost.data.metrics.get("objective")
-    assert panels(finished_copy, made) == []
+    assert panels(finished_copy, made) == (best if state == "COMPLETE" else [])
     owners = sorted(model.source_run_id for model in models(finished_copy))
     complete = [run for run in finished_copy.runs("trial") if run.data.tags["trial.state"] == "COMPLETE"]
     assert owners == sorted(run.info.run_id for run in complete)

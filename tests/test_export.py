@@ -97,6 +97,12 @@ def test_every_format_is_read_back(suffix: str, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == [file.name]
 
 
+@pytest.mark.parametrize("suffix", [".md", ".html"])
+def test_tables_for_people_have_six_digits_of_small_numbers_too(suffix: str, tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"weight_decay": [1.1621474e-07, None], "run_id": ["a", "b"]}), tmp_path / f"t{suffix}")
+    assert "1.16215e-07" in (tmp_path / f"t{suffix}").read_text()
+
+
 def test_an_older_file_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("old\n" * 1000)

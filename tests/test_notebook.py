@@ -31,7 +31,8 @@ def test_a_study_is_run_looked_at_and_its_champion_used(place: Place, capsys: py
     from pipeline.registry import promote
 
     promote(place.home, "small", force=True)
-    restore = pipeline.load_model("small", home=place.path)
+    restore = pipeline.load_model("small", home=place.path).eval()
+    assert not restore.training
     degraded = torch.rand(5, 1, 4, 4)
     with torch.inference_mode():
         restored = restore(degraded)

@@ -20,7 +20,7 @@ AWKWARD = "RuntimeError in epoch 2: [enforce fail at alloc_cpu.cpp:117] no memor
 
 
 def tell(reporter: Any, config: Any, data: Any) -> None:
-    reporter.begun(config, data, 1, 2)
+    reporter.begun(config, data, 1, 2, (0, 16.5), {"degraded": {"val/psnr": 9.5}})
     reporter.baseline("linear", {"val/psnr": 14.25})
     for epoch in (1, 2):
         reporter.epoch(3, epoch, 10, METRICS)
@@ -39,11 +39,13 @@ def known(tiny_study: Path, tmp_path: Path) -> tuple[Any, Any]:
 def test_plain_lines_are_an_event_each_and_say_all(known: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
     tell(PlainLines(), *known)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line, words in zip(
         lines[1:],
         [
             ("1 of 3 trials ended", "at a time: 2"),
+            ("baseline degraded", "psnr 9.5"),
+            ("best so far: trial 0", "psnr 16.5"),
             ("baseline linear", "psnr 14.25"),
             ("trial    3", "epoch 1/10", "loss 0.25", "psnr 17.12"),
             ("trial    3", "epoch 2/10"),
@@ -63,9 +65,27 @@ def test_the_live_table_says_it_too(known: tuple[Any, Any]) -> None:
     with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
         tell(live, *known)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
-    for words in ("tiny", "COMPLETE", "psnr 17.12", "PRUNED", "FAIL", "best so far: trial 3", "linear 14.25"):
+    for words in (
+        "tiny",
+        "COMPLETE",
+        "psnr 17.12",
+        "PRUNED",
+        "FAIL",
+        "best so far: trial 3",
+        "degraded 9.5, linear 14.25",
+    ):
         assert words in text
     assert text.count(AWKWARD) == 2
+
+
+def test_the_live_table_of_a_resumed_study_begins_with_its_best(known: tuple[Any, Any]) -> None:
+    screen = io.StringIO()
+    with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
+        live.begun(*known, 1, 2, (0, 16.5), {"degraded": {"val/psnr": 9.5}})
+        live.trial(1, "COMPLETE", 15.0, "", 2)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "best so far: trial 0, psnr 16.5" in text
+    assert "degraded 9.5" in text
 
 
 @pytest.mark.parametrize(

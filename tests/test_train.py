@@ -23,7 +23,7 @@ from pipeline import checkpoint as checkpoints
 from pipeline import evaluate, numerics, train
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import TrialConfig
-from pipeline.config.choices import LAYER_TYPES, LOSSES
+from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
 from pipeline.data import LOADERS, Split, load
 from pipeline.errors import CheckpointError, DataError
 from pipeline.files import write_atomically
@@ -232,6 +232,20 @@ def test_optimizers_take_their_settings(settings: dict[str, Any], expected: dict
     weights = torch.nn.Parameter(torch.zeros(2))
     [group] = train.build_optimizer(tiny.trial(**settings).train, iter([weights]), "cpu").param_groups
     assert {key: group[key] for key in expected} == expected
+
+
+def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data: Path, tmp_path: Path) -> None:
+    """Rprop looks at the rate once, before its first step, where one_cycle would have it at a 25th."""
+    legs = [
+        run_leg(tiny.trial(optimizer="rprop", lr_scheduler=name, batch_size=96), None, tiny_data, tmp_path)
+        for name in SCHEDULERS
+    ]
+    assert len({figures(leg)["train/loss"] for leg in legs}) == 1
+    trial = tiny.trial(optimizer="rprop", lr_scheduler="one_cycle")
+    optimizer = train.build_optimizer(trial.train, iter([torch.nn.Parameter(torch.zeros(2))]), "cpu")
+    train.build_scheduler(trial.train, optimizer, 10)
+    assert optimizer.param_groups[0]["lr"] == trial.train.lr
+    assert "lr_scheduler" not in trial.params()
 
 
 def test_bfloat16_computes_otherwise_and_auto_means_float32_on_the_cpu(tiny_data: Path, tmp_path: Path) -> None:

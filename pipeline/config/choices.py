@@ -43,9 +43,9 @@ OPTIMIZERS = {
     "adadelta": "Adadelta",
     "rmsprop": "RMSprop",
     "sgd": "SGD",
-    "asgd": "ASGD",
+    "asgd": "ASGD",  # torch begins to average after a million steps, so here it is SGD with a rate that decays
     "adafactor": "Adafactor",
-    "rprop": "Rprop",  # goes by the gradient's sign alone, so it wants batches near the whole training set
+    "rprop": "Rprop",  # goes by the gradient's sign, so wants batches near the whole training set; lr is its first step
 }
 
 # Alone or as a sum with weights, "bce + 0.2 ssim": see `losses`.
@@ -85,6 +85,7 @@ APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "smoothing": ("optimizer", ("rmsprop",)),
     "rho": ("optimizer", ("adadelta",)),
     "weight_decay": ("optimizer", tuple(name for name in OPTIMIZERS if name != "rprop")),
+    "lr_scheduler": ("optimizer", tuple(name for name in OPTIMIZERS if name != "rprop")),
     "delta": ("loss", ("smooth_l1", "huber")),  # anywhere in a sum
 }
 
