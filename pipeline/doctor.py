@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from pipeline.config import check_name
 from pipeline.data import load
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.evaluate import panel, without_gradients
@@ -65,6 +66,7 @@ def examine_home(home: Home, note: Callable[[str], None]) -> Iterator[tuple[str,
     studies = study_names(home)
     for name in sorted({*studies, *experiment_names(home)}):
         try:
+            check_name(name, "MLflow's experiment")  # a store may be anybody's, and the name becomes a lock's path
             with home.driver_lock(name):
                 examined = _examine_study(home, name, note) if name in studies else _examine_trainings(home, name)
                 for finding in examined:
@@ -237,7 +239,8 @@ def _beside_the_trials(search: Search, tracking: Tracking) -> Iterator[Finding]:
         yield Finding(text, partial(search.remember, "judge", None))
     if search.recall("summarised") is not None:
         run_id = tracking.find(f"{search.uid}-study")
-        if run_id is None or not tracking.has_file(run_id, CONTACT_SHEET):
+        drawn = any(record.state == "COMPLETE" for record in search.records())
+        if run_id is None or (drawn and not tracking.has_file(run_id, CONTACT_SHEET)):
             what = "the study's own run" if run_id is None else "the contact sheet"
             text = f"{what} is gone; the next `study run` makes it again"
             yield Finding(text, partial(search.remember, "summarised", None))

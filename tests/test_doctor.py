@@ -339,6 +339,14 @@ def test_a_damaged_model_of_a_single_training_is_found_and_made_again(place: Pla
     assert doctor(place).lines == [f"{place.path}: {WELL}"]
 
 
+def test_an_experiment_whose_name_is_a_path_is_left_alone(finished_copy: Place) -> None:
+    finished_copy.client().create_experiment("any", tags={"study.name": "../../elsewhere"})
+    done = doctor(finished_copy, "--repair")
+    assert (done.code, len(done.lines)) == (1, 1)
+    assert "'../../elsewhere' is not allowed" in done.stdout
+    assert not list(finished_copy.path.parent.rglob("elsewhere*"))
+
+
 def test_a_moved_home_of_single_trainings_is_mended_by_doctor_and_by_the_next_training(place: Place) -> None:
     run = trained(place)
     for name, mend in (("once", lambda moved: doctor(moved, "--repair")), ("twice", trained)):
