@@ -281,7 +281,7 @@ def test_a_lost_mlflow_database_is_made_again_from_what_optuna_has(finished: Pla
     assert study(*finished_copy.arguments("--workers", "0")).code == 0
     assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
     roles = [run.data.tags["study.role"] for run in finished_copy.runs()]
-    assert sorted(roles) == ["baseline", "baseline", "study", *["trial"] * TRIALS]
+    assert sorted(roles) == ["baseline", "baseline", "judge", "study", *["trial"] * TRIALS]
     assert finished_copy.search().recall("baselines") == finished.search().recall("baselines")
     for made, lost in zip(finished_copy.runs("trial"), finished.runs("trial"), strict=True):
         assert made.data.params == lost.data.params
