@@ -226,10 +226,14 @@ def test_a_signal_that_the_program_answers_ends_the_task_under_way(which: signal
 
 
 def test_without_handlers_of_the_program_s_own_ctrl_c_is_what_it_always_was() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
     engine = engines.start(0, None)
     engine.submit("long", tasks.signal_and_sleep, signal.SIGINT, 60.0)
-    with pytest.raises(KeyboardInterrupt):
-        engine.wait(0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine.wait(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_in_another_thread_tasks_run_as_well() -> None:
