@@ -102,7 +102,7 @@ def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) 
     for record in records:
         if record.summary is not None:
             yield from _ended_trial(record, by_id.get(record.summary.run_id), search, tracking, finisher)
-    yield from _beside_the_trials(search, tracking)
+    yield from _beside_the_trials(search, tracking, records)
     yield from _trainings(tracking)
     yield from _strays(tracking)
     yield from _leftovers(home, search, records)
@@ -222,7 +222,7 @@ def _rebuild(record: Record, search: Search, tracking: Tracking, finisher: Finis
         finish()
 
 
-def _beside_the_trials(search: Search, tracking: Tracking) -> Iterator[Finding]:
+def _beside_the_trials(search: Search, tracking: Tracking, records: list[Record]) -> Iterator[Finding]:
     """Runs of other roles that are known to have been made and are gone.
 
     What made them is forgotten by the repair, so that the next `run` of the study makes them again.
@@ -239,7 +239,7 @@ def _beside_the_trials(search: Search, tracking: Tracking) -> Iterator[Finding]:
         yield Finding(text, partial(search.remember, "judge", None))
     if search.recall("summarised") is not None:
         run_id = tracking.find(f"{search.uid}-study")
-        drawn = any(record.state == "COMPLETE" for record in search.records())
+        drawn = any(record.state == "COMPLETE" for record in records)
         if run_id is None or (drawn and not tracking.has_file(run_id, CONTACT_SHEET)):
             what = "the study's own run" if run_id is None else "the contact sheet"
             text = f"{what} is gone; the next `study run` makes it again"

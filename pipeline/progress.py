@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,26 +28,17 @@ def figure(value: float | None, digits: int = 4) -> str:
 class PlainLines:
     """One line an event; for logs, pipes and notebooks."""
 
-    def begun(
-        self,
-        config: StudyConfig,
-        data: Dataset,
-        ended: int,
-        slots: int,
-        best: tuple[int, float] | None,
-        baselines: Mapping[str, Mapping[str, float]],
-    ) -> None:
+    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None:
         self._metric, self._total = config.objective.metric, config.budget.trials
         sizes = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
         print(f"study {config.name}: {config.degrade.kind} on {data.name} ({sizes})")
         state = f"{ended} of {self._total} trials ended" if ended else f"trials: {self._total}"
         print(f"{state}, epochs each: {config.budget.epochs}, at a time: {slots}", flush=True)
-        for name, metrics in baselines.items():
-            self.baseline(name, metrics)
-        if best is not None:
-            print(f"best so far: trial {best[0]}, {self._metric} {figure(best[1])}", flush=True)
 
-    def baseline(self, name: str, metrics: Mapping[str, float]) -> None:
+    def best(self, number: int, value: float) -> None:
+        print(f"best so far: trial {number}, {self._metric} {figure(value)}", flush=True)
+
+    def baseline(self, name: str, metrics: dict[str, float]) -> None:
         print(f"baseline {name}: {self._metric} {figure(metrics[f'val/{self._metric}'])}", flush=True)
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
@@ -99,26 +89,20 @@ class LiveTable:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def begun(
-        self,
-        config: StudyConfig,
-        data: Dataset,
-        ended: int,
-        slots: int,
-        best: tuple[int, float] | None,
-        baselines: Mapping[str, Mapping[str, float]],
-    ) -> None:
+    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None:
         self._metric, self._higher = config.objective.metric, config.objective.direction == "maximize"
         sizes = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
         self._console.print(
             f"[bold]{config.name}[/]: {config.degrade.kind} on {escape(data.name)} ({sizes}), {slots} at a time"
         )
         self._task = self._bar.add_task("trials", total=config.budget.trials, completed=ended)
-        self._baselines = {name: metrics[f"val/{self._metric}"] for name, metrics in baselines.items()}
-        self._best = best
         self._draw()
 
-    def baseline(self, name: str, metrics: Mapping[str, float]) -> None:
+    def best(self, number: int, value: float) -> None:
+        self._best = (number, value)
+        self._draw()
+
+    def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._baselines[name] = metrics[f"val/{self._metric}"]
         self._draw()
 

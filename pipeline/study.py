@@ -32,7 +32,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.config import StudyConfig, StudyFile, TrialConfig, Value
 from pipeline.data import Dataset
 from pipeline.degrade import input_size
-from pipeline.doctor import examine, moved
+from pipeline.doctor import Finding, examine, moved
 from pipeline.engine import Done, Engine
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted, StudyError
 from pipeline.evaluate import LARGEST_LINEAR, baseline_names, baseline_scores, judge_figures
@@ -54,15 +54,8 @@ KEPT = 2  # checkpoints kept of a running trial beside its best
 class Reporter(Protocol):
     """Told what happens, as it happens; what the user sees is not the driver's affair."""
 
-    def begun(
-        self,
-        config: StudyConfig,
-        data: Dataset,
-        ended: int,
-        slots: int,
-        best: tuple[int, float] | None,
-        baselines: Mapping[str, Mapping[str, float]],
-    ) -> None: ...
+    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None: ...
+    def best(self, number: int, value: float) -> None: ...
     def baseline(self, name: str, metrics: dict[str, float]) -> None: ...
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
     def trial(self, number: int, state: State, value: float | None, reason: str, ended: int) -> None: ...
@@ -207,10 +200,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     uid = "train-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
     with home.driver_lock(config.name), _signals() as stop:  # one process writes to an experiment
         tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
-        for finding in moved(home, tracking):
-            assert finding.repair is not None
-            finding.repair()
-            reporter.note(f"mended: {finding.text}")
+        _mend(moved(home, tracking), reporter, stop)
         run = tracking.stored(f"{uid}-0")
         if run is None or run.status not in ("FINISHED", "FAILED"):
             judge = judge_of(data, home.judges, stop.is_set)
@@ -260,12 +250,7 @@ class _Driver:
 
     def tidy(self) -> None:
         """Mend what a killed process left half done, before anything new is begun."""
-        for finding in examine(self.home, self.search, self.tracking, self.finisher):
-            if self.stop.is_set():
-                raise Interrupted("the same command goes on with the study")
-            if finding.repair is not None:
-                finding.repair()
-                self.reporter.note(f"mended: {finding.text}")
+        _mend(examine(self.home, self.search, self.tracking, self.finisher), self.reporter, self.stop)
 
     def complete(self) -> bool:
         """Whether nothing is missing: every trial told, baselines and judge there, the summary of all written."""
@@ -287,15 +272,19 @@ class _Driver:
     def run(self, engine: Engine) -> Outcome:
         started = time.perf_counter()
         ended = self.search.told()
-        order = ranked(self.search.records(), self.direction)
-        best = (order[0].number, order[0].value) if order and order[0].value is not None else None
-        known = self.search.recall("baselines", {}) if self.role == "trial" else {}
-        self.reporter.begun(self.config, self.data, ended, engine.slots, best, known)
+        self.reporter.begun(self.config, self.data, ended, engine.slots)
+        records = self.search.records()
+        for record in ranked(records, self.direction)[:1]:
+            assert record.value is not None, "ranked trials are complete"
+            self.reporter.best(record.number, record.value)
         try:
             if self.role == "trial":
                 self._note_judge()
+                known = self.search.recall("baselines", {})
+                for name, metrics in known.items():
+                    self.reporter.baseline(name, metrics)
                 self.waiting += [f"baseline/{name}" for name in self._baselines() if name not in known]
-            for record in self.search.records():
+            for record in records:
                 if record.state == "RUNNING":
                     self._start(self.search.reopen(record.number), again=True)
             self._fill()
@@ -612,6 +601,16 @@ def _explained(what: str, error: Exception) -> StudyError:
     explained = StudyError(f"{reason}; when that is mended the same command goes on")
     explained.__cause__ = error
     return explained
+
+
+def _mend(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event) -> None:
+    """Repair what can be repaired, each finding before the next is asked for."""
+    for finding in findings:
+        if stop.is_set():
+            raise Interrupted("the same command goes on with the study")
+        if finding.repair is not None:
+            finding.repair()
+            reporter.note(f"mended: {finding.text}")
 
 
 @contextmanager

@@ -85,8 +85,11 @@ class Recorder:
         self.events.append(event)
         self._act(event)
 
-    def begun(self, config: Any, data: Any, ended: int, slots: int, best: Any, baselines: Any) -> None:  # noqa: ARG002
-        self._note("begun", ended, slots, best, sorted(baselines))
+    def begun(self, config: Any, data: Any, ended: int, slots: int) -> None:  # noqa: ARG002
+        self._note("begun", ended, slots)
+
+    def best(self, number: int, value: float) -> None:
+        self._note("best", number, value)
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._note("baseline", name, metrics)

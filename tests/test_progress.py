@@ -20,7 +20,9 @@ AWKWARD = "RuntimeError in epoch 2: [enforce fail at alloc_cpu.cpp:117] no memor
 
 
 def tell(reporter: Any, config: Any, data: Any) -> None:
-    reporter.begun(config, data, 1, 2, (0, 16.5), {"degraded": {"val/psnr": 9.5}})
+    reporter.begun(config, data, 1, 2)
+    reporter.baseline("degraded", {"val/psnr": 9.5})
+    reporter.best(0, 16.5)
     reporter.baseline("linear", {"val/psnr": 14.25})
     for epoch in (1, 2):
         reporter.epoch(3, epoch, 10, METRICS)
@@ -81,7 +83,9 @@ def test_the_live_table_says_it_too(known: tuple[Any, Any]) -> None:
 def test_the_live_table_of_a_resumed_study_begins_with_its_best(known: tuple[Any, Any]) -> None:
     screen = io.StringIO()
     with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
-        live.begun(*known, 1, 2, (0, 16.5), {"degraded": {"val/psnr": 9.5}})
+        live.begun(*known, 1, 2)
+        live.baseline("degraded", {"val/psnr": 9.5})
+        live.best(0, 16.5)
         live.trial(1, "COMPLETE", 15.0, "", 2)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "best so far: trial 0, psnr 16.5" in text

@@ -88,7 +88,7 @@ def test_a_trial_s_value_is_its_best_epoch_s(finished: Place) -> None:
 def test_every_epoch_is_reported_as_it_comes(place: Place) -> None:
     outcome, told = place.run(trials=2)
     assert [event[0] for event in told.events[:3]] == ["begun", "baseline", "baseline"]
-    assert told.kind("begun") == [(0, 1, None, [])]
+    assert told.kind("begun") == [(0, 1)]
     assert [name for name, _ in told.kind("baseline")] == ["bicubic", "linear"]
     epochs = [event[:3] for event in told.kind("epoch")]
     assert epochs == [(1, epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)]

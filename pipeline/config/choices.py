@@ -68,6 +68,8 @@ OBJECTIVES = {
 # Pixel losses themselves: they favour the trials trained on them or on their like. ssim favours those trained on ssim.
 LOSS_OBJECTIVES = ("bce", "mse", "l1")
 
+ALL_BUT_RPROP = tuple(name for name in OPTIMIZERS if name != "rprop")
+
 # Keys that mean something only where another key has one of these values. Elsewhere they are neither searched nor
 # recorded, so that fixing or narrowing the other key stays an edit of one line.
 APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -84,8 +86,8 @@ APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "nesterov": ("optimizer", ("sgd",)),
     "smoothing": ("optimizer", ("rmsprop",)),
     "rho": ("optimizer", ("adadelta",)),
-    "weight_decay": ("optimizer", tuple(name for name in OPTIMIZERS if name != "rprop")),
-    "lr_scheduler": ("optimizer", tuple(name for name in OPTIMIZERS if name != "rprop")),
+    "weight_decay": ("optimizer", ALL_BUT_RPROP),
+    "lr_scheduler": ("optimizer", ALL_BUT_RPROP),
     "delta": ("loss", ("smooth_l1", "huber")),  # anywhere in a sum
 }
 
