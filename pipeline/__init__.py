@@ -7,14 +7,14 @@ first used.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.notebook import load_model, load_study, run
+    from pipeline.api import load_model, load_study, run
 
 __all__ = ["load_model", "load_study", "run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from pipeline import notebook
+        from pipeline import api
 
-        return getattr(notebook, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

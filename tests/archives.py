@@ -18,7 +18,7 @@ from threading import Thread
 
 import numpy as np
 
-from pipeline.data import CATALOGUE, Entry
+from pipeline.config.catalogue import CATALOGUE, Entry
 
 PUBLISHED = [name for name, entry in CATALOGUE.items() if entry.files]
 TRAIN, TEST = 130, 30

@@ -10,7 +10,7 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-CHECKED = ("data", "degrade", "evaluate", "judge", "model", "numerics", "train")
+CHECKED = ("data", "epoch", "evaluation", "training")
 
 with install_import_hook([f"pipeline.{name}" for name in CHECKED], "beartype.beartype"):
     import tiny

@@ -44,7 +44,7 @@ def command(request: dict[str, Any]) -> None:
     if request["kill_before"]:
         kill_before(*request["kill_before"])
 
-    from pipeline.cli import main
+    from pipeline.cli.app import main
 
     code = 1
     try:
@@ -62,9 +62,9 @@ def answer(**what: Any) -> None:
 
 
 def main() -> None:
-    import pipeline.notebook  # and with it everything else; not above, where Dask's workers would import it too
+    import pipeline.api
 
-    assert pipeline.notebook
+    assert pipeline.api
     assert threading.active_count() == 1, "a process with threads must not be forked"
     answer(ready=True)
     for line in sys.stdin:

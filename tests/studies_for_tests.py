@@ -28,9 +28,9 @@ from PIL import Image
 
 from pipeline.config import load_study_file
 from pipeline.home import Home, open_home
-from pipeline.search import Search, load_search
-from pipeline.study import Options, Outcome, run_study
-from pipeline.tracking import connect
+from pipeline.search.ask_tell import Search, load_search
+from pipeline.study.driver import Options, Outcome, run_study
+from pipeline.tracking.store import connect
 
 STUDY = Path(sys.executable).with_name("study")  # the command as it is installed
 TRIALS, EPOCHS = 6, 3
@@ -393,7 +393,7 @@ class Printed:
 
 def study(*arguments: str) -> Printed:
     """Call the command line in this process."""
-    from pipeline.cli import app
+    from pipeline.cli.app import app
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -13,9 +13,9 @@ import pytest
 from studies_for_tests import Launcher, Place, copied, new_place
 
 from pipeline.data import load
+from pipeline.evaluation.judge import judge_of
 from pipeline.home import open_home
-from pipeline.judge import judge_of
-from pipeline.tracking import connect
+from pipeline.tracking.store import connect
 
 
 @pytest.fixture(scope="session")

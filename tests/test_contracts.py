@@ -14,8 +14,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from pipeline import checkpoint as checkpoints
-from pipeline import data, degrade, model, train
+from pipeline import data, epoch
 from pipeline.config import Degrade, TrialConfig
 from pipeline.config.choices import (
     ACTIVATIONS,
@@ -29,10 +28,15 @@ from pipeline.config.choices import (
     SCHEDULERS,
 )
 from pipeline.config.space import FIELDS
-from pipeline.config.study import DATASETS
-from pipeline.evaluate import fixed_batches
-from pipeline.judge import judge_of
-from pipeline.numerics import to_float
+from pipeline.config.study_file import DATASETS
+from pipeline.data import degrade
+from pipeline.data.sets import to_float
+from pipeline.evaluation.batches import fixed_batches
+from pipeline.evaluation.judge import judge_of
+from pipeline.training import checkpoint as checkpoints
+from pipeline.training import model, optimizers, schedules
+from pipeline.training.losses import LOSSES as LOSS_FUNCTIONS
+from pipeline.training.losses import loss_value
 
 TABLES = {
     "activation": ACTIVATIONS,
@@ -93,11 +97,11 @@ def trial(request: pytest.FixtureRequest, tiny_data: Path) -> TrialConfig:  # no
 
 
 def test_two_legs_train_and_the_second_resumes_to_the_bit(trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    first = train.run_leg(trial, None, tiny_data, tmp_path)
+    first = epoch.run_leg(trial, None, tiny_data, tmp_path)
     assert first.failure is None
-    second = train.run_leg(trial, first.checkpoint, tiny_data, tmp_path)
+    second = epoch.run_leg(trial, first.checkpoint, tiny_data, tmp_path)
     assert second.failure is None
-    assert tiny.trace(train.run_leg(trial, first.checkpoint, tiny_data, tmp_path / "again")) == tiny.trace(second)
+    assert tiny.trace(epoch.run_leg(trial, first.checkpoint, tiny_data, tmp_path / "again")) == tiny.trace(second)
     assert tiny.trace(second) != tiny.trace(first)
 
     assert first.epoch is not None
@@ -115,14 +119,14 @@ def test_two_legs_train_and_the_second_resumes_to_the_bit(trial: TrialConfig, ti
 
 def test_training_moves_every_weight_and_lowers_the_loss_on_one_batch(trial: TrialConfig, tiny_data: Path) -> None:
     seen = data.load(tiny.NAME, tiny_data)
-    autoencoder = train.build_model(trial, seen)
+    autoencoder = epoch.build_model(trial, seen)
     before = {name: weights.clone() for name, weights in autoencoder.named_parameters()}
-    optimizer = train.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+    optimizer = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
     clean = to_float(seen.train.images[:32])
     degraded = degrade.degrade(clean, trial.degrade, torch.Generator().manual_seed(0))
     losses = []
     for _ in range(40):
-        loss = train.loss_value(autoencoder(degraded), clean, trial.train)
+        loss = loss_value(autoencoder(degraded), clean, trial.train)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -136,9 +140,9 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
     trial: TrialConfig, tiny_data: Path, tmp_path: Path
 ) -> None:
     seen = data.load(tiny.NAME, tiny_data)
-    leg = train.run_leg(trial, None, tiny_data, tmp_path)
+    leg = epoch.run_leg(trial, None, tiny_data, tmp_path)
     assert leg.checkpoint is not None
-    restorer = train.trained_restorer(trial, seen, leg.checkpoint)
+    restorer = epoch.trained_restorer(trial, seen, leg.checkpoint)
     for degraded, clean in fixed_batches(seen.val, trial.degrade, "val"):
         assert tuple(degraded.shape[-2:]) == degrade.input_size(seen.image_size, trial.degrade)
         restored = restorer(degraded)
@@ -153,8 +157,8 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
 def test_learning_rate_peaks_at_lr_and_momentum_is_left_alone(scheduler: str, optimizer: str) -> None:
     settings = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, lr=0.03, momentum=0.7, beta1=0.8).train
     weight = nn.Parameter(torch.ones(3))
-    stepped = train.build_optimizer(settings, iter([weight]), "cpu")
-    schedule = train.build_scheduler(settings, stepped, 50)
+    stepped = optimizers.build_optimizer(settings, iter([weight]), "cpu")
+    schedule = schedules.build_scheduler(settings, stepped, 50)
     [group] = stepped.param_groups
     rates, momenta = [], set()
     for _ in range(50):
@@ -185,14 +189,14 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
     clean = to_float(seen.train.images[:32])
 
     def parts() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
-        autoencoder = train.build_model(trial, seen)
-        stepped = train.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
-        return autoencoder, stepped, train.build_scheduler(trial.train, stepped, 9)
+        autoencoder = epoch.build_model(trial, seen)
+        stepped = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+        return autoencoder, stepped, schedules.build_scheduler(trial.train, stepped, 9)
 
     def go(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
         for _ in range(steps):
             stepped.zero_grad()
-            train.LOSSES["bce"](autoencoder(clean), clean, trial.train).backward()
+            LOSS_FUNCTIONS["bce"](autoencoder(clean), clean, trial.train).backward()
             stepped.step()
             schedule.step()
         return [*(value.tolist() for value in autoencoder.state_dict().values()), schedule.get_last_lr()]
@@ -210,8 +214,8 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
 @pytest.mark.parametrize(
     ("offered", "implemented"),
     [
-        (set(LOSSES), set(train.LOSSES)),
-        (set(SCHEDULERS), set(train.SCHEDULERS)),
+        (set(LOSSES), set(LOSS_FUNCTIONS)),
+        (set(SCHEDULERS), set(schedules.SCHEDULERS)),
         (set(LAYER_TYPES), set(model.LAYER_TYPES)),
         ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATIONS)),
         (set(DATASETS), set(data.LOADERS) - {tiny.NAME}),
@@ -239,7 +243,7 @@ def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str,
 
 def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     judge = judge_of(data.load(tiny.NAME, tiny_data), tmp_path / "judges")
-    leg = train.run_leg(tiny_trial, None, tiny_data, tmp_path, judge)
+    leg = epoch.run_leg(tiny_trial, None, tiny_data, tmp_path, judge)
     assert leg.epoch is not None
     assert {f"val/{name}" for name in OBJECTIVES} <= leg.epoch.metrics.keys()
     assert set(OBJECTIVES.values()) == {"maximize", "minimize"}

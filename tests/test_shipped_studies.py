@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.config import load_study_file
 from pipeline.data import load
-from pipeline.degrade import input_size
-from pipeline.search import check
+from pipeline.data.degrade import input_size
+from pipeline.search.samplers import check
 
 FOLDER = Path(__file__).parents[1] / "studies"
 FILES = sorted(FOLDER.glob("*.toml"))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline import checkpoint as checkpoints
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
+from pipeline.config.results import LegResult
 from pipeline.data import LOADERS, Loaded, Split
-from pipeline.train import LegResult
+from pipeline.training import checkpoint as checkpoints
 
 NAME = "tiny"
 SIDE = 16

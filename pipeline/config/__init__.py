@@ -4,7 +4,7 @@ Comes in: TOML text and ``--set`` overrides. Goes out: frozen, validated objects
 """
 
 from pipeline.config.space import Choices, Fixed, Range, Space, Split, Value
-from pipeline.config.study import StudyConfig, StudyFile, check_name, load_study_file
+from pipeline.config.study_file import StudyConfig, StudyFile, check_name, load_study_file
 from pipeline.config.trial import Degrade, Downscale, ModelConfig, TrainConfig, TrialConfig
 
 __all__ = [

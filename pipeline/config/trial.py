@@ -12,15 +12,9 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.choices import (
-    ACTIVATIONS,
-    APPLIES,
-    LAYER_TYPES,
-    OPTIMIZERS,
-    PRECISIONS,
-    SCHEDULERS,
-)
-from pipeline.config.losses import parse_loss
+from pipeline.config.choices import ACTIVATIONS, APPLIES, LAYER_TYPES, OPTIMIZERS, PRECISIONS, SCHEDULERS
+from pipeline.config.loss_terms import parse_loss
+from pipeline.errors import ConfigError
 
 
 class Frozen(BaseModel):
@@ -169,3 +163,17 @@ def applies(key: str, settings: Mapping[str, Any]) -> bool:
     parent, values = APPLIES[key]
     chosen = parse_loss(settings[parent]) if parent == "loss" else [settings[parent]]
     return any(value in values for value in chosen)
+
+
+def check_depth(depth: int, input_size: tuple[int, int]) -> None:
+    """Refuse a convolutional autoencoder that would halve a side of a single pixel.
+
+    Raises:
+        ConfigError: the depth, and the most that images of this size allow.
+    """
+    most = (min(input_size) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
+    if depth > most:
+        raise ConfigError(
+            f'[model] depth = {depth}: with layer_type = "conv" inputs of {input_size[0]} x {input_size[1]} pixels '
+            f"can be halved {most} times at most"
+        )

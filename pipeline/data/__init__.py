@@ -7,9 +7,9 @@ from ``load_test``, which only `registry` may call. Nothing here knows MLflow, O
 them; `embedded` and `folder` are the two sources that need no download; `sets` splits what any of them gave.
 """
 
-from pipeline.data.catalogue import CATALOGUE, Entry, File
-from pipeline.data.files import Status
+from pipeline.config.catalogue import CATALOGUE, Entry, File
 from pipeline.data.formats import parse_idx
+from pipeline.data.published import Status
 from pipeline.data.sets import (
     LOADERS,
     OWN,

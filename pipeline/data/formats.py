@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.catalogue import Entry
+from pipeline.config.catalogue import Entry
 from pipeline.errors import DataError
 
 # What the unpackers of gzip, bzip2 and zip raise on bytes that are not theirs; a missing file is another matter.

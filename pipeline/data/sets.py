@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from pipeline.data import embedded, files, folder
-from pipeline.data.catalogue import CATALOGUE
-from pipeline.data.files import Status
+from pipeline.config.catalogue import CATALOGUE
+from pipeline.data import embedded, folder, published
 from pipeline.data.formats import read
+from pipeline.data.published import Status
 from pipeline.errors import DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
@@ -177,10 +177,10 @@ def _embedded(_data_dir: Path, _download: bool) -> Loaded:
 
 def _published(name: str, data_dir: Path, download: bool) -> Loaded:
     entry = CATALOGUE[name]
-    found = files.status(entry, data_dir)
+    found = published.status(entry, data_dir)
     if found.state == "absent" and download:
-        files.fetch(entry, data_dir)
-        found = files.status(entry, data_dir)
+        published.fetch(entry, data_dir)
+        found = published.status(entry, data_dir)
     if found.state != "verified":
         raise DataError(f"{name}: {found.remark}")
     arrays = read(entry, found.paths)
@@ -225,5 +225,10 @@ def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
     if name not in CATALOGUE:
         raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {OWN}PATH")
     if CATALOGUE[name].files:
-        return files.status(CATALOGUE[name], data_dir, quick)
+        return published.status(CATALOGUE[name], data_dir, quick)
     return embedded.status()
+
+
+def to_float(images: UInt8[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+    """uint8 0 … 255 to float32 0 … 1."""
+    return images.float().div_(255)

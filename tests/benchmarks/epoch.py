@@ -24,13 +24,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, load
-from pipeline.degrade import degrade
-from pipeline.engine import start
+from pipeline.data.degrade import degrade
+from pipeline.data.sets import to_float
+from pipeline.epoch import build_model, run_leg
 from pipeline.errors import DataError
+from pipeline.evaluation.batches import threads
 from pipeline.home import default_data_dir
-from pipeline.numerics import threads, to_float
 from pipeline.provenance import hardware, versions
-from pipeline.train import build_model, build_optimizer, loss_value, run_leg
+from pipeline.training.losses import loss_value
+from pipeline.training.optimizers import build_optimizer
+from pipeline.workers import start
 
 REPORT = ModelConfig(depth=5, bottleneck=32, activation="leaky_relu")
 U_NET = ModelConfig(layer_type="conv", depth=2, channels=16, bottleneck=64, skip=True)

@@ -1,0 +1,116 @@
+"""The Python face, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor, nn
+
+from pipeline.config import load_study_file
+from pipeline.home import Home, open_home
+from pipeline.results.table import summary_table
+from pipeline.search.ask_tell import Search, load_search
+from pipeline.study.driver import Options, run_study
+from pipeline.study.reporter import PlainLines
+from pipeline.tracking.registry import load_champion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.search.ask_tell import OptunaStudy
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that has been run, to be looked at."""
+
+    name: str
+    home: Home
+    _search: Search
+
+    def dataframe(self) -> pd.DataFrame:
+        """The summary table, with the columns of ``study export``."""
+        return summary_table(self._search.records(), self._search.config.objective.direction)
+
+    @property
+    def optuna(self) -> OptunaStudy:
+        """The study as Optuna has it, for its own plots and questions."""
+        return self._search.study
+
+
+def run(
+    file: str | Path,
+    *,
+    trials: int | None = None,
+    workers: int = 0,
+    overrides: Sequence[str] = (),
+    name: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    home: str | Path | None = None,
+    data_dir: str | Path | None = None,
+) -> Study:
+    """Run a study file, or go on with it; lines of progress are printed.
+
+    Args:
+        file: the TOML file.
+        trials: takes the place of the file's total.
+        workers: processes. The default 0 trains in this process: a notebook, or a script without
+            ``if __name__ == "__main__":``, cannot start others.
+        overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
+        name: takes the place of the file's own.
+        device: where to train.
+        home: folder of the studies, default ``mlruns``.
+        data_dir: folder of the data sets.
+
+    Raises:
+        StudyError: as `pipeline.study.run_study`.
+    """
+    where = _home(home, data_dir)
+    study_file = load_study_file(Path(file), overrides, name, trials)
+    run_study(study_file, where, Options(workers=workers, device=device), PlainLines())
+    return load_study(study_file.config.name, home=home, data_dir=data_dir)
+
+
+def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Path | None = None) -> Study:
+    """A study by its name.
+
+    Raises:
+        NotFoundError: there is none of that name.
+    """
+    where = _home(home, data_dir)
+    return Study(name, where, load_search(where, name))
+
+
+def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:
+    """A registered model as a torch module: degraded ``[N, 1, h, w]`` in, restored ``[N, 1, H, W]`` out.
+
+    It is in evaluation mode and stays so.
+
+    Raises:
+        NotFoundError: no such model or alias.
+        TrackingError: its files are not those that were logged.
+    """
+    return _Exported(load_champion(_home(home, None), name, alias))
+
+
+class _Exported(nn.Module):
+    """An exported model as a module like any other: it takes `eval` and `train`, though its mode is fixed."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+
+    def train(self, mode: bool = True) -> _Exported:
+        self.training = mode
+        return self
+
+    def forward(self, degraded: Tensor) -> Tensor:
+        return self.graph(degraded)
+
+
+def _home(home: str | Path | None, data_dir: str | Path | None) -> Home:
+    return open_home(Path(home) if home else None, Path(data_dir) if data_dir else None)

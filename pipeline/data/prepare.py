@@ -1,0 +1,52 @@
+"""Data preparation as a stage: a study's data set, at hand, verified and fit for what the study does to it.
+
+Comes in: a study. Goes out: its data set; nothing of the study is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config import StudyConfig
+from pipeline.config.trial import check_depth
+from pipeline.data import OWN, Dataset, forget, load
+from pipeline.data.degrade import input_size
+from pipeline.errors import ConfigError, DataError
+
+SMALLEST = 11  # pixels a side: SSIM's window
+
+
+def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
+    """Load a study's data set, pictures as they are now, and check that the study can be run on it.
+
+    Side effects: files that are absent are downloaded into ``data_dir``. Called again, nothing is left to do.
+
+    Raises:
+        DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
+            the classes that the objective needs.
+        ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
+            training set are searched.
+    """
+    if config.dataset.startswith(OWN):
+        forget()
+    data = load(config.dataset, data_dir, download)
+    degraded_size = input_size(data.image_size, config.degrade)
+    if "conv" in config.space.reachable("layer_type"):
+        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
+    most = config.space.greatest("batch_size")
+    if "batch_size" in config.space.searched() and int(most) > len(data.train):
+        raise ConfigError(
+            f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
+            "images; all batches above that would be the same one"
+        )
+    if config.objective.metric == "class_kept" and data.classes < 2:
+        raise DataError(
+            f"dataset {config.dataset}: it has no classes for [objective] metric = 'class_kept'; rank by psnr or ssim"
+        )
+    if min(data.image_size) < SMALLEST:
+        height, width = data.image_size
+        least = f"{SMALLEST} x {SMALLEST}"
+        raise DataError(
+            f"dataset {config.dataset}: SSIM needs images of at least {least} pixels, not {height} x {width}"
+        )
+    return data

@@ -1,0 +1,210 @@
+"""Training: losses, optimisers, schedules, and one epoch of one trial.
+
+Comes in: a ``TrialConfig`` and the checkpoint of the epoch before (none at first). Goes out: the next checkpoint and
+what the epoch showed. ``run_leg`` is a pure function of its arguments, so any process may run it, and run it again.
+Imports neither optuna nor distributed nor mlflow.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from pipeline.config import TrialConfig
+from pipeline.config.results import Checkpoint, EpochResult, LegResult
+from pipeline.data import Dataset, load
+from pipeline.data.degrade import degrade, input_size
+from pipeline.data.sets import to_float
+from pipeline.errors import CheckpointError
+from pipeline.evaluation.batches import threads, without_gradients
+from pipeline.evaluation.judge import Judge
+from pipeline.evaluation.scores import validation
+from pipeline.seeds import derive_seed
+from pipeline.training import checkpoint as checkpoints
+from pipeline.training import model as models
+from pipeline.training.checkpoint import State
+from pipeline.training.losses import loss_value
+from pipeline.training.optimizers import build_optimizer
+from pipeline.training.schedules import build_scheduler
+
+OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
+
+
+def run_leg(
+    config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
+) -> LegResult:
+    """Train a trial for one epoch and validate it.
+
+    Args:
+        config: the trial.
+        before: the checkpoint to go on from; None starts the trial.
+        data_dir: where the data set lies; it must be there already.
+        folder: where the checkpoint is written.
+        judge: the data set's; without one ``val/class_kept`` is left out.
+
+    Returns:
+        The new checkpoint, the epoch's metrics and the panel; or a failure that is the trial's own (non-finite loss,
+        memory exhausted).
+
+    Raises:
+        CheckpointError: ``before`` is damaged or is another trial's.
+        StudyError: the judge is absent or damaged.
+        DataError: the data set is absent or damaged.
+        OSError: the checkpoint could not be written.
+        RuntimeError: torch failed otherwise: a bug or a broken machine, which would fail every other trial as well.
+    """
+    started = time.perf_counter()
+    epoch = before.epoch + 1 if before else 1
+    try:
+        with _fixed_numerics(config):
+            state, result, picture = _train_epoch(config, epoch, before, load(config.dataset, data_dir), judge)
+    except FloatingPointError as error:
+        return LegResult(None, None, None, str(error), time.perf_counter() - started)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = f"out of memory in epoch {epoch}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        return LegResult(None, None, None, reason, time.perf_counter() - started)
+    saved = checkpoints.save(folder, epoch, state)
+    return LegResult(saved, result, picture, None, time.perf_counter() - started)
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether memory is exhausted; on the CPU, and within CUDA's libraries, only the message says so."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
+
+
+def _train_epoch(
+    config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
+) -> tuple[State, EpochResult, np.ndarray]:
+    images = data.train.images.to(config.device)
+    batch_size = min(config.train.batch_size, len(images))
+    steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
+
+    model = build_model(config, data)
+    optimizer = build_optimizer(config.train, model.parameters(), config.device)
+    scheduler = build_scheduler(config.train, optimizer, steps * config.epochs)
+    history: list[dict[str, Any]] = []
+    if before is not None:
+        state = checkpoints.load(before)
+        _check_own(state, config, before)
+        state.restore(model)
+        state.restore_training(optimizer, scheduler)
+        history = state.meta["history"]
+
+    torch.manual_seed(_seed(config, epoch, "dropout"))
+    shuffling = Generator().manual_seed(_seed(config, epoch, "shuffle"))
+    noise = Generator(config.device).manual_seed(_seed(config, epoch, "noise"))
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=_bfloat16(config))
+
+    started = time.perf_counter()
+    model.train()
+    total = torch.zeros((), device=config.device)
+    order = torch.randperm(len(images), generator=shuffling).to(config.device)
+    for indices in order[: steps * batch_size].split(batch_size):
+        clean = to_float(images[indices])
+        degraded = degrade(clean, config.degrade, noise)
+        with autocast:
+            logits = model(degraded)
+        loss = loss_value(logits.float(), clean, config.train)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        total += loss.detach()  # .item() here would make the device wait at every step
+
+    mean = total.item() / steps
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"non-finite loss ({mean}) in epoch {epoch}")
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise FloatingPointError(f"non-finite weights after epoch {epoch}")
+    seconds = time.perf_counter() - started
+
+    restore = without_gradients(models.Restorer(model).eval())
+
+    def finite(degraded: Tensor) -> Tensor:
+        # The last steps may have left weights, or statistics of batch norm, that are huge and not yet infinite.
+        restored = restore(degraded)
+        if not bool(restored.isfinite().all()):
+            raise FloatingPointError(f"non-finite restored images after epoch {epoch}")
+        return restored
+
+    figures, picture = validation(finite, data, config.degrade, judge, config.device)
+    times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
+    result = EpochResult(epoch, {"train/loss": mean, **figures, **times}, time.time())
+    meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}
+    return checkpoints.capture(model, optimizer, scheduler, torch.from_numpy(picture), meta), result, picture
+
+
+def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
+    """A trial's autoencoder with its initial weights, on its device; they depend on the trial's seeds only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_seed(config, 0, "weights"))
+        model = models.build(config.model, input_size(data.image_size, config.degrade), data.image_size)
+    return model.to(config.device)
+
+
+def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
+    """The restoring model of a checkpoint, on the CPU and ready to use.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or another trial's.
+    """
+    state = checkpoints.load(checkpoint)
+    _check_own(state, config, checkpoint)
+    model = build_model(config, data).cpu()
+    state.restore(model)
+    return models.Restorer(model).eval()
+
+
+def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResult], np.ndarray]:
+    """All epochs that led to a checkpoint, and the last one's panel.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, damaged or another trial's.
+    """
+    state = checkpoints.load(checkpoint)
+    _check_own(state, config, checkpoint)
+    return [EpochResult(**entry) for entry in state.meta["history"]], state.tensors["panel"].numpy()
+
+
+@contextmanager
+def _fixed_numerics(config: TrialConfig) -> Iterator[None]:
+    """The trial's own thread count and, on CUDA, deterministic kernels: the same numbers on any worker."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if config.device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        devices = [torch.cuda.current_device()] if config.device == "cuda" else []
+        with threads(config.threads), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _bfloat16(config: TrialConfig) -> bool:
+    """Whether to compute in bfloat16; ``auto`` does so on a GPU that has it."""
+    if config.train.precision == "auto":
+        return config.device == "cuda" and torch.cuda.is_bf16_supported()
+    return config.train.precision == "bfloat16"
+
+
+def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
+    return derive_seed(config.seed, config.number, config.replicate, epoch, purpose)
+
+
+def _check_own(state: State, config: TrialConfig, checkpoint: Checkpoint) -> None:
+    if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
+        raise CheckpointError(f"{checkpoint.path}: belongs to another trial")

@@ -1,0 +1,1 @@
+"""Stage 3: metrics, baselines, the judge and panels of pictures."""

@@ -1,0 +1,48 @@
+"""The fixed degraded batches of a split, and the fixed number of threads they are evaluated on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pipeline.config import Degrade
+from pipeline.data import Split
+from pipeline.data.degrade import degrade
+from pipeline.data.sets import to_float
+from pipeline.seeds import derive_seed
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on this many threads: sums over other numbers of them differ in the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+Restore = Callable[[Tensor], Tensor]  # degraded [N, 1, h, w] -> restored [N, 1, H, W]
+BATCH = 250  # small enough that the metrics of a batch stay in the cache: a quarter quicker than 1,000
+
+
+def without_gradients(model: nn.Module) -> Restore:
+    """A restoring module as a function from degraded to restored batches."""
+
+    def restore(degraded: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return model(degraded)
+
+    return restore
+
+
+def fixed_batches(split: Split, how: Degrade, purpose: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """(degraded, clean) float batches of a split, always the same; made on the CPU, so on every device the same."""
+    generator = Generator().manual_seed(derive_seed(purpose))
+    for images in split.images.split(BATCH):
+        clean = to_float(images)
+        yield degrade(clean, how, generator), clean

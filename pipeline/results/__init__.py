@@ -1,0 +1,1 @@
+"""What a user takes away: the table, pictures, promotion, reproduction, the UI."""

@@ -1,0 +1,1 @@
+"""Optuna: samplers, pruners, ask and tell."""

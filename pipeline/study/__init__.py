@@ -1,0 +1,1 @@
+"""The driver: the window of trials, one trial's life, resume, single trainings, doctor, delete."""

@@ -1,0 +1,243 @@
+"""The autoencoders.
+
+Comes in: a degraded batch, float ``[N, 1, h, w]``. Goes out: ``forward`` gives logits ``[N, 1, H, W]``, ``restore`` the
+images themselves in [0, 1].
+
+Shape legend: N batch, h x w the degraded image, H x W the restored one.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import ModelConfig
+from pipeline.config.choices import ACTIVATIONS
+from pipeline.config.trial import check_depth
+from pipeline.errors import ShapeError
+
+Degraded = Float[Tensor, "batch 1 h w"]
+Images = Float[Tensor, "batch 1 height width"]
+
+
+class LinearAutoencoder(nn.Module):
+    """A symmetric fully connected autoencoder.
+
+    ``depth`` layers reduce the flattened input to the bottleneck, and as many bring it back; the decoder mirrors the
+    encoder's widths, its last layer gives one logit a pixel of the restored image. Each layer but the last is
+    linear -> batch norm -> activation -> dropout.
+
+    With ``skip`` each decoder layer adds the encoder's output of the same width, and the logits add the input itself
+    (bicubically enlarged where it is smaller) times a learned gain that starts at 0.
+    """
+
+    def __init__(self, config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.output_size = output_size
+        down = [input_size[0] * input_size[1], *encoder_widths(config, input_size[0] * input_size[1])]
+        up = down[:0:-1]  # bottleneck ... first hidden width
+        self.encoder = nn.ModuleList(_linear(config, a, b) for a, b in pairwise(down))
+        self.decoder = nn.ModuleList(_linear(config, a, b) for a, b in pairwise(up))
+        self.head = nn.Linear(up[-1], output_size[0] * output_size[1])
+        self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
+
+    def forward(self, degraded: Degraded) -> Images:
+        x = degraded.flatten(1)
+        outputs = []
+        for layer in self.encoder:
+            x = layer(x)
+            outputs.append(x)
+        for layer, mirrored in zip(self.decoder, outputs[-2::-1], strict=True):
+            x = layer(x)
+            if self.gain is not None:
+                x = x + mirrored
+        logits = self.head(x).unflatten(1, (1, *self.output_size))
+        if self.gain is not None:
+            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+        return logits
+
+
+class ConvAutoencoder(nn.Module):
+    """A convolutional autoencoder, with ``skip`` a small U-Net.
+
+    Level 0 has the input's size and ``channels`` maps; each of the ``depth`` reductions is a convolution of stride 2
+    (a side of 7 becomes 4) and leads to the next level, the deepest of ``bottleneck`` maps. On the way back a
+    transposed convolution doubles the sides, cut to what the encoder had there. Each level has ``convs`` convolutions
+    going down and as many coming back, each followed by batch norm -> activation -> dropout of whole maps. The head
+    gives one logit a restored pixel: all the work is done at the input's size, and where the image is to grow by a
+    factor f the head's f x f maps are interleaved.
+
+    With ``skip`` each level coming back also sees the encoder's maps of its size, and the logits add the input itself
+    (bicubically enlarged where it is smaller) times a learned gain that starts at 0.
+
+    Source:
+        Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, for the skips; Shi et al., "Real-time single image and
+        video super-resolution using an efficient sub-pixel convolutional neural network", CVPR 2016, for the head.
+    """
+
+    def __init__(self, config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
+        super().__init__()
+        check_depth(config.depth, input_size)
+        factor = output_size[0] // input_size[0]
+        if output_size != (factor * input_size[0], factor * input_size[1]):
+            raise ShapeError(f"{input_size} cannot be enlarged to {output_size} by one whole factor")
+        self.output_size = output_size
+        self.sizes = [(_halved(input_size[0], i), _halved(input_size[1], i)) for i in range(config.depth)]
+        maps = encoder_channels(config)
+        levels = list(pairwise(maps))
+        self.encoder = nn.ModuleList([_convs(config, 1, maps[0])])
+        self.encoder.extend(_convs(config, a, b, stride=2) for a, b in levels)
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(levels))
+        merged = 2 if config.skip else 1
+        self.decoder = nn.ModuleList(_convs(config, merged * a, a) for a, _ in reversed(levels))
+        head = nn.Conv2d(maps[0], factor**2, config.kernel, padding=config.kernel // 2)
+        self.head = nn.Sequential(head, nn.PixelShuffle(factor))
+        self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
+        # The weights of a single input map lie in memory alike in either format, but the maps that follow take over
+        # this one: channels innermost, quicker on CPUs. All other weights, and optimisers' states, keep the usual one.
+        first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d))
+        first.to(memory_format=torch.channels_last)
+
+    def forward(self, degraded: Degraded) -> Images:
+        x = degraded
+        outputs = []
+        for level in self.encoder:
+            x = level(x)
+            outputs.append(x)
+        mirrored = zip(outputs[-2::-1], self.sizes[::-1], strict=True)
+        for enlarge, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
+            x = enlarge(x)[..., :height, :width]
+            x = level(x if self.gain is None else torch.cat([x, skipped], 1))
+        logits = self.head(x)
+        if self.gain is not None:
+            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+        return logits
+
+
+class Restorer(nn.Module):
+    """An autoencoder with its logits turned into intensities: what is exported and registered."""
+
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, degraded: Degraded) -> Images:
+        return torch.sigmoid(self.autoencoder(degraded))
+
+
+def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> nn.Module:
+    """A freshly initialised autoencoder; torch's global random state decides the weights.
+
+    Args:
+        config: the ``[model]`` section of one trial.
+        input_size: height and width of the degraded image.
+        output_size: height and width of the restored image.
+
+    Raises:
+        ConfigError: a convolutional one is deeper than the degraded image allows; see `check_depth`.
+    """
+    return LAYER_TYPES[config.layer_type](config, input_size, output_size)
+
+
+LAYER_TYPES: dict[str, Any] = {"linear": LinearAutoencoder, "conv": ConvAutoencoder}
+
+
+def encoder_widths(config: ModelConfig, inputs: int) -> list[int]:
+    """Output widths of the ``depth`` linear reductions, the last of them the bottleneck.
+
+    They change geometrically: from the number of input pixels, or, where ``width`` is given, from that width, which
+    is then the first layer's.
+    """
+    if config.width == "auto" or config.depth == 1:
+        return _geometric(inputs, config.bottleneck, config.depth)[1:]
+    return _geometric(config.width, config.bottleneck, config.depth - 1)
+
+
+def encoder_channels(config: ModelConfig) -> list[int]:
+    """Maps of the ``depth`` + 1 convolutional levels, geometrically from ``channels`` to the bottleneck."""
+    return _geometric(config.channels, config.bottleneck, config.depth)
+
+
+def activation(config: ModelConfig) -> nn.Module:
+    """The activation a trial asks for, with its own parameter where it has one."""
+    cls = getattr(nn, ACTIVATIONS[config.activation])
+    match config.activation:
+        case "leaky_relu":
+            return cls(config.negative_slope)
+        case "elu" | "celu":
+            return cls(config.alpha)
+        case _:
+            return cls()
+
+
+def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
+    """What a model costs.
+
+    Returns:
+        ``parameters``: trainable numbers; ``multiply_adds``: of the matrix products and convolutions for one image
+        (normalisation and activations, a few per cent, are not counted).
+
+    Source:
+        torch.utils.flop_counter, which counts a multiply-add as two operations.
+    """
+    was_training = model.training
+    model.eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.zeros(1, 1, *input_size, device=next(model.parameters()).device))
+    model.train(was_training)
+    parameters = sum(p.numel() for p in model.parameters())
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+
+
+def _geometric(first: int, last: int, steps: int) -> list[int]:
+    ratio = (last / first) ** (1 / steps)
+    return [round(first * ratio**i) for i in range(steps)] + [last]
+
+
+def _halved(side: int, times: int) -> int:
+    return -(-side // 2**times)  # rounded up, as convolutions of stride 2 do
+
+
+def _linear(config: ModelConfig, inputs: int, outputs: int) -> nn.Sequential:
+    # Batch norm subtracts the mean, so a bias before it would have no effect.
+    layer = nn.Linear(inputs, outputs, bias=not config.batch_norm)
+    return _block(config, layer, nn.BatchNorm1d(outputs), nn.Dropout(config.dropout))
+
+
+def _convs(config: ModelConfig, inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """One level's convolutions, the first of the given stride."""
+    layers = nn.Sequential()
+    for i in range(config.convs):
+        layer = nn.Conv2d(
+            outputs if i else inputs,
+            outputs,
+            config.kernel,
+            stride=1 if i else stride,
+            padding=config.kernel // 2,
+            bias=not config.batch_norm,
+        )
+        layers.append(_block(config, layer, nn.BatchNorm2d(outputs), nn.Dropout2d(config.dropout)))
+    return layers
+
+
+def _block(config: ModelConfig, layer: nn.Module, norm: nn.Module, dropout: nn.Module) -> nn.Sequential:
+    layers = [layer]
+    if config.batch_norm:
+        layers.append(norm)
+    layers.append(activation(config))
+    if config.dropout:
+        layers.append(dropout)
+    return nn.Sequential(*layers)
+
+
+def _enlarge(degraded: Tensor, size: tuple[int, int]) -> Tensor:
+    if degraded.shape[-2:] == size:
+        return degraded
+    return F.interpolate(degraded, size=size, mode="bicubic", align_corners=False)

@@ -1,0 +1,100 @@
+"""What a user sees while a study runs."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.cli.progress import LiveTable
+from pipeline.config import load_study_file
+from pipeline.data import load
+from pipeline.study.reporter import PlainLines, figure
+
+METRICS = {"train/loss": 0.25, "val/psnr": 17.123456, "time/epoch_s": 1.25}
+# Texts of libraries and paths of users hold what a terminal library may take for its own signs.
+AWKWARD = "RuntimeError in epoch 2: [enforce fail at alloc_cpu.cpp:117] no memory [/tmp/a[b]/c]"
+
+
+def tell(reporter: Any, config: Any, data: Any) -> None:
+    reporter.begun(config, data, 1, 2)
+    reporter.baseline("degraded", {"val/psnr": 9.5})
+    reporter.best(0, 16.5)
+    reporter.baseline("linear", {"val/psnr": 14.25})
+    for epoch in (1, 2):
+        reporter.epoch(3, epoch, 10, METRICS)
+    reporter.trial(3, "COMPLETE", 17.123456, "", 2)
+    reporter.trial(4, "PRUNED", 15.0, "median pruner, after epoch 1", 3)
+    reporter.trial(5, "FAIL", None, AWKWARD, 4)
+    reporter.note(AWKWARD)
+
+
+@pytest.fixture
+def known(tiny_study: Path, tmp_path: Path) -> tuple[Any, Any]:
+    config = load_study_file(tiny_study).config
+    return config, load(config.dataset, tmp_path)
+
+
+def test_plain_lines_are_an_event_each_and_say_all(known: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    tell(PlainLines(), *known)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 11
+    for line, words in zip(
+        lines[1:],
+        [
+            ("1 of 3 trials ended", "at a time: 2"),
+            ("baseline degraded", "psnr 9.5"),
+            ("best so far: trial 0", "psnr 16.5"),
+            ("baseline linear", "psnr 14.25"),
+            ("trial    3", "epoch 1/10", "loss 0.25", "psnr 17.12"),
+            ("trial    3", "epoch 2/10"),
+            ("trial    3", "COMPLETE", "psnr 17.12", "[2/3]"),
+            ("trial    4", "PRUNED", "median pruner"),
+            ("trial    5", "FAIL", AWKWARD),
+            ("note: ", AWKWARD),
+        ],
+        strict=True,
+    ):
+        assert all(word in line for word in words), line
+    assert "\x1b" not in "".join(lines)
+
+
+def test_the_live_table_says_it_too(known: tuple[Any, Any]) -> None:
+    screen = io.StringIO()
+    with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
+        tell(live, *known)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    for words in (
+        "tiny",
+        "COMPLETE",
+        "psnr 17.12",
+        "PRUNED",
+        "FAIL",
+        "best so far: trial 3",
+        "degraded 9.5, linear 14.25",
+    ):
+        assert words in text
+    assert text.count(AWKWARD) == 2
+
+
+def test_the_live_table_of_a_resumed_study_begins_with_its_best(known: tuple[Any, Any]) -> None:
+    screen = io.StringIO()
+    with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
+        live.begun(*known, 1, 2)
+        live.baseline("degraded", {"val/psnr": 9.5})
+        live.best(0, 16.5)
+        live.trial(1, "COMPLETE", 15.0, "", 2)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert "best so far: trial 0, psnr 16.5" in text
+    assert "degraded 9.5" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, ""), (float("nan"), ""), (17.123456, "17.12"), (0.5, "0.5"), (1e-5, "1e-05")]
+)
+def test_figures_have_four_digits(value: float | None, shown: str) -> None:
+    assert figure(value) == shown

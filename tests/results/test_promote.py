@@ -1,0 +1,263 @@
+"""Promotion: the best by validation, held against the baselines, registered, its files verified when it is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from studies_for_tests import Place
+
+from pipeline.data import load, load_test
+from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
+from pipeline.evaluation.batches import fixed_batches
+from pipeline.evaluation.judge import judge_of
+from pipeline.evaluation.scores import evaluate
+from pipeline.results.promote import promote
+from pipeline.search.records import ranked
+from pipeline.tracking.registry import load_champion, registered
+
+pytest_plugins = ["study_fixtures"]
+
+
+def test_the_best_becomes_champion(finished_copy: Place) -> None:
+    best = ranked(finished_copy.search().records(), "maximize")[0]
+    done = promote(finished_copy.home, "small")
+    assert (done.model, done.version, done.trial, done.replaced) == ("small", "1", best.number, None)
+    assert all(done.select["psnr"] > value for value in done.baselines.values())
+    [version] = registered(finished_copy.home)
+    assert (version.aliases, version.run_id, version.version) == (("champion",), done.run_id, "1")
+    assert float(version.tags["test.psnr"]) == pytest.approx(done.test["psnr"], rel=1e-5)
+    assert version.tags["forced"] == "false"
+
+
+def test_all_models_are_listed_and_not_mlflow_s_first_page_alone(finished_copy: Place) -> None:
+    client = finished_copy.client()
+    for i in range(101):
+        client.create_registered_model(f"another-{i:03d}")
+    promote(finished_copy.home, "small")
+    assert [version.model for version in registered(finished_copy.home)] == ["small"]
+
+
+def test_a_version_says_where_it_comes_from_and_what_it_is_worth(finished_copy: Place) -> None:
+    done = promote(finished_copy.home, "small")
+    version = finished_copy.client().get_model_version_by_alias("small", "champion")
+    run = finished_copy.client().get_run(done.run_id)
+    assert version.run_id == done.run_id
+    assert version.source == f"models:/{run.data.tags['model.id']}"
+    facts = {"study.name": "small", "trial.number": str(done.trial), "data.sha256": run.data.tags["data.sha256"]}
+    assert (facts | {"model.sha256": run.data.tags["model.sha256"]}).items() <= version.tags.items()
+    for split, figures in (("select", done.select), ("test", done.test)):
+        for name, value in figures.items():
+            assert float(version.tags[f"{split}.{name}"]) == pytest.approx(value, rel=1e-5)
+            assert run.data.metrics[f"{split}/{name}"] == value
+    for name, value in done.baselines.items():
+        assert float(version.tags[f"baseline.{name}.select.psnr"]) == pytest.approx(value, rel=1e-5)
+    assert not list(Path.cwd().glob("mlflow.db")), "mlflow makes versions in the store of its own choice, if it may"
+
+
+def test_the_file_may_name_the_model(finished_copy: Place) -> None:
+    finished_copy.run("registered_model=digits-x7")
+    assert promote(finished_copy.home, "small").model == "digits-x7"
+    assert [version.model for version in registered(finished_copy.home)] == ["digits-x7"]
+    with pytest.raises(NotFoundError, match=r"no registered model 'small'.*models: digits-x7"):
+        load_champion(finished_copy.home, "small")
+
+
+def test_data_that_changed_since_is_refused(finished_copy: Place) -> None:
+    search = finished_copy.search()
+    search.remember("facts", search.recall("facts") | {"data.sha256": "0" * 64})
+    with pytest.raises(InputError, match="mnist-5k: not the data"):
+        promote(finished_copy.home, "small")
+    assert registered(finished_copy.home) == []
+
+
+def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
+    done = promote(finished_copy.home, "small")
+    model, config = load_champion(finished_copy.home, "small"), finished_copy.search().config
+    data = load(config.dataset, finished_copy.home.data_dir)
+    test = load_test(config.dataset, finished_copy.home.data_dir)
+    judge = judge_of(data, finished_copy.home.judges)
+
+    def restore(degraded: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(degraded)
+
+    for split, purpose, figures in ((data.select, "select", done.select), (test, "test", done.test)):
+        assert evaluate(restore, split, config.degrade, purpose, judge).summary() == pytest.approx(figures, rel=1e-5)
+
+
+def test_the_test_split_is_read_once_a_run_and_on_record(finished_copy: Place) -> None:
+    done = promote(finished_copy.home, "small")
+    run = finished_copy.client().get_run(done.run_id)
+    assert run.data.metrics["test/psnr"] == done.test["psnr"]
+    assert sum(tag.startswith("test.read.") for tag in run.data.tags) == 1
+    with pytest.raises(InputError, match="champion already"):
+        promote(finished_copy.home, "small")
+    run = finished_copy.client().get_run(done.run_id)
+    assert sum(tag.startswith("test.read.") for tag in run.data.tags) == 1
+    assert len(registered(finished_copy.home)) == 1
+
+
+def test_another_trial_takes_its_place_and_the_first_is_kept_as_previous(finished_copy: Place) -> None:
+    order = ranked(finished_copy.search().records(), "maximize")
+    promote(finished_copy.home, "small")
+    done = promote(finished_copy.home, "small", order[-1].number, force=True)
+    assert (done.version, done.replaced, done.trial) == ("2", "1", order[-1].number)
+    assert {v.version: v.aliases for v in registered(finished_copy.home)} == {"1": ("previous",), "2": ("champion",)}
+    first, second = load_champion(finished_copy.home, "small", "previous"), load_champion(finished_copy.home, "small")
+    degraded = torch.rand(2, 1, 4, 4)
+    assert not torch.equal(first(degraded), second(degraded))
+
+    back = promote(finished_copy.home, "small")
+    assert (back.version, back.replaced, back.trial) == ("3", "2", order[0].number)
+    aliases = {v.version: v.aliases for v in registered(finished_copy.home)}
+    assert aliases == {"1": (), "2": ("previous",), "3": ("champion",)}
+    assert torch.equal(load_champion(finished_copy.home, "small")(degraded), first(degraded))
+    figures = finished_copy.client().get_metric_history(back.run_id, "test/psnr")
+    assert [metric.value for metric in figures] == [back.test["psnr"]], "recorded once, however often it is promoted"
+
+
+def test_a_model_worse_than_a_baseline_is_not_promoted_but_by_force(place: Place) -> None:
+    place.run("model.bottleneck=1", "budget.epochs=1", "train.lr=1e-5", "train.optimizer=adam", "enqueue=[]", trials=1)
+    with pytest.raises(GateError, match="bicubic"):
+        promote(place.home, "small")
+    assert registered(place.home) == []
+    [run] = place.runs("trial")
+    assert not any(key.startswith("test/") for key in run.data.metrics)
+    done = promote(place.home, "small", force=True)
+    assert done.version == "1"
+    assert registered(place.home)[0].tags["forced"] == "true"
+
+
+@pytest.mark.parametrize("number", [-1, 99])
+def test_a_trial_that_is_not_there_is_refused(number: int, finished: Place) -> None:
+    with pytest.raises(NotFoundError, match="has no trial"):
+        promote(finished.home, "small", number)
+
+
+def test_a_trial_without_a_model_is_refused(finished: Place) -> None:
+    failed = next(r.number for r in finished.search().records() if r.state == "FAIL")
+    with pytest.raises(InputError, match="FAIL"):
+        promote(finished.home, "small", failed)
+
+
+def test_unknown_names_are_refused_with_the_known_ones(finished: Place) -> None:
+    with pytest.raises(NotFoundError, match="small"):
+        promote(finished.home, "smal")
+    with pytest.raises(NotFoundError, match="no registered model"):
+        load_champion(finished.home, "small")
+
+
+def _flip(folder: Path) -> None:
+    file = folder / "data" / "model.pt2"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def _add(folder: Path) -> None:
+    (folder / "code.py").write_text("print('run me')\n")
+
+
+def _edit(folder: Path) -> None:
+    file = folder / "MLmodel"
+    file.write_text(file.read_text().replace("mlflow.pytorch", "os"))
+
+
+def _remove(folder: Path) -> None:
+    (folder / "requirements.txt").unlink()
+
+
+def _remove_all(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+HARMS = [
+    (_flip, "data/model.pt2 was changed"),
+    (_add, "code.py was added"),
+    (_edit, "MLmodel was changed"),
+    (_remove, "requirements.txt is missing"),
+    (_remove_all, "model m-"),
+]
+
+
+@pytest.mark.parametrize(("harm", "says"), HARMS)
+def test_files_that_are_not_those_that_were_logged_are_not_promoted(
+    harm: Callable[[Path], None], says: str, finished_copy: Place
+) -> None:
+    best = ranked(finished_copy.search().records(), "maximize")[0]
+    assert best.summary is not None
+    model = finished_copy.client().get_run(best.summary.run_id).data.tags["model.id"]
+    harm(finished_copy.path / "artifacts" / "small" / "models" / model / "artifacts")
+    with pytest.raises(TrackingError, match=says) as refusal:
+        promote(finished_copy.home, "small", force=True)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert registered(finished_copy.home) == []
+    run = finished_copy.client().get_run(best.summary.run_id)
+    assert not [key for key in run.data.metrics if key.startswith("test/")]
+
+
+@pytest.mark.parametrize(("harm", "says"), HARMS)
+def test_files_that_are_not_those_that_were_logged_are_not_loaded(
+    harm: Callable[[Path], None], says: str, finished_copy: Place
+) -> None:
+    done = promote(finished_copy.home, "small")
+    model = finished_copy.client().get_run(done.run_id).data.tags["model.id"]
+    harm(finished_copy.path / "artifacts" / "small" / "models" / model / "artifacts")
+    with pytest.raises(TrackingError, match=says):
+        load_champion(finished_copy.home, "small")
+    other = next(r for r in ranked(finished_copy.search().records(), "maximize") if r.number != done.trial)
+    assert promote(finished_copy.home, "small", other.number, force=True).version == "2"
+
+
+@pytest.mark.slow
+def test_the_champion_answers_requests_over_http(finished_copy: Place, tmp_path: Path) -> None:
+    promote(finished_copy.home, "small")
+    model, search = load_champion(finished_copy.home, "small"), finished_copy.search()
+    data = load(search.config.dataset, finished_copy.home.data_dir)
+    degraded, _ = next(fixed_batches(data.val.take(np.arange(3)), search.config.degrade, "val"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/small@champion"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
+    settings = {"MLFLOW_TRACKING_URI": finished_copy.home.tracking_uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | settings | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        body = json.dumps({"inputs": degraded.numpy().tolist()}).encode()
+        answer = _post(f"http://127.0.0.1:{port}/invocations", body, server)
+        with torch.inference_mode():
+            expected = model(degraded).numpy()
+        assert np.array_equal(np.array(answer["predictions"], np.float32), expected)
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+
+
+def _post(address: str, body: bytes, server: subprocess.Popen[bytes]) -> dict[str, object]:
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return dict(json.load(reply))
+        except (urllib.error.URLError, ConnectionError):
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < deadline, "no answer"
+            time.sleep(0.5)

@@ -1,0 +1,705 @@
+"""Fault drills: real servers, real signals, real locks. Whatever happens, the study ends as if nothing had.
+
+The drills that take long are marked slow. Nothing here depends on how fast the machine is; waits are bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import os
+import re
+import resource
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study, wait_for
+
+from pipeline.errors import TrackingError
+from pipeline.home import Home, open_home
+from pipeline.training.losses import LOSSES
+
+pytest_plugins = ["study_fixtures"]
+
+
+# --- an MLflow server ---------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server:
+    """An MLflow server that keeps its files in a home, so that they can be looked at without it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}"]
+        command += ["--artifacts-destination", str(self.home / "artifacts")]
+        nothing = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | nothing
+        nowhere = subprocess.DEVNULL
+        self._process = subprocess.Popen(
+            command, env=environment, cwd=self.home, stdout=nowhere, stderr=nowhere, start_new_session=True
+        )
+        wait_for(self.answers, "answer from the MLflow server")
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End every process of it at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@dataclass
+class Served(Place):
+    """A place whose MLflow is a server."""
+
+    uri: str = ""
+
+    @property
+    def home(self) -> Home:
+        return open_home(self.path, tracking_uri=self.uri)
+
+    def arguments(self, *more: str) -> list[str]:
+        return super().arguments("--tracking-uri", self.uri, *more)
+
+    def settled(self) -> Place:
+        """The same place read without the server, whose artifacts are then files."""
+        columns = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
+        files = f"{(self.path / 'artifacts').as_uri()}/"
+        with contextlib.closing(sqlite3.connect(self.path / "mlflow.db")) as database, database:
+            for table, column in columns.items():
+                database.execute(f"update {table} set {column} = replace({column}, 'mlflow-artifacts:/', ?)", (files,))
+        return Place(self.path, self.file)
+
+
+@pytest.fixture
+def server(place: Place) -> Iterator[Server]:
+    server = Server(place.path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def served(place: Place, server: Server) -> Served:
+    return Served(place.path, place.file, server.uri)
+
+
+def on_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
+    """A reporter that does something, once, when it is told of the so-manieth event of a kind."""
+    seen = 0
+
+    def act(event: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event[0] == kind:
+            seen += 1
+            if seen == count:
+                action()
+
+    return Recorder(act)
+
+
+def assert_same_as(finished: Place, place: Place) -> None:
+    assert_sound(place)
+    assert facts(place) == facts(finished)
+
+
+# At an epoch the driver can go on for a while without the store; after a trial's end it needs it at once.
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("baseline", 1), ("epoch", 2), ("trial", 2)])
+def test_a_server_killed_and_restarted_loses_nothing(
+    finished: Place, served: Served, server: Server, kind: str, count: int
+) -> None:
+    restarts: list[threading.Thread] = []
+
+    def kill() -> None:
+        server.kill()
+        restarts.append(threading.Thread(target=server.start))
+        restarts[0].start()
+
+    _, recorder = served.run(reporter=on_event(kind, count, kill))
+    restarts[0].join()
+    server.kill()
+    assert len(recorder.kind("trial")) == 6
+    assert_same_as(finished, served.settled())
+
+
+# After the fourth trial's end the next one is pruned in its first epoch, of which the store then knows nothing.
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
+def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from(
+    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("STUDY_PATIENCE_S", "2")
+        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been away for \d+ s") as caught:
+            served.run(reporter=on_event(kind, count, server.kill))
+        assert caught.value.exit_code == 1
+        assert "the same command goes on with the study" in str(caught.value)
+
+        done = study(*served.arguments("--workers", "0"))  # it is not even there when the command starts
+        assert (done.code, len(done.stderr.splitlines())) == (1, 1), done
+        assert done.stderr.startswith(f"error: MLflow at {server.uri} cannot be used")
+    server.start()
+    assert study(*served.arguments("--workers", "0")).code == 0
+    server.kill()
+    assert_same_as(finished, served.settled())
+
+
+def test_a_server_that_is_not_there_is_said_in_a_line(place: Place) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    done = study(*Served(place.path, place.file, uri).arguments("--workers", "0"))
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
+    assert done.stderr.startswith(f"error: MLflow at {uri} cannot be used")
+
+
+# --- replies that are lost ----------------------------------------------------------------------------------------
+
+
+class Losing(ThreadingHTTPServer):
+    """Passes requests on, and loses the replies to some: the server has done them, the client cannot know."""
+
+    daemon_threads = True
+
+    def __init__(self, server: Server, loses: Callable[[str], bool]) -> None:
+        self.behind, self.loses, self.lost = server, loses, []  # type: ignore[var-annotated]
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that has gone is none of our business."""
+
+
+class Passing(BaseHTTPRequestHandler):
+    server: Losing
+    protocol_version = "HTTP/1.1"
+
+    def pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self._chunks()
+        headers = {k: v for k, v in self.headers.items() if k not in ("Host", "Content-Length", "Transfer-Encoding")}
+        behind = http.client.HTTPConnection("127.0.0.1", self.server.behind.port, timeout=60)
+        with contextlib.closing(behind):
+            behind.request(self.command, self.path, body, headers)
+            reply = behind.getresponse()
+            content = reply.read()
+        what = f"{self.command} {re.sub('[0-9a-f]{32}', '*', self.path.partition('?')[0])}"
+        if self.server.loses(what):
+            self.server.lost.append(what)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        self.send_response(reply.status)
+        for key, value in reply.getheaders():
+            if key.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def losing(server: Server, loses: Callable[[str], bool]) -> Iterator[Losing]:
+    proxy = Losing(server, loses)
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        thread.join()
+        proxy.server_close()
+
+
+@pytest.mark.slow
+def test_a_lost_reply_to_create_run_leaves_one_run(finished: Place, served: Served, server: Server) -> None:
+    lost: list[str] = []
+
+    def first_create(what: str) -> bool:
+        if lost or not what.endswith("/runs/create"):
+            return False
+        lost.append(what)
+        return True
+
+    with losing(server, first_create) as proxy:
+        served.uri = proxy.uri
+        served.run()
+        assert len(proxy.lost) == 1
+    server.kill()
+    assert_same_as(finished, served.settled())
+
+
+@pytest.mark.slow
+def test_the_first_reply_of_every_kind_may_be_lost(finished: Place, served: Served, server: Server) -> None:
+    """But for the requests with which a command makes sure that the store is there, which end it with an error."""
+    seen: dict[str, int] = {}
+
+    def every_first(what: str) -> bool:
+        kind = re.sub(r"(artifacts/\*?).*", r"\1", re.sub(r"m-\*|/\d+/", "/*/", what))
+        seen[kind] = seen.get(kind, 0) + 1
+        return seen[kind] == 1 and "/experiments/" not in what
+
+    with losing(server, every_first) as proxy:
+        served.uri = proxy.uri
+        served.run()
+        assert len(proxy.lost) > 5, proxy.lost
+    server.kill()
+    assert_same_as(finished, served.settled())
+
+
+# --- databases that are locked ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("database", ["optuna.db", "mlflow.db"])
+def test_a_locked_database_is_waited_for(finished: Place, place: Place, database: str, seconds: int) -> None:
+    locked: list[threading.Timer] = []
+
+    def lock() -> None:
+        connection = sqlite3.connect(place.path / database, timeout=60, check_same_thread=False)
+        connection.execute("begin exclusive")
+
+        def unlock() -> None:
+            connection.rollback()
+            connection.close()
+
+        locked.append(threading.Timer(seconds, unlock))
+        locked[0].start()
+
+    place.run(reporter=on_event("epoch", 4, lock))
+    locked[0].join()
+    assert_same_as(finished, place)
+
+
+# --- a disk that is full ------------------------------------------------------------------------------------------
+
+
+def limit_files(pid: int, size: int) -> None:
+    """No file that this process writes can grow beyond a size, as if the disk were full."""
+    hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [4096, 60_000, 1_500_000])
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+    finished: Place, place: Place, launcher: Launcher, size: int
+) -> None:
+    """Checkpoints are larger than the first sizes, the databases than all of them."""
+    command = launcher.start(*place.arguments("--workers", "0"))
+    command.until("epoch")
+    limit_files(command.pid, size)
+    assert command.code() == 1, (command.stdout, command.stderr)
+    assert command.stderr.startswith("error: "), command.stderr
+    assert "unexpected" not in command.stderr
+    assert len(command.stderr.splitlines()) <= 2
+    assert list(place.path.rglob("*.tmp")) == []
+
+    place.run()
+    assert_same_as(finished, place)
+
+
+@pytest.mark.parametrize("command", [["models"], ["promote", "small"], ["doctor"]], ids=lambda c: c[0])
+def test_the_libraries_own_loggers_add_nothing_to_an_error(
+    finished_copy: Place, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """MLflow logs a whole traceback of whatever its database refuses, before it raises."""
+    monkeypatch.setenv("STUDY_PATIENCE_S", "0")
+    with contextlib.closing(sqlite3.connect(finished_copy.path / "mlflow.db")) as database, database:
+        for table in ("registered_models", "latest_metrics"):
+            database.execute(f"drop table {table}")
+    done = study(*command, "--home", str(finished_copy.path))
+    assert (done.code, done.stdout) == (1, ""), done
+    assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    shown = study(*command, "--home", str(finished_copy.path), "--debug")
+    assert "Traceback" in shown.stderr
+
+
+# --- workers ------------------------------------------------------------------------------------------------------
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes of a driver: those of its descendants that have imported torch."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("libtorch" in entry.path for entry in child.memory_maps()):
+                found.append(child)
+    return found
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_halted_for_a_while_changes_nothing(finished: Place, place: Place, launcher: Launcher) -> None:
+    command = launcher.start(*place.arguments("--workers", "2"))
+    command.until("epoch 1/")
+    worker = workers_of(command.pid)[0]
+    worker.send_signal(signal.SIGSTOP)
+    threading.Event().wait(5)
+    worker.send_signal(signal.SIGCONT)
+    assert command.code() == 0, command.stderr
+    assert_same_as(finished, place)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_does_not_fit_on_the_disk_ends_the_command(
+    finished: Place, place: Place, launcher: Launcher
+) -> None:
+    """Workers write nothing but checkpoints; the databases are the driver's, which has room enough here."""
+    command = launcher.start(*place.arguments("--workers", "1"))
+    command.until("epoch 1/")
+    for worker in workers_of(command.pid):
+        limit_files(worker.pid, 4096)
+    assert command.code() == 1, (command.stdout, command.stderr)
+    assert re.fullmatch(r"error: .*File too large; when that is mended .*\n", command.stderr), command.stderr
+    assert list(place.path.rglob("*.tmp")) == []
+    assert {run.info.status for run in place.runs("trial")} <= {"SCHEDULED", "FINISHED", "KILLED", "FAILED"}
+
+    place.run()
+    assert_same_as(finished, place)
+
+
+DEADLY = """\
+name = "deadly"
+dataset = "mnist-5k"
+
+[degrade]
+kind = "downscale"
+factor = 7
+
+[budget]
+trials = 2
+epochs = 1
+concurrency = 1
+
+[pruner]
+name = "none"
+
+[[enqueue]]
+batch_size = 2
+bottleneck = 2048
+
+[[enqueue]]
+batch_size = 256
+bottleneck = 16
+
+[model]
+depth = 1
+bottleneck = [16, 2048]
+
+[train]
+batch_size = [2, 256]
+"""
+
+
+@pytest.mark.slow
+def test_a_leg_whose_worker_always_dies_fails_its_trial_and_no_other(place: Place, launcher: Launcher) -> None:
+    """The first trial's steps are so many that there is time to kill its worker in the middle."""
+    place.file.write_text(DEADLY)
+    command = launcher.start(*place.arguments("--workers", "1"))
+    command.until("linear")  # the last of the baselines
+    killed: set[int] = set()
+    while len(killed) < 4 and not command.ended():
+        for worker in workers_of(command.pid):
+            with contextlib.suppress(psutil.Error):
+                # A worker has taken its leg up once it works on something with torch loaded.
+                before = worker.cpu_times().user
+                wait_for(lambda w=worker, b=before: w.cpu_times().user > b + 1, "work of the worker")
+                worker.kill()
+                killed.add(worker.pid)
+                wait_for(lambda w=worker: not w.is_running() or w.status() == psutil.STATUS_ZOMBIE, "its death")
+    assert command.code() == 0, (command.stdout, command.stderr)
+    failed, other = place.search("deadly").records()
+    assert failed.summary is not None
+    assert (failed.state, failed.summary.reason) == ("FAIL", "its worker died 4 times")
+    assert other.state == "COMPLETE"
+    assert_sound(place, 2, 1, "deadly")
+
+
+SLOW_LEG = DEADLY.replace("trials = 2", "trials = 1").replace("epochs = 1", "epochs = 100")
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_long_leg_in_the_driver_s_own_process_is_abandoned(
+    place: Place, launcher: Launcher, which: signal.Signals
+) -> None:
+    """Its epoch is 1,750 large steps; a leg is pure and writes at its end, so nothing is lost by leaving it."""
+    place.file.write_text(SLOW_LEG)
+    command = launcher.start(*place.arguments("--workers", "0"))
+    command.until("linear")  # the last of the baselines
+    driver = psutil.Process(command.pid)
+    before = driver.cpu_times().user
+    wait_for(lambda: driver.cpu_times().user > before + 1, "work on the leg")
+    os.kill(command.pid, which)
+    asked = time.monotonic()
+    assert command.code() == 130, command.stderr
+    assert time.monotonic() - asked < 10
+    assert command.stderr.splitlines() == ["stopped: the same command goes on with the study"]
+    assert [run.info.status for run in place.runs("trial", "deadly")] == ["SCHEDULED"]
+    assert "epoch 1/" not in command.stdout
+    assert list((place.path / "checkpoints").rglob("*.*")) == []
+
+
+# --- legs that fail -----------------------------------------------------------------------------------------------
+
+# A process of its own: one with so little room may not survive what else a test does.
+GREEDY = """
+import resource, sys
+from pathlib import Path
+from pipeline.config import TrialConfig
+from pipeline.data import load
+from pipeline.epoch import run_leg
+
+folder = Path(sys.argv[1])
+load("mnist-5k", folder)
+trial = {"dataset": "mnist-5k", "degrade": {"kind": "gaussian", "sigma": 0.5}, "train": {"batch_size": 3500}}
+for bottleneck in (4096, 16):
+    config = TrialConfig.model_validate(trial | {"model": {"depth": 1, "bottleneck": bottleneck}})
+    size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20, resource.RLIM_INFINITY))
+    print(run_leg(config, None, folder, folder / str(bottleneck)).failure)
+"""
+
+
+def test_a_leg_that_exhausts_the_memory_is_its_trial_s_failure_and_the_next_goes_well(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", GREEDY, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    failed, other = done.stdout.splitlines()
+    assert re.match(r"out of memory in epoch 1: .*can't allocate memory", failed)
+    assert other == "None"
+    assert [path.name for path in tmp_path.glob("*/*.safetensors")], "the other's"
+
+
+def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
+    finished: Place, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever torch raises but for want of memory, the next trial would meet as well."""
+    calls = 0
+
+    def breaks(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > 200:
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nand more")
+        return intact(*arguments)
+
+    with monkeypatch.context() as patch:
+        intact = LOSSES["bce"]
+        patch.setitem(LOSSES, "bce", breaks)
+        done = study(*place.arguments("--workers", "0"))
+    said = (
+        "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is mended the same command"
+    )
+    assert (done.code, done.stderr) == (1, f"error: {said} goes on\n")
+    assert [record.state for record in place.search().records()] == ["FAIL", *["RUNNING"] * 3]
+    assert {run.info.status for run in place.runs("trial")} == {"FAILED", "SCHEDULED"}
+    place.run()
+    assert_same_as(finished, place)
+
+
+# --- studies that cannot work -------------------------------------------------------------------------------------
+
+
+def nothing_in(folder: Path, *but: str) -> bool:
+    return {path.name for path in folder.iterdir()} <= set(but)
+
+
+def idx(*shape: int) -> bytes:
+    count = 1
+    for side in shape:
+        count *= side
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + bytes(count)
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 0x55
+    return bytes(changed)
+
+
+DAMAGES = {
+    "another file": ("", lambda data: data),
+    "cut short": ("", cut),
+    "a flipped byte": ("", flipped),
+    "empty": ("", lambda _: b""),
+    "gzipped, another file": (".gz", gzip.compress),
+    "gzipped, cut short": (".gz", lambda data: cut(gzip.compress(data))),
+    "gzipped, a flipped byte": (".gz", lambda data: flipped(gzip.compress(data))),
+    "no gzip at all": (".gz", lambda data: data),
+}
+
+
+@pytest.mark.parametrize(("suffix", "damage"), DAMAGES.values(), ids=DAMAGES)
+def test_damaged_data_is_refused_before_anything_is_written(
+    tmp_path: Path, place: Place, suffix: str, damage: Callable[[bytes], bytes]
+) -> None:
+    data = tmp_path / "data" / "MNIST" / "raw"
+    data.mkdir(parents=True)
+    for part, count in (("train", 600), ("t10k", 100)):
+        for name, content in (
+            (f"{part}-images-idx3-ubyte", idx(count, 28, 28)),
+            (f"{part}-labels-idx1-ubyte", idx(count)),
+        ):
+            (data / (name + suffix)).write_bytes(damage(content))
+    place.file.write_text(place.file.read_text().replace("mnist-5k", "mnist"))
+    home = tmp_path / "new"
+    done = study("run", str(place.file), "--home", str(home), "--data-dir", str(tmp_path / "data"), "--workers", "0")
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done
+    assert str(data) in done.stderr
+    assert not home.exists()
+
+
+def test_a_study_whose_trials_all_diverge_ends_and_says_so(place: Place) -> None:
+    # With relu every unit would die, and the loss be finite.
+    diverging = "activation = 'leaky_relu'\n\n[train]\noptimizer = 'sgd'\nlr = 1e9\n"
+    place.file.write_text(DEADLY.replace("\n[train]\n", diverging).replace("batch_size = 2\n", "batch_size = 256\n"))
+    for _ in range(2):  # the second time there is nothing to do, and that is said no less
+        done = study(*place.arguments("--workers", "0"))
+        assert (done.code, len(done.stderr.splitlines())) == (1, 1), done
+        assert done.stderr.startswith("error: study deadly: no trial was completed")
+    assert [record.state for record in place.search("deadly").records()] == ["FAIL", "FAIL"]
+    assert_sound(place, 2, 1, "deadly")
+    shown = study("show", "deadly", "--home", str(place.path))
+    assert shown.code == 0
+    assert "trial 0 failed: " in shown.stdout
+    for command in (["promote", "deadly"], ["export", "deadly", "-o", str(place.path.parent / "table.csv")]):
+        done = study(*command, "--home", str(place.path))
+        assert "unexpected" not in done.stderr, done
+
+
+@pytest.mark.slow
+def test_a_second_driver_is_refused_and_the_first_ends_well(finished: Place, place: Place, launcher: Launcher) -> None:
+    command = launcher.start(*place.arguments("--workers", "0"))
+    command.until("epoch")
+    os.kill(command.pid, signal.SIGSTOP)  # it shall not end before the second has tried
+    try:
+        done = study(*place.arguments("--workers", "0"))
+    finally:
+        os.kill(command.pid, signal.SIGCONT)
+    who = f"process {command.pid} on {socket.gethostname()}"
+    assert (done.code, done.stdout) == (2, ""), done
+    assert done.stderr == f"error: study 'small' is being run by {who}; wait for it, or stop it first\n"
+    assert command.code() == 0, command.stderr
+    assert_same_as(finished, place)
+
+
+NAMES = ["../x", "a/b", "x" * 600, "{x}", "", ".", "..", "a b", "-", "a'b", "a\nb", "%s", "é"]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:8]))
+def test_names_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(DEADLY)
+    done = study("run", str(file), "--home", str(tmp_path / "home"), "--workers", "0", f"--name={name}")
+    assert (done.code, done.stdout) == (2, ""), done
+    assert 1 <= len(done.stderr.splitlines()) <= 2
+    assert nothing_in(tmp_path, "study.toml")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "x" * 600, "{x}", "nosuch", "a'b", "a\nb"], ids=lambda n: repr(n[:8]))
+@pytest.mark.parametrize("command", [["show"], ["promote"], ["export", "-o", "table.csv"]], ids=lambda c: c[0])
+def test_names_of_no_study_are_refused(
+    finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(finished.path.rglob("*"))
+    done = study(command[0], *command[1:], "--home", str(finished.path), "--", name)
+    assert (done.code, done.stdout) == (2, ""), done
+    assert done.stderr.startswith(f"error: there is no study {name!r} in {finished.path}; studies: small")
+    assert nothing_in(tmp_path)
+    assert sorted(finished.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["run", "list", "show", "promote", "models", "doctor", "export", "reproduce"])
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "study.toml"
+    file.write_text(DEADLY)
+    (tmp_path / "mlruns").write_text("not a folder")
+    arguments = {
+        "run": [str(file), "--workers", "0"],
+        "show": ["deadly"],
+        "promote": ["deadly"],
+        "export": ["deadly", "-o", "table.csv"],
+        "reproduce": ["0" * 32],
+    }
+    done = study(command, *arguments.get(command, []))
+    assert done.code == (0 if command in ("list", "models") else 2), done  # there simply is no study
+    assert len(done.stderr.splitlines()) == (0 if done.code == 0 else 1)
+    assert (tmp_path / "mlruns").read_text() == "not a folder"
+    assert nothing_in(tmp_path, "study.toml", "mlruns")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for this user")
+def test_a_home_that_is_read_only_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(DEADLY)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    done = study("run", str(file), "--home", str(home), "--workers", "0")
+    assert (done.code, len(done.stderr.splitlines())) == (2, 1), done
+    assert nothing_in(home)
+
+
+@pytest.mark.parametrize("key", ["torch", "git.commit", "hardware"])
+def test_what_changed_since_is_said_and_not_refused(finished: Place, finished_copy: Place, key: str) -> None:
+    search = finished_copy.search()
+    search.remember("environment", search.recall("environment") | {key: "quite another"})
+    done = study(*finished_copy.arguments("--workers", "0"))
+    assert (done.code, done.stderr) == (0, ""), done
+    assert f"{key} was quite another and is " in done.stdout
+    again = study(*finished_copy.arguments("--workers", "0"))
+    assert "quite another" not in again.stdout  # it is recorded now
+    assert facts(finished_copy) == facts(finished)
