@@ -1,4 +1,7 @@
-"""The Python face, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``."""
+"""The Python interface, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``.
+
+The command ``study run`` calls `run_study`, as `run` does.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,42 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from pipeline.config import load_study_file
+from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
+from pipeline.results.publish import publish
 from pipeline.results.table import summary_table
-from pipeline.search.ask_tell import Search, load_search
-from pipeline.study.driver import Options, run_study
-from pipeline.study.reporter import PlainLines
+from pipeline.search.ask_tell import Search
+from pipeline.search.studies import load_search
+from pipeline.study.driver import StudyOutcome, run_to_total
+from pipeline.study.reporter import PlainLines, Reporter
+from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.search.ask_tell import OptunaStudy
+
+
+def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
+    """Run a study to its total, or resume it, and publish its results.
+
+    Side effects: creates the home, the databases, an experiment, runs and models; downloads an absent data set.
+    Called again it adds only what is missing; with a higher total the result is as if that had been asked at once.
+
+    Args:
+        file: the study.
+        home: where it is kept.
+        options: workers, cluster, device.
+        reporter: told of every epoch and trial.
+
+    Raises:
+        InputError: bad arguments, data or a study that differs from the stored one; nothing was written.
+        Interrupted: Ctrl-C or SIGTERM; calling it again resumes the study.
+        StudyError: the databases, workers or disk failed; likewise.
+    """
+    with open_session(file, home, options, reporter) as session:
+        return publish(session, file, run_to_total(session, options))
 
 
 @dataclass(frozen=True)
@@ -52,7 +79,7 @@ def run(
     home: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Study:
-    """Run a study file, or go on with it; lines of progress are printed.
+    """Run a study file, or resume it; lines of progress are printed.
 
     Args:
         file: the TOML file.
@@ -66,7 +93,7 @@ def run(
         data_dir: folder of the data sets.
 
     Raises:
-        StudyError: as `pipeline.study.run_study`.
+        StudyError: as `run_study`.
     """
     where = _home(home, data_dir)
     study_file = load_study_file(Path(file), overrides, name, trials)

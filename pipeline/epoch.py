@@ -1,8 +1,8 @@
-"""Training: losses, optimisers, schedules, and one epoch of one trial.
+"""What a worker runs: one epoch of one trial, trained, validated and saved.
 
-Comes in: a ``TrialConfig`` and the checkpoint of the epoch before (none at first). Goes out: the next checkpoint and
-what the epoch showed. ``run_leg`` is a pure function of its arguments, so any process may run it, and run it again.
-Imports neither optuna nor distributed nor mlflow.
+Comes in: a trial's configuration and the checkpoint of the epoch before, if there is one. Goes out: `Trained` with the
+next checkpoint, metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments, so any process may run
+it, and run it again. May not import optuna, mlflow or distributed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint, EpochResult, LegResult
+from pipeline.config.results import Checkpoint, EpochOutcome, EpochResult, Failed, Trained
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
@@ -41,24 +41,23 @@ from pipeline.training.schedules import build_scheduler
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
 
 
-def run_leg(
+def run_epoch(
     config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
-) -> LegResult:
+) -> EpochOutcome:
     """Train a trial for one epoch and validate it.
 
     Args:
         config: the trial.
-        before: the checkpoint to go on from; None starts the trial.
-        data_dir: where the data set lies; it must be there already.
+        before: the checkpoint of the epoch before; None starts the trial.
+        data_dir: where the data set is; nothing is downloaded.
         folder: where the checkpoint is written.
-        judge: the data set's; without one ``val/class_kept`` is left out.
+        judge: of the data set; without one ``val/class_kept`` is left out.
 
     Returns:
-        The new checkpoint, the epoch's metrics and the panel; or a failure that is the trial's own (non-finite loss,
-        memory exhausted).
+        `Trained`, or `Failed` for a reason of the trial's own: a non-finite loss, or memory exhausted.
 
     Raises:
-        CheckpointError: ``before`` is damaged or is another trial's.
+        CheckpointError: ``before`` is damaged or belongs to another trial.
         StudyError: the judge is absent or damaged.
         DataError: the data set is absent or damaged.
         OSError: the checkpoint could not be written.
@@ -68,24 +67,24 @@ def run_leg(
     epoch = before.epoch + 1 if before else 1
     try:
         with _fixed_numerics(config):
-            state, result, picture = _train_epoch(config, epoch, before, load(config.dataset, data_dir), judge)
+            state, result, panel = _train_and_validate(config, epoch, before, load(config.dataset, data_dir), judge)
     except FloatingPointError as error:
-        return LegResult(None, None, None, str(error), time.perf_counter() - started)
+        return Failed(str(error), time.perf_counter() - started)
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
         reason = f"out of memory in epoch {epoch}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-        return LegResult(None, None, None, reason, time.perf_counter() - started)
+        return Failed(reason, time.perf_counter() - started)
     saved = checkpoints.save(folder, epoch, state)
-    return LegResult(saved, result, picture, None, time.perf_counter() - started)
+    return Trained(saved, result, panel, time.perf_counter() - started)
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether memory is exhausted; on the CPU, and within CUDA's libraries, only the message says so."""
+    """Whether memory is exhausted; on the CPU and inside CUDA's libraries only the message says so."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
-def _train_epoch(
+def _train_and_validate(
     config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
 ) -> tuple[State, EpochResult, np.ndarray]:
     images = data.train.images.to(config.device)
@@ -97,8 +96,7 @@ def _train_epoch(
     scheduler = build_scheduler(config.train, optimizer, steps * config.epochs)
     history: list[dict[str, Any]] = []
     if before is not None:
-        state = checkpoints.load(before)
-        _check_own(state, config, before)
+        state = _load_own(before, config)
         state.restore(model)
         state.restore_training(optimizer, scheduler)
         history = state.meta["history"]
@@ -134,17 +132,17 @@ def _train_epoch(
     restore = without_gradients(models.Restorer(model).eval())
 
     def finite(degraded: Tensor) -> Tensor:
-        # The last steps may have left weights, or statistics of batch norm, that are huge and not yet infinite.
+        # The last steps can leave weights or batch-norm statistics that are finite, but so large that outputs overflow.
         restored = restore(degraded)
         if not bool(restored.isfinite().all()):
             raise FloatingPointError(f"non-finite restored images after epoch {epoch}")
         return restored
 
-    figures, picture = validation(finite, data, config.degrade, judge, config.device)
+    scores, panel = validation(finite, data, config.degrade, judge, config.device)
     times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
-    result = EpochResult(epoch, {"train/loss": mean, **figures, **times}, time.time())
+    result = EpochResult(epoch, {"train/loss": mean, **scores, **times}, time.time())
     meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}
-    return checkpoints.capture(model, optimizer, scheduler, torch.from_numpy(picture), meta), result, picture
+    return checkpoints.capture(model, optimizer, scheduler, torch.from_numpy(panel), meta), result, panel
 
 
 def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
@@ -156,27 +154,32 @@ def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
 
 
 def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
-    """The restoring model of a checkpoint, on the CPU and ready to use.
+    """The restoring model of a checkpoint, on the CPU and in evaluation mode.
 
     Raises:
-        CheckpointError: the checkpoint is absent, damaged or another trial's.
+        CheckpointError: the checkpoint is absent, damaged or belongs to another trial.
     """
-    state = checkpoints.load(checkpoint)
-    _check_own(state, config, checkpoint)
+    state = _load_own(checkpoint, config)
     model = build_model(config, data).cpu()
     state.restore(model)
     return models.Restorer(model).eval()
 
 
 def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResult], np.ndarray]:
-    """All epochs that led to a checkpoint, and the last one's panel.
+    """The results of all epochs up to a checkpoint, and the panel of the last one.
 
     Raises:
-        CheckpointError: the checkpoint is absent, damaged or another trial's.
+        CheckpointError: the checkpoint is absent, damaged or belongs to another trial.
     """
-    state = checkpoints.load(checkpoint)
-    _check_own(state, config, checkpoint)
+    state = _load_own(checkpoint, config)
     return [EpochResult(**entry) for entry in state.meta["history"]], state.tensors["panel"].numpy()
+
+
+def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> State:
+    state = checkpoints.load(checkpoint)
+    if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
+        raise CheckpointError(f"{checkpoint.path}: belongs to another trial")
+    return state
 
 
 @contextmanager
@@ -195,7 +198,7 @@ def _fixed_numerics(config: TrialConfig) -> Iterator[None]:
 
 
 def _bfloat16(config: TrialConfig) -> bool:
-    """Whether to compute in bfloat16; ``auto`` does so on a GPU that has it."""
+    """Whether to compute in bfloat16; ``auto`` does so on a GPU that supports it."""
     if config.train.precision == "auto":
         return config.device == "cuda" and torch.cuda.is_bf16_supported()
     return config.train.precision == "bfloat16"
@@ -203,8 +206,3 @@ def _bfloat16(config: TrialConfig) -> bool:
 
 def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
     return derive_seed(config.seed, config.number, config.replicate, epoch, purpose)
-
-
-def _check_own(state: State, config: TrialConfig, checkpoint: Checkpoint) -> None:
-    if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
-        raise CheckpointError(f"{checkpoint.path}: belongs to another trial")

@@ -1,7 +1,7 @@
-"""Where legs run: Dask workers on this machine or on a cluster, or this process. The only importer of distributed.
+"""Where tasks run: on Dask workers of this machine or a cluster, or in this process.
 
-Comes in: functions and their arguments under a key. Goes out: results as they come. Nothing else in the program knows
-which engine runs.
+Comes in: functions and their arguments under a key. Goes out: `Returned`, `Raised` or `Lost` under the same key, as
+they come. Nothing else in the program knows which kind of workers there is; no other module may import distributed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -25,80 +25,98 @@ from pipeline.errors import EngineError
 
 Task = Callable[..., Any]
 
-# Every training step allocates and frees the same large arrays. glibc, and all the more so with Dask's settings, gives
-# freed memory back to the system, which hands it out again page by page, zeroed: up to 43 % of a convolutional
-# network's time. Workers keep it instead, and all their threads share one arena. Set in the user's environment, the
-# variables win.
-KEPT = 2**30  # bytes; no array of this size or less is given back
+# Every training step allocates and frees the same large arrays. glibc returns freed memory to the system, the more so
+# with Dask's settings; getting it back page by page took up to 43 % of a convolutional network's time. These settings
+# keep it. Variables that the user has set win.
+KEEP_BYTES = 2**30  # freed arrays up to this size are kept
 WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(KEPT),
-    "MALLOC_TRIM_THRESHOLD_": str(KEPT),
+    "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES),
 }
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 @dataclass(frozen=True)
-class Done:
-    """A finished task: its result, or the error that it raised, or why it was lost."""
+class Returned:
+    """A task that ended, with its result."""
 
-    key: str
-    result: Any = None
-    error: Exception | None = None
-    lost: str | None = None
+    key: Hashable
+    result: Any
 
 
-class Engine(Protocol):
-    slots: int
+@dataclass(frozen=True)
+class Raised:
+    """A task that ended with an error."""
 
-    def submit(self, key: str, task: Task, *arguments: Any) -> None:
-        """Start a task; ``key`` names it in its `Done`."""
+    key: Hashable
+    error: Exception
 
-    def wait(self, timeout: float) -> Done | None:
-        """The next finished task; None where there is none within ``timeout`` seconds."""
+
+@dataclass(frozen=True)
+class Lost:
+    """A task that was given up because its workers died."""
+
+    key: Hashable
+    reason: str
+
+
+Outcome = Returned | Raised | Lost
+
+
+class Workers(Protocol):
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at the same time."""
+
+    def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
+        """Start a task; its outcome bears ``key``."""
+
+    def wait(self, timeout: float) -> Outcome | None:
+        """The next outcome; None where there is none within ``timeout`` seconds."""
 
     def close(self) -> None:
-        """Stop at once; tasks under way are dropped."""
+        """Stop at once; running tasks are dropped."""
 
 
 class _Abandoned(BaseException):
     """Raised by a signal in the middle of a task."""
 
 
-class InProcess:
+class ThisProcess:
     """Runs tasks in this process, one after another, inside `wait`.
 
-    A task may take minutes. A signal that the program answers (Ctrl-C) makes `wait` leave it and return at once; it is
-    dropped, which loses nothing, for tasks are pure and what they write they write whole.
+    A task may take minutes. A signal that the program handles (Ctrl-C) makes `wait` drop the task and return at once.
+    That loses nothing: tasks are pure, and write files whole or not at all.
     """
 
     slots = 1
 
     def __init__(self) -> None:
         _keep_freed_memory()
-        self._tasks: deque[tuple[str, Task, tuple[Any, ...]]] = deque()
+        self._tasks: deque[tuple[Hashable, Task, tuple[Any, ...]]] = deque()
 
-    def submit(self, key: str, task: Task, *arguments: Any) -> None:
+    def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         self._tasks.append((key, task, arguments))
 
-    def wait(self, timeout: float) -> Done | None:  # noqa: ARG002
+    def wait(self, timeout: float) -> Outcome | None:  # noqa: ARG002
         if not self._tasks:
             return None
         key, task, arguments = self._tasks.popleft()
         try:
             with _abandoned_by_signals():
-                return Done(key, task(*arguments))
+                return Returned(key, task(*arguments))
         except _Abandoned:
             return None
         except Exception as error:  # as it would come back from a worker
-            return Done(key, error=error)
+            return Raised(key, error)
 
     def close(self) -> None:
         self._tasks.clear()
 
 
 def _keep_freed_memory() -> None:
-    """Have this process's allocator do as the workers' does, where it is glibc's."""
+    """Set this process's allocator like the workers', where it is glibc's."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, name in (
@@ -106,50 +124,50 @@ def _keep_freed_memory() -> None:
             (M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_"),
         ):
             if name not in os.environ:
-                mallopt(parameter, KEPT)
+                mallopt(parameter, KEEP_BYTES)
 
 
 @contextmanager
 def _abandoned_by_signals() -> Iterator[None]:
-    """Have SIGINT and SIGTERM raise `_Abandoned` after the program's own handlers, where it has any."""
+    """Make SIGINT and SIGTERM raise `_Abandoned` after the program's own handlers, where it has any."""
     handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
     own = {which: handler for which, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():  # no other can catch signals
+    if threading.current_thread() is not threading.main_thread():  # no other thread can handle signals
         yield
         return
 
-    def answer(signum: int, frame: FrameType | None) -> None:
+    def handle(signum: int, frame: FrameType | None) -> None:
         own[signal.Signals(signum)](signum, frame)
         raise _Abandoned
 
     try:
         for which in own:
-            signal.signal(which, answer)
+            signal.signal(which, handle)
         yield
     finally:
         for which, handler in own.items():
             signal.signal(which, handler)
 
 
-class OnDask:
+class DaskWorkers:
     """Runs tasks on Dask workers. A worker that dies is replaced and its task run again, up to three times."""
 
     def __init__(self, cluster: Any, client: Any) -> None:
         self._cluster, self._client = cluster, client
-        self._futures: dict[str, Any] = {}
-        self._done: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._futures: dict[Hashable, Any] = {}
+        self._done: queue.SimpleQueue[tuple[Hashable, Any]] = queue.SimpleQueue()
         self.slots = max(1, sum(client.nthreads().values()))
 
-    def submit(self, key: str, task: Task, *arguments: Any) -> None:
+    def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         # The time makes a task that is submitted again a new one to the scheduler.
         future = self._client.submit(_on_worker, task, arguments, key=f"{key}-{time.time_ns()}", pure=False)
         self._watch(key, future)
 
-    def _watch(self, key: str, future: Any) -> None:
+    def _watch(self, key: Hashable, future: Any) -> None:
         self._futures[key] = future
         future.add_done_callback(lambda done: self._done.put((key, done)))
 
-    def wait(self, timeout: float) -> Done | None:
+    def wait(self, timeout: float) -> Outcome | None:
         from distributed import KilledWorker
 
         try:
@@ -158,22 +176,20 @@ class OnDask:
             if self._client.status not in ("running", "connecting"):
                 raise EngineError(f"the connection to the Dask scheduler was lost ({self._client.status})") from None
             return None
-        if future.status in ("pending", "lost"):  # it went with its worker before it was looked at, and is made again
+        if future.status in ("pending", "lost"):  # the result was lost with its worker, and is computed again
             self._watch(key, future)
             return None
         self._futures.pop(key, None)
         if future.status == "finished":
-            return Done(key, future.result())
+            return Returned(key, future.result())
         error = future.exception() if future.status == "error" else None
         if isinstance(error, KilledWorker):
-            return Done(key, lost=f"its worker died {error.allowed_failures + 1} times")
-        if error is None:
-            return Done(key, error=EngineError(f"the scheduler dropped the task {key} ({future.status})"))
-        return Done(key, error=error)
+            return Lost(key, f"its worker died {error.allowed_failures + 1} times")
+        return Raised(key, error or EngineError(f"the scheduler dropped the task {key} ({future.status})"))
 
     def close(self) -> None:
         if self._cluster is not None:
-            # Closing politely waits for the tasks under way; ending the processes first does not.
+            # Closing the cluster waits for running tasks; killing the processes first does not.
             for nanny in self._cluster.workers.values():
                 nanny.auto_restart = False
                 if nanny.pid is not None:
@@ -187,18 +203,18 @@ class OnDask:
             self._cluster.close(timeout=5)
 
 
-def start(workers: int, cluster: str | None) -> Engine:
+def start(count: int, cluster: str | None) -> Workers:
     """Start workers, or attach to a running scheduler. Where there are GPUs, worker i uses GPU i modulo their number.
 
     Args:
-        workers: processes on this machine; 0 runs everything in this one.
+        count: processes on this machine; 0 runs everything in this one.
         cluster: address of a running Dask scheduler, whose workers share this home and data folder.
 
     Raises:
         EngineError: the scheduler cannot be reached, has no workers, or the workers do not start.
     """
-    if cluster is None and workers == 0:
-        return InProcess()
+    if cluster is None and count == 0:
+        return ThisProcess()
     import dask
     from distributed import Client, LocalCluster
 
@@ -209,20 +225,20 @@ def start(workers: int, cluster: str | None) -> Engine:
             if not client.nthreads():
                 client.close()
                 raise EngineError(f"--cluster {cluster}: the scheduler has no workers")
-            return OnDask(None, client)
+            return DaskWorkers(None, client)
         with dask.config.set({f"distributed.nanny.pre-spawn-environ.{k}": v for k, v in WORKER_ENVIRONMENT.items()}):
             local = LocalCluster(
-                n_workers=workers,
+                n_workers=count,
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # left out, a second study on this machine warns of a taken port
+                dashboard_address="127.0.0.1:0",  # without it a second study on this machine warns of a taken port
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
             )
         client = Client(local, set_as_default=False)
         client.register_plugin(_interrupt_plugin())
-        return OnDask(local, client)
+        return DaskWorkers(local, client)
     except (OSError, TimeoutError, ValueError) as error:
         what = f"--cluster {cluster}: cannot be reached" if cluster else "the workers did not start"
         raise EngineError(f"{what}: {str(error).splitlines()[0]}") from None
@@ -232,7 +248,7 @@ def _interrupt_plugin() -> Any:
     from distributed import WorkerPlugin
 
     class LeaveInterruptsToTheDriver(WorkerPlugin):
-        """Ctrl-C reaches every process of a terminal; only the driver answers it."""
+        """Ctrl-C reaches every process of a terminal; only the driver handles it."""
 
         def setup(self, worker: Any) -> None:  # noqa: ARG002
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -246,7 +262,7 @@ def _on_worker(task: Task, arguments: tuple[Any, ...]) -> Any:
 
 
 def _own_gpu() -> None:
-    """Spread workers over GPUs by their names, which Dask counts from 0 on one machine."""
+    """Assign GPUs by the worker's name: on one machine Dask numbers them from 0."""
     import torch
     from distributed import get_worker
 

@@ -26,10 +26,13 @@ from mlflow.entities import Run
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from PIL import Image
 
+from pipeline.api import run_study
 from pipeline.config import load_study_file
 from pipeline.home import Home, open_home
-from pipeline.search.ask_tell import Search, load_search
-from pipeline.study.driver import Options, Outcome, run_study
+from pipeline.search.ask_tell import Search
+from pipeline.search.studies import load_search
+from pipeline.study.driver import StudyOutcome
+from pipeline.study.session import Options
 from pipeline.tracking.store import connect
 
 STUDY = Path(sys.executable).with_name("study")  # the command as it is installed
@@ -122,7 +125,7 @@ class Place:
 
     def run(
         self, *overrides: str, name: str | None = None, trials: int | None = None, workers: int = 0, **rest: Any
-    ) -> tuple[Outcome, Recorder]:
+    ) -> tuple[StudyOutcome, Recorder]:
         """Run the study in this process, as the command would."""
         reporter = rest.pop("reporter", None) or Recorder()
         file = load_study_file(self.file, overrides, name, trials)
@@ -266,7 +269,6 @@ def facts(place: Place, name: str = "small") -> list[Any]:
     runs = {run.data.tags["trial.number"]: run for run in place.runs("trial", name)}
     out: list[Any] = []
     for record in place.search(name).records():
-        assert record.summary is not None, record
         run = runs[str(record.number)]
         out.append(
             {
@@ -283,7 +285,7 @@ def facts(place: Place, name: str = "small") -> list[Any]:
             }
         )
     baselines = {run.info.run_name: run.data.metrics for run in place.runs("baseline", name)}
-    return [*out, baselines, place.search(name).recall("baselines")]
+    return [*out, baselines, place.search(name).baselines]
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -96,25 +96,19 @@ def trial(request: pytest.FixtureRequest, tiny_data: Path) -> TrialConfig:  # no
     return tiny.trial(**request.param)
 
 
-def test_two_legs_train_and_the_second_resumes_to_the_bit(trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    first = epoch.run_leg(trial, None, tiny_data, tmp_path)
-    assert first.failure is None
-    second = epoch.run_leg(trial, first.checkpoint, tiny_data, tmp_path)
-    assert second.failure is None
-    assert tiny.trace(epoch.run_leg(trial, first.checkpoint, tiny_data, tmp_path / "again")) == tiny.trace(second)
+def test_the_second_epoch_resumes_the_first_bit_for_bit(trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
+    first = tiny.train(trial, None, tiny_data, tmp_path)
+    second = tiny.train(trial, first.checkpoint, tiny_data, tmp_path)
+    assert tiny.trace(tiny.train(trial, first.checkpoint, tiny_data, tmp_path / "again")) == tiny.trace(second)
     assert tiny.trace(second) != tiny.trace(first)
 
-    assert first.epoch is not None
-    assert second.epoch is not None
-    assert (first.epoch.epoch, second.epoch.epoch) == (1, 2)
-    for leg in (first, second):
-        assert leg.epoch is not None
-        assert all(math.isfinite(value) for value in leg.epoch.metrics.values())
-        assert leg.panel is not None
-        assert leg.panel.dtype == np.uint8
-    assert first.epoch.metrics.keys() == second.epoch.metrics.keys()
+    assert (first.result.epoch, second.result.epoch) == (1, 2)
+    for trained in (first, second):
+        assert all(math.isfinite(value) for value in trained.result.metrics.values())
+        assert trained.panel.dtype == np.uint8
+    assert first.result.metrics.keys() == second.result.metrics.keys()
     # Some optimisers hardly move at this learning rate; none may make the loss clearly worse.
-    assert second.epoch.metrics["train/loss"] < 1.02 * first.epoch.metrics["train/loss"]
+    assert second.result.metrics["train/loss"] < 1.02 * first.result.metrics["train/loss"]
 
 
 def test_training_moves_every_weight_and_lowers_the_loss_on_one_batch(trial: TrialConfig, tiny_data: Path) -> None:
@@ -140,9 +134,8 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
     trial: TrialConfig, tiny_data: Path, tmp_path: Path
 ) -> None:
     seen = data.load(tiny.NAME, tiny_data)
-    leg = epoch.run_leg(trial, None, tiny_data, tmp_path)
-    assert leg.checkpoint is not None
-    restorer = epoch.trained_restorer(trial, seen, leg.checkpoint)
+    trained = tiny.train(trial, None, tiny_data, tmp_path)
+    restorer = epoch.trained_restorer(trial, seen, trained.checkpoint)
     for degraded, clean in fixed_batches(seen.val, trial.degrade, "val"):
         assert tuple(degraded.shape[-2:]) == degrade.input_size(seen.image_size, trial.degrade)
         restored = restorer(degraded)
@@ -243,8 +236,7 @@ def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str,
 
 def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     judge = judge_of(data.load(tiny.NAME, tiny_data), tmp_path / "judges")
-    leg = epoch.run_leg(tiny_trial, None, tiny_data, tmp_path, judge)
-    assert leg.epoch is not None
-    assert {f"val/{name}" for name in OBJECTIVES} <= leg.epoch.metrics.keys()
+    trained = tiny.train(tiny_trial, None, tiny_data, tmp_path, judge)
+    assert {f"val/{name}" for name in OBJECTIVES} <= trained.result.metrics.keys()
     assert set(OBJECTIVES.values()) == {"maximize", "minimize"}
     assert set(LOSS_OBJECTIVES) == set(OBJECTIVES) & set(LOSSES) - {"ssim"}

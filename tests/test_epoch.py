@@ -1,4 +1,4 @@
-"""Legs: a small run that learns, purity, divergence, damaged checkpoints, and what a leg must leave untouched."""
+"""Epochs: a small run that learns, purity, divergence, damaged checkpoints, and what an epoch must leave unchanged."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ import pytest
 import tiny
 import torch
 
-from pipeline import epoch
 from pipeline.config import TrialConfig
 from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
-from pipeline.config.results import Checkpoint, LegResult
+from pipeline.config.results import Failed, Trained
 from pipeline.data import LOADERS, Split, load, sets
-from pipeline.epoch import history, run_leg, trained_restorer
+from pipeline.epoch import build_model, history, run_epoch, trained_restorer
 from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
@@ -34,23 +33,12 @@ from pipeline.training import losses, optimizers, schedules
 ROOT = Path(__file__).parents[1]
 
 
-def legs(trial: TrialConfig, data_dir: Path, folder: Path) -> list[LegResult]:
+def epochs(trial: TrialConfig, data_dir: Path, folder: Path) -> list[Trained]:
     """A whole trial."""
-    done: list[LegResult] = []
+    done: list[Trained] = []
     for _ in range(trial.epochs):
-        done.append(run_leg(trial, done[-1].checkpoint if done else None, data_dir, folder))
-        assert done[-1].failure is None
+        done.append(tiny.train(trial, done[-1].checkpoint if done else None, data_dir, folder))
     return done
-
-
-def figures(leg: LegResult) -> dict[str, float]:
-    assert leg.epoch is not None
-    return leg.epoch.metrics
-
-
-def saved(leg: LegResult) -> Checkpoint:
-    assert leg.checkpoint is not None
-    return leg.checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +65,19 @@ import tiny
 from pipeline.files import write_atomically
 from pipeline.config import TrialConfig
 from pipeline.config.choices import LAYER_TYPES, LOSSES
-from pipeline.epoch import run_leg
+from pipeline.epoch import run_epoch
 
 tiny.register()
 trial, folder = TrialConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2])
 state = random.getstate()
-first = run_leg(trial, None, folder, folder / "legs")
-second = run_leg(trial, first.checkpoint, folder, folder / "legs")
+first = run_epoch(trial, None, folder, folder / "epochs")
+second = run_epoch(trial, first.checkpoint, folder, folder / "epochs")
 seen = {"traces": [tiny.trace(first), tiny.trace(second)], "random": random.getstate() == state}
 
 # Two layers of 128 MiB where 50 are left.
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20, resource.RLIM_INFINITY))
-seen["memory"] = run_leg(tiny.trial(width=8192, bottleneck=4096), None, folder, folder / "memory").failure
+seen["memory"] = run_epoch(tiny.trial(width=8192, bottleneck=4096), None, folder, folder / "memory").reason
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 # A limit on the sizes of files stands for the full disk.
@@ -98,7 +86,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 seen["disk"] = []
 for attempt in (
     lambda: write_atomically(folder / "disk" / "file", bytes(10_000)),
-    lambda: run_leg(trial, None, folder, folder / "disk"),
+    lambda: run_epoch(trial, None, folder, folder / "disk"),
 ):
     try:
         attempt()
@@ -124,21 +112,21 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_trial_learns_and_beats_what_it_was_given(degrade: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     trial = tiny.trial(epochs=15, width=128, bottleneck=32, degrade=degrade)
-    done = legs(trial, tiny_data, tmp_path)
-    losses = [figures(leg)["train/loss"] for leg in done]
+    done = epochs(trial, tiny_data, tmp_path)
+    losses = [epoch.result.metrics["train/loss"] for epoch in done]
     assert losses[-1] < 0.6 * losses[0]
     assert losses[0] > losses[2] > losses[4] > losses[-1]
 
     seen = load(tiny.NAME, tiny_data)
     [trivial, _] = baselines.baseline_names(trial.degrade, seen.image_size)
     given = scores.evaluate(baselines.baseline(trivial, seen, trial.degrade), seen.val, trial.degrade, "val").summary()
-    assert figures(done[-1])["val/psnr"] > given["psnr"] + 3
-    assert figures(done[-1])["val/ssim"] > given["ssim"]
-    assert figures(done[-1])["val/psnr"] > figures(done[0])["val/psnr"] + 3
+    assert done[-1].result.metrics["val/psnr"] > given["psnr"] + 3
+    assert done[-1].result.metrics["val/ssim"] > given["ssim"]
+    assert done[-1].result.metrics["val/psnr"] > done[0].result.metrics["val/psnr"] + 3
 
 
 @pytest.mark.usefixtures("copies")
-def test_a_leg_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_path: Path) -> None:
+def test_an_epoch_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_path: Path) -> None:
     trial = tiny.trial(
         dataset="copies",
         degrade={"kind": "masking", "prob": 0.0},
@@ -150,9 +138,9 @@ def test_a_leg_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_p
         lr_scheduler="constant",
         batch_size=32,
     )
-    leg = run_leg(trial, None, tiny_data, tmp_path)
+    epoch = tiny.train(trial, None, tiny_data, tmp_path)
     seen = load("copies", tiny_data)
-    by_hand, clean, losses = epoch.build_model(trial, seen), sets.to_float(seen.train.images[:32]), []
+    by_hand, clean, losses = build_model(trial, seen), sets.to_float(seen.train.images[:32]), []
     for _ in range(96 // 32):
         loss = (torch.sigmoid(by_hand(clean)) - clean).square().mean()
         slopes = torch.autograd.grad(loss, list(by_hand.parameters()))
@@ -160,8 +148,8 @@ def test_a_leg_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tmp_p
             for weights, slope in zip(by_hand.parameters(), slopes, strict=True):
                 weights -= 0.5 * slope
         losses.append(loss.item())
-    assert figures(leg)["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-    trained = checkpoints.load(saved(leg)).tensors
+    assert epoch.result.metrics["train/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    trained = checkpoints.load(epoch.checkpoint).tensors
     for name, weights in by_hand.named_parameters():
         assert torch.allclose(trained[f"model.{name}"], weights, atol=1e-6), name
 
@@ -207,9 +195,9 @@ def test_small_images_are_enlarged(
     monkeypatch.setitem(LOADERS, "larger", lambda _data_dir, _download: seen)
     how = {"kind": "downscale", "factor": factor, "method": method}
     trial = tiny.trial(dataset="larger", degrade=how, layer_type=layer_type, skip=True, epochs=6)
-    first, *_, last = legs(trial, tiny_data, tmp_path)
-    assert figures(last)["train/loss"] < 0.8 * figures(first)["train/loss"]
-    assert figures(last)["val/psnr"] > figures(first)["val/psnr"]
+    first, *_, last = epochs(trial, tiny_data, tmp_path)
+    assert last.result.metrics["train/loss"] < 0.8 * first.result.metrics["train/loss"]
+    assert last.result.metrics["val/psnr"] > first.result.metrics["val/psnr"]
     assert last.panel is not None
 
 
@@ -238,11 +226,11 @@ def test_optimizers_take_their_settings(settings: dict[str, Any], expected: dict
 
 def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data: Path, tmp_path: Path) -> None:
     """Rprop looks at the rate once, before its first step, where one_cycle would have it at a 25th."""
-    legs = [
-        run_leg(tiny.trial(optimizer="rprop", lr_scheduler=name, batch_size=96), None, tiny_data, tmp_path)
+    trained = [
+        tiny.train(tiny.trial(optimizer="rprop", lr_scheduler=name, batch_size=96), None, tiny_data, tmp_path)
         for name in SCHEDULERS
     ]
-    assert len({figures(leg)["train/loss"] for leg in legs}) == 1
+    assert len({epoch.result.metrics["train/loss"] for epoch in trained}) == 1
     trial = tiny.trial(optimizer="rprop", lr_scheduler="one_cycle")
     optimizer = optimizers.build_optimizer(trial.train, iter([torch.nn.Parameter(torch.zeros(2))]), "cpu")
     schedules.build_scheduler(trial.train, optimizer, 10)
@@ -252,7 +240,7 @@ def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data:
 
 def test_bfloat16_computes_otherwise_and_auto_means_float32_on_the_cpu(tiny_data: Path, tmp_path: Path) -> None:
     losses = [
-        figures(run_leg(tiny.trial(precision=precision), None, tiny_data, tmp_path))["train/loss"]
+        tiny.train(tiny.trial(precision=precision), None, tiny_data, tmp_path).result.metrics["train/loss"]
         for precision in ("float32", "bfloat16", "auto")
     ]
     assert losses[0] == losses[2] != losses[1]
@@ -260,52 +248,50 @@ def test_bfloat16_computes_otherwise_and_auto_means_float32_on_the_cpu(tiny_data
 
 
 def test_figures_are_those_of_the_saved_model_on_val(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    leg = run_leg(tiny_trial, None, tiny_data, tmp_path)
+    epoch = tiny.train(tiny_trial, None, tiny_data, tmp_path)
     seen = load(tiny.NAME, tiny_data)
-    restorer = trained_restorer(tiny_trial, seen, saved(leg))
+    restorer = trained_restorer(tiny_trial, seen, epoch.checkpoint)
     with batches.threads(1), torch.inference_mode():
         again, panel = scores.validation(restorer, seen, tiny_trial.degrade)
-    assert again == {name: value for name, value in figures(leg).items() if name.startswith("val/")}
-    assert leg.panel is not None
-    assert np.array_equal(panel, leg.panel)
+    assert again == {name: value for name, value in epoch.result.metrics.items() if name.startswith("val/")}
+    assert np.array_equal(panel, epoch.panel)
 
 
 def test_epochs_count_from_1_and_the_history_is_kept(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    first, second = legs(tiny_trial, tiny_data, tmp_path)
-    past, panel = history(saved(second), tiny_trial)
-    assert past == [first.epoch, second.epoch]
+    first, second = epochs(tiny_trial, tiny_data, tmp_path)
+    past, panel = history(second.checkpoint, tiny_trial)
+    assert past == [first.result, second.result]
     assert [epoch.epoch for epoch in past] == [1, 2]
     assert past[0].ended_at <= past[1].ended_at
-    assert second.panel is not None
     assert np.array_equal(panel, second.panel)
-    assert checkpoints.found(tmp_path) == [saved(second), saved(first)]
-    assert {name for name in figures(first) if name.startswith("time/")} == {"time/epoch_s", "time/images_per_s"}
+    assert checkpoints.found(tmp_path) == [second.checkpoint, first.checkpoint]
+    assert {name for name in first.result.metrics if name.startswith("time/")} == {"time/epoch_s", "time/images_per_s"}
 
 
 def test_batch_larger_than_the_data_set_is_the_data_set(tiny_data: Path, tmp_path: Path) -> None:
-    assert run_leg(tiny.trial(batch_size=5000), None, tiny_data, tmp_path).failure is None
+    tiny.train(tiny.trial(batch_size=5000), None, tiny_data, tmp_path)
 
 
 # --- Purity --------------------------------------------------------------------------------------------------------
 
 
-def test_a_leg_depends_on_its_arguments_only(tiny_data: Path, tmp_path: Path) -> None:
-    first = run_leg(PURE, None, tiny_data, tmp_path)
+def test_an_epoch_depends_on_its_arguments_only(tiny_data: Path, tmp_path: Path) -> None:
+    first = tiny.train(PURE, None, tiny_data, tmp_path)
     runs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
         with batches.threads(seed):
-            runs.append(tiny.trace(run_leg(PURE, first.checkpoint, tiny_data, tmp_path / str(seed))))
+            runs.append(tiny.trace(tiny.train(PURE, first.checkpoint, tiny_data, tmp_path / str(seed))))
     assert runs[0] == runs[1]
-    assert tiny.trace(run_leg(PURE, None, tiny_data, tmp_path / "again")) == tiny.trace(first)
+    assert tiny.trace(tiny.train(PURE, None, tiny_data, tmp_path / "again")) == tiny.trace(first)
 
 
-def test_a_fresh_process_gives_the_same_legs(
+def test_a_fresh_process_gives_the_same_epochs(
     elsewhere: tuple[dict[str, Any], Path], tiny_data: Path, tmp_path: Path
 ) -> None:
-    here = [tiny.trace(leg) for leg in legs(PURE, tiny_data, tmp_path)]
+    here = [tiny.trace(epoch) for epoch in epochs(PURE, tiny_data, tmp_path)]
     assert elsewhere[0]["traces"] == json.loads(json.dumps(here))
 
 
@@ -318,7 +304,7 @@ def test_randomness_differs_by_trial_replicate_and_seed(
     settings: dict[str, Any], tiny_data: Path, tmp_path: Path
 ) -> None:
     trials = [tiny.trial(**settings, **other) for other in ({}, {"number": 1}, {"replicate": 1}, {"seed": 1})]
-    losses = {figures(run_leg(trial, None, tiny_data, tmp_path))["train/loss"] for trial in trials}
+    losses = {tiny.train(trial, None, tiny_data, tmp_path).result.metrics["train/loss"] for trial in trials}
     assert len(losses) == len(trials)
 
 
@@ -345,12 +331,13 @@ FROZEN = {
 )
 def test_every_epoch_draws_anew(settings: dict[str, Any], same: bool, tiny_data: Path, tmp_path: Path) -> None:
     """The weights stand still, so the loss moves by what is drawn, and by that only."""
-    losses = [figures(leg)["train/loss"] for leg in legs(tiny.trial(**FROZEN, **settings), tiny_data, tmp_path)]
+    done = epochs(tiny.trial(**FROZEN, **settings), tiny_data, tmp_path)
+    losses = [epoch.result.metrics["train/loss"] for epoch in done]
     spread = max(losses) - min(losses)
     assert spread < 1e-6 if same else spread > 1e-6
 
 
-def test_a_leg_leaves_global_state_alone(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
+def test_an_epoch_leaves_global_state_alone(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     def state() -> tuple[Any, ...]:
         numpy_state = np.random.get_state(legacy=True)
         return (
@@ -363,22 +350,22 @@ def test_a_leg_leaves_global_state_alone(tiny_trial: TrialConfig, tiny_data: Pat
         )
 
     before = state()
-    run_leg(tiny_trial, None, tiny_data, tmp_path)
+    tiny.train(tiny_trial, None, tiny_data, tmp_path)
     assert state() == before
-    run_leg(tiny.trial(lr=1e9), None, tiny_data, tmp_path)  # fails
+    run_epoch(tiny.trial(lr=1e9), None, tiny_data, tmp_path)  # fails
     assert state() == before
 
 
-def test_a_leg_leaves_pythons_random_state_alone(elsewhere: tuple[dict[str, Any], Path]) -> None:
+def test_an_epoch_leaves_pythons_random_state_alone(elsewhere: tuple[dict[str, Any], Path]) -> None:
     """Not to be seen in this process, where beartype draws from it."""
     assert elsewhere[0]["random"] is True
 
 
-def test_threads_are_the_trials_during_a_leg_and_the_callers_after(tiny_data: Path, tmp_path: Path) -> None:
+def test_threads_are_the_trials_during_an_epoch_and_the_callers_after(tiny_data: Path, tmp_path: Path) -> None:
     trial, traces = tiny.trial(threads=2, batch_size=96), []
     for callers in (1, 2):
         with batches.threads(callers):
-            traces.append(tiny.trace(run_leg(trial, None, tiny_data, tmp_path / str(callers))))
+            traces.append(tiny.trace(tiny.train(trial, None, tiny_data, tmp_path / str(callers))))
             assert torch.get_num_threads() == callers
     assert traces[0] == traces[1]
 
@@ -386,7 +373,7 @@ def test_threads_are_the_trials_during_a_leg_and_the_callers_after(tiny_data: Pa
 def test_the_data_set_is_not_changed_by_training(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     seen = load(tiny.NAME, tiny_data)
     before = [split.images.clone() for split in (seen.train, seen.val, seen.select)]
-    run_leg(tiny_trial, None, tiny_data, tmp_path)
+    tiny.train(tiny_trial, None, tiny_data, tmp_path)
     for split, images in zip((seen.train, seen.val, seen.select), before, strict=True):
         assert torch.equal(split.images, images)
 
@@ -395,31 +382,31 @@ def test_the_data_set_is_not_changed_by_training(tiny_trial: TrialConfig, tiny_d
 
 
 def test_divergence_is_a_failure_with_its_epoch_and_leaves_no_checkpoint(tiny_data: Path, tmp_path: Path) -> None:
-    leg = run_leg(tiny.trial(lr=1e9, lr_scheduler="constant"), None, tiny_data, tmp_path)
-    assert leg.failure is not None
-    assert "non-finite loss" in leg.failure
-    assert "epoch 1" in leg.failure
-    assert (leg.checkpoint, leg.epoch, leg.panel) == (None, None, None)
-    assert leg.seconds > 0
+    outcome = run_epoch(tiny.trial(lr=1e9, lr_scheduler="constant"), None, tiny_data, tmp_path)
+    assert isinstance(outcome, Failed)
+    assert "non-finite loss" in outcome.reason
+    assert "epoch 1" in outcome.reason
+    assert outcome.seconds > 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trial_that_diverges_late_names_that_epoch(tiny_data: Path, tmp_path: Path) -> None:
     trial = tiny.trial(epochs=4, lr=1e4, optimizer="sgd", lr_scheduler="one_cycle")  # which begins at lr / 25
-    first = run_leg(trial, None, tiny_data, tmp_path)
+    first = tiny.train(trial, None, tiny_data, tmp_path)
     assert first.failure is None
-    second = run_leg(trial, first.checkpoint, tiny_data, tmp_path)
+    second = tiny.train(trial, first.checkpoint, tiny_data, tmp_path)
     assert second.failure is not None
     assert "non-finite" in second.failure
     assert "epoch 2" in second.failure
-    assert checkpoints.found(tmp_path) == [saved(first)]
+    assert checkpoints.found(tmp_path) == [first.checkpoint]
 
 
 def test_weights_that_are_finite_and_restore_nothing_are_a_failure(tiny_data: Path, tmp_path: Path) -> None:
     """The epoch's last step does it, so that no loss shows it: so large a decay leaves weights near 1e29."""
     steps = {"batch_size": 96, "optimizer": "sgd", "momentum": 0.0, "lr_scheduler": "constant", "batch_norm": False}
-    leg = run_leg(tiny.trial(lr=1.0, weight_decay=1e30, **steps), None, tiny_data, tmp_path)
-    assert leg.failure == "non-finite restored images after epoch 1"
+    outcome = run_epoch(tiny.trial(lr=1.0, weight_decay=1e30, **steps), None, tiny_data, tmp_path)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason == "non-finite restored images after epoch 1"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -432,7 +419,7 @@ def test_memory_exhausted_is_a_failure_with_its_reason(elsewhere: tuple[dict[str
 
 def test_absent_data_is_not_a_trials_failure(tiny_trial: TrialConfig, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        run_leg(tiny_trial.model_copy(update={"dataset": "mnist"}), None, tmp_path / "absent", tmp_path)
+        run_epoch(tiny_trial.model_copy(update={"dataset": "mnist"}), None, tmp_path / "absent", tmp_path)
 
 
 # --- Checkpoints ---------------------------------------------------------------------------------------------------
@@ -459,7 +446,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 USES: dict[str, Callable[[TrialConfig, Checkpoint, Path, Path], object]] = {
-    "leg": lambda trial, checkpoint, data_dir, folder: run_leg(trial, checkpoint, data_dir, folder),
+    "epoch": lambda trial, checkpoint, data_dir, folder: run_epoch(trial, checkpoint, data_dir, folder),
     "restorer": lambda trial, checkpoint, data_dir, _: trained_restorer(trial, load(tiny.NAME, data_dir), checkpoint),
     "history": lambda trial, checkpoint, _data_dir, _folder: history(checkpoint, trial),
 }
@@ -470,7 +457,7 @@ USES: dict[str, Callable[[TrialConfig, Checkpoint, Path, Path], object]] = {
 def test_damaged_checkpoint_is_refused_by_name(
     damage: str, use: str, tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path
 ) -> None:
-    checkpoint = saved(run_leg(tiny_trial, None, tiny_data, tmp_path))
+    checkpoint = tiny.train(tiny_trial, None, tiny_data, tmp_path).checkpoint
     DAMAGE[damage](Path(checkpoint.path))
     with pytest.raises(CheckpointError) as error:
         USES[use](tiny_trial, checkpoint, tiny_data, tmp_path)
@@ -487,15 +474,15 @@ def test_damaged_checkpoint_is_refused_by_name(
 def test_another_trials_checkpoint_is_refused(
     other: dict[str, Any], use: str, tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path
 ) -> None:
-    checkpoint = saved(run_leg(tiny_trial, None, tiny_data, tmp_path))
+    checkpoint = tiny.train(tiny_trial, None, tiny_data, tmp_path).checkpoint
     with pytest.raises(CheckpointError, match="another trial"):
         USES[use](tiny.trial(**other), checkpoint, tiny_data, tmp_path)
 
 
 def test_checkpoint_of_another_epoch_is_refused(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
-    checkpoint = saved(run_leg(tiny_trial, None, tiny_data, tmp_path))
+    checkpoint = tiny.train(tiny_trial, None, tiny_data, tmp_path).checkpoint
     with pytest.raises(CheckpointError):
-        run_leg(tiny_trial, Checkpoint(checkpoint.path, checkpoint.sha256, 2), tiny_data, tmp_path)
+        run_epoch(tiny_trial, Checkpoint(checkpoint.path, checkpoint.sha256, 2), tiny_data, tmp_path)
 
 
 def test_only_whole_checkpoints_are_found_the_latest_first(tmp_path: Path) -> None:
@@ -522,10 +509,10 @@ def test_no_pickle_is_written_or_read(
     monkeypatch.setattr(torch, "save", refuse)
     with pytest.raises(AssertionError, match="a pickle"):
         torch.save({}, tmp_path / "x")
-    last = legs(tiny_trial, tiny_data, tmp_path)[-1]
-    trained_restorer(tiny_trial, load(tiny.NAME, tiny_data), saved(last))
-    history(saved(last), tiny_trial)
-    header = Path(saved(last).path).read_bytes()
+    last = epochs(tiny_trial, tiny_data, tmp_path)[-1]
+    trained_restorer(tiny_trial, load(tiny.NAME, tiny_data), last.checkpoint)
+    history(last.checkpoint, tiny_trial)
+    header = Path(last.checkpoint.path).read_bytes()
     length = int.from_bytes(header[:8], "little")
     assert json.loads(header[8 : 8 + length])["__metadata__"].keys() == {"state"}  # a safetensors file
 
@@ -560,11 +547,11 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_trained_weights_are_those_of_the_checkpoint(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     seen = load(tiny.NAME, tiny_data)
-    leg = run_leg(tiny_trial, None, tiny_data, tmp_path)
-    restorer = trained_restorer(tiny_trial, seen, saved(leg))
+    epoch = tiny.train(tiny_trial, None, tiny_data, tmp_path)
+    restorer = trained_restorer(tiny_trial, seen, epoch.checkpoint)
     assert not restorer.training
-    stored = checkpoints.load(saved(leg)).tensors
+    stored = checkpoints.load(epoch.checkpoint).tensors
     for name, value in restorer.autoencoder.state_dict().items():
         assert torch.equal(value, stored[f"model.{name}"]), name
-    fresh = epoch.build_model(tiny_trial, seen).state_dict()
+    fresh = build_model(tiny_trial, seen).state_dict()
     assert not all(torch.equal(value, stored[f"model.{name}"]) for name, value in fresh.items())

@@ -1,4 +1,4 @@
-"""A data set and trials so small that an epoch takes milliseconds, and what of a leg must be reproducible.
+"""A data set and trials so small that an epoch takes milliseconds, and what of an epoch must be reproducible.
 
 Import it after conftest has switched the shape checks on; a fresh process may import it by itself.
 """
@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
-from pipeline.config.results import LegResult
+from pipeline.config.results import Checkpoint, Trained
 from pipeline.data import LOADERS, Loaded, Split
+from pipeline.epoch import run_epoch
+from pipeline.evaluation.judge import Judge
 from pipeline.training import checkpoint as checkpoints
 
 NAME = "tiny"
@@ -56,13 +58,19 @@ def trial(**settings: Any) -> TrialConfig:
     return TrialConfig.model_validate({**rest, "model": model, "train": train})
 
 
-def trace(leg: LegResult) -> dict[str, Any]:
-    """All of a leg that must come out the same wherever and however often it runs: everything but the clock."""
-    assert leg.checkpoint is not None, leg.failure
-    assert leg.epoch is not None
-    assert leg.panel is not None
-    state = checkpoints.load(leg.checkpoint)
-    figures = {name: value for name, value in leg.epoch.metrics.items() if not name.startswith("time/")}
+def train(
+    trial: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
+) -> Trained:
+    """Run one epoch that must not fail."""
+    outcome = run_epoch(trial, before, data_dir, folder, judge)
+    assert isinstance(outcome, Trained), outcome
+    return outcome
+
+
+def trace(epoch: Trained) -> dict[str, Any]:
+    """Everything of an epoch that must be the same wherever and however often it runs: all but the clock."""
+    state = checkpoints.load(epoch.checkpoint)
+    scores = {name: value for name, value in epoch.result.metrics.items() if not name.startswith("time/")}
     settings = {name: value for name, value in state.meta.items() if name != "history"}
     tensors = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in state.tensors.items()}
-    return {**figures, **settings, **tensors, "panel": hashlib.sha256(leg.panel.tobytes()).hexdigest()}
+    return {**scores, **settings, **tensors, "panel": hashlib.sha256(epoch.panel.tobytes()).hexdigest()}

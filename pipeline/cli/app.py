@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pipeline.config import StudyConfig
     from pipeline.search.ask_tell import Search
-    from pipeline.search.records import Record
+    from pipeline.search.records import StoredTrial
     from pipeline.study.reporter import Reporter
 
 
@@ -121,7 +121,8 @@ def run(
 
     study_file = load_study_file(file, overrides or (), name, trials)
     console = _console()
-    from pipeline.study.driver import Options, run_study
+    from pipeline.api import run_study
+    from pipeline.study.session import Options
 
     options = Options(workers=workers, cluster=cluster, device=device)
     with _reporter(console) as reporter:
@@ -129,7 +130,7 @@ def run(
     config = outcome.config
     _print_leaderboard(console, config, outcome.records, outcome.baselines)
     if outcome.seconds:
-        share = f"legs (training and validation) took {outcome.leg_share:.0%} of the workers' time"
+        share = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
         console.print(f"\n{outcome.seconds:.0f} s; {share}", highlight=False)
     _print_next(console, where, config, outcome.contact_sheet, outcome.best is not None)
     if outcome.best is None:
@@ -147,7 +148,7 @@ def train(
 ) -> None:
     """One training without a search. Keys the file leaves open take the first enqueued configuration's values."""
     from pipeline.config import load_study_file
-    from pipeline.study.driver import Options
+    from pipeline.study.session import Options
     from pipeline.study.single import train_one
 
     chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
@@ -312,17 +313,16 @@ def list_studies(
     from rich.markup import escape
     from rich.table import Table
 
-    from pipeline.search.ask_tell import load_search, study_names
     from pipeline.search.records import ranked
+    from pipeline.search.studies import load_searches
 
     rows = []
-    for name in study_names(where):
-        search = load_search(where, name)
+    for search in load_searches(where):
         records, config = search.records(), search.config
         best = ranked(records, config.objective.direction)
         rows.append(
             {
-                "name": name,
+                "name": config.name,
                 "dataset": config.dataset,
                 "degrade": config.degrade.kind,
                 "ended": search.told(),
@@ -357,10 +357,11 @@ def show(
 ) -> None:
     """One study: leaderboard, baselines, what failed, importances."""
     from pipeline.results.table import plain_rows, summary_table
+    from pipeline.search.records import ended
 
     search = _search(where, name)
     config, records = search.config, search.records()
-    baselines, importances = search.recall("baselines", {}), search.importances()
+    baselines, importances = search.baselines, search.importances()
     if as_json:
         table = summary_table(records, config.objective.direction)
         document = {
@@ -374,8 +375,8 @@ def show(
         return
     console = _console()
     _print_leaderboard(console, config, records, baselines)
-    for record in records:
-        if record.state == "FAIL" and record.summary:
+    for record in ended(records):
+        if record.state == "FAIL":
             console.print(f"trial {record.number} failed: {record.summary.reason}", highlight=False, markup=False)
     if importances:
         console.print(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
@@ -413,7 +414,7 @@ def promote(
     from dataclasses import asdict
 
     from pipeline.results import promote as registry
-    from pipeline.search.ask_tell import load_search
+    from pipeline.search.studies import load_search
 
     done = registry.promote(where, name, trial, force)
     if as_json:
@@ -535,9 +536,10 @@ def doctor(
 ) -> None:
     """Compare Optuna, MLflow, checkpoints and artifacts; say what is amiss, and mend it with --repair."""
     from pipeline.study.doctor import examine_home
+    from pipeline.study.reporter import PlainLines
 
     found, mendable, mended = 0, 0, 0
-    for name, finding in examine_home(where, lambda text: print(f"note: {text}")):
+    for name, finding in examine_home(where, PlainLines()):
         found += 1
         mendable += finding.repair is not None
         if repair and finding.repair is not None:
@@ -593,7 +595,7 @@ def _reported(debug: bool) -> Iterator[None]:
 
 def _search(where: Home, name: str) -> Search:
     """A study by its name; one of single trainings only has no table, and the message says so."""
-    from pipeline.search.ask_tell import load_search
+    from pipeline.search.studies import load_search
 
     try:
         return load_search(where, name)
@@ -608,7 +610,7 @@ def _search(where: Home, name: str) -> Search:
 
 
 def _print_leaderboard(
-    console: Console, config: StudyConfig, records: list[Record], baselines: dict[str, dict[str, float]]
+    console: Console, config: StudyConfig, records: list[StoredTrial], baselines: dict[str, dict[str, float]]
 ) -> None:
     """The best trials and the baselines; as many columns as the terminal has room for."""
     from rich.table import Table
@@ -617,8 +619,8 @@ def _print_leaderboard(
     from pipeline.study.reporter import figure
 
     order = ranked(records, config.objective.direction)
-    best = [(record, record.summary) for record in order[:SHOWN] if record.summary is not None]
-    states = [record.state for record in records]
+    best = [(record, record.summary) for record in order[:SHOWN]]
+    states = [getattr(record, "state", "RUNNING") for record in records]
     counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))
     console.print(f"\n[bold]{config.name}[/]: {_counted(len(records), 'trial')} ({counts})", highlight=False)
 

@@ -1,15 +1,26 @@
-"""What passes between the stages: checkpoints by reference, and what an epoch showed."""
+"""What passes between the stages: checkpoints by reference, and how an epoch ended. Plain frozen objects, no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint is stored and the sha256 of its bytes."""
+
+    path: str
+    sha256: str
+    epoch: int
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch showed. Epochs count from 1; ``ended_at`` is in seconds since 1970."""
+    """One epoch's metrics. Epochs count from 1; ``ended_at`` is in seconds since 1970."""
 
     epoch: int
     metrics: dict[str, float]
@@ -17,20 +28,21 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
-class LegResult:
-    """What a leg returns: a checkpoint with its epoch and panel, or else the reason why the trial cannot go on."""
+class Trained:
+    """An epoch that was trained and validated; ``panel`` is uint8 ``[rows, columns]``, ``seconds`` the whole task's."""
 
-    checkpoint: Checkpoint | None
-    epoch: EpochResult | None
-    panel: np.ndarray | None
-    failure: str | None
+    checkpoint: Checkpoint
+    result: EpochResult
+    panel: np.ndarray
     seconds: float
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """Where a checkpoint lies and what its bytes must hash to."""
+class Failed:
+    """An epoch that ended its trial: the loss diverged or memory ran out."""
 
-    path: str
-    sha256: str
-    epoch: int
+    reason: str
+    seconds: float
+
+
+EpochOutcome = Trained | Failed

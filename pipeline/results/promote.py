@@ -21,8 +21,8 @@ from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
-from pipeline.search.ask_tell import load_search
-from pipeline.search.records import Record, ranked
+from pipeline.search.records import EndedTrial, StoredTrial, ranked
+from pipeline.search.studies import load_search
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.registry import find_champion, register_version
 from pipeline.tracking.runs import read_tracking
@@ -65,7 +65,6 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     search = load_search(home, study)
     config = search.config
     record = _choose(search.records(), config, number)
-    assert record.summary is not None
     client, tracking = connect(home), read_tracking(home, study)
     run = next((r for r in tracking.runs("trial") if r.run_id == record.summary.run_id), None)
     if run is None or "model.sha256" not in run.tags:
@@ -82,7 +81,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             )
         restore = without_gradients(load_verified(run.tags["model.id"], manifest))
         data = load(config.dataset, home.data_dir)
-        if data.digest != search.recall("facts")["data.sha256"]:
+        if data.digest != search.facts["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge, metric = judge_of(data, home.judges), config.objective.metric
         select = evaluate(restore, data.select, config.degrade, "select", judge).summary()
@@ -118,7 +117,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     return Promotion(name, version, record.number, run.run_id, select, test, others, replaced)
 
 
-def _choose(records: list[Record], config: StudyConfig, number: int | None) -> Record:
+def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None) -> EndedTrial:
     if number is None:
         order = ranked(records, config.objective.direction)
         if not order:
@@ -126,9 +125,11 @@ def _choose(records: list[Record], config: StudyConfig, number: int | None) -> R
         return order[0]
     if not 0 <= number < len(records):
         raise NotFoundError(f"study {config.name} has no trial {number}; it has 0 to {len(records) - 1}")
-    if records[number].state != "COMPLETE":
-        raise InputError(f"trial {number} is {records[number].state}; only complete trials have a model to promote")
-    return records[number]
+    record = records[number]
+    if not isinstance(record, EndedTrial) or record.state != "COMPLETE":
+        state = record.state if isinstance(record, EndedTrial) else "RUNNING"
+        raise InputError(f"trial {number} is {state}; only complete trials have a model to promote")
+    return record
 
 
 def _better(mine: float, other: float, config: StudyConfig) -> bool:

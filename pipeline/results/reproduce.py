@@ -17,9 +17,9 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint
+from pipeline.config.results import Checkpoint, Failed
 from pipeline.data import Dataset, load
-from pipeline.epoch import run_leg
+from pipeline.epoch import run_epoch
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
@@ -120,12 +120,12 @@ def _train(
     before: Checkpoint | None = None
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(epochs):
-            leg = run_leg(config, before, home.data_dir, Path(folder), judge)
-            if leg.epoch is None:
-                return metrics, leg.failure
-            before = leg.checkpoint
-            figures = leg.epoch.metrics.items()
-            metrics |= {(leg.epoch.epoch, name): value for name, value in figures if not name.startswith("time/")}
+            outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
+            if isinstance(outcome, Failed):
+                return metrics, outcome.reason
+            before, result = outcome.checkpoint, outcome.result
+            figures = result.metrics.items()
+            metrics |= {(result.epoch, name): value for name, value in figures if not name.startswith("time/")}
     return metrics, None
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.errors import InputError
 from pipeline.files import write_output
-from pipeline.search.records import Record, ranked
+from pipeline.search.records import EndedTrial, StoredTrial, ranked
 
 
 def _filled(table: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +35,7 @@ WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
 }
 
 
-def summary_table(records: Sequence[Record], direction: str) -> pd.DataFrame:
+def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFrame:
     """One row a trial: complete trials by rank, then the others by number.
 
     Args:
@@ -74,11 +74,12 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write_output(path, writer(table).encode())
 
 
-def _row(record: Record, rank: int | None) -> dict[str, dict[str, Any]]:
-    summary = record.summary
+def _row(record: StoredTrial, rank: int | None) -> dict[str, dict[str, Any]]:
+    summary = record.summary if isinstance(record, EndedTrial) else None
+    state, value = (record.state, record.value) if isinstance(record, EndedTrial) else ("RUNNING", None)
     metrics = {k: v for k, v in (summary.metrics if summary else {}).items() if k.startswith("val/")}
     return {
-        "head": {"rank": rank, "number": record.number, "state": record.state, "objective": record.value},
+        "head": {"rank": rank, "number": record.number, "state": state, "objective": value},
         "metrics": metrics,
         "params": record.params,
         "tail": {

@@ -1,15 +1,15 @@
-"""Trials as the database has them."""
+"""Trials as Optuna's database has them: running or ended. Plain frozen objects; may not import optuna."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from pipeline.config import Value
 
-State = Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+EndState = Literal["COMPLETE", "PRUNED", "FAIL"]
 
 
 @dataclass(frozen=True)
@@ -21,28 +21,46 @@ class Summary:
     best_epoch: int = 0
     metrics: dict[str, float] = field(default_factory=dict)  # of the best epoch, under their MLflow names
     cost: dict[str, int] = field(default_factory=dict)
-    duration_s: float = 0.0  # in legs
+    duration_s: float = 0.0  # of training alone
     checkpoint: str = ""  # file name of the best epoch's
     sha256: str = ""
     reason: str = ""
 
 
 @dataclass(frozen=True)
-class Record:
-    """A trial as the database has it."""
+class RunningTrial:
+    """A trial that was asked and has not ended."""
 
     number: int
-    state: State
-    value: float | None
     params: dict[str, Value]  # the searched ones, under their own names ("lr" also where it is split)
     values: dict[str, Value]  # every key of [model] and [train]
     started: datetime
-    summary: Summary | None
-    reported: dict[int, float] = field(default_factory=dict)  # objective by epoch; of ended trials
 
 
-def ranked(records: Sequence[Record], direction: str) -> list[Record]:
+@dataclass(frozen=True)
+class EndedTrial:
+    """A trial that has ended."""
+
+    number: int
+    params: dict[str, Value]  # as of `RunningTrial`
+    values: dict[str, Value]
+    started: datetime
+    state: EndState
+    value: float | None  # the objective of its best epoch, of complete trials only
+    summary: Summary
+    reported: dict[int, float]  # objective by epoch
+
+
+StoredTrial = RunningTrial | EndedTrial
+
+
+def ended(trials: Iterable[StoredTrial]) -> list[EndedTrial]:
+    """The trials that have ended, in the order given."""
+    return [trial for trial in trials if isinstance(trial, EndedTrial)]
+
+
+def ranked(trials: Iterable[StoredTrial], direction: str) -> list[EndedTrial]:
     """Complete trials, the best first; equals in number order."""
-    complete = [record for record in records if record.state == "COMPLETE" and record.value is not None]
+    complete = [(trial.value, trial) for trial in ended(trials) if trial.value is not None]
     sign = -1 if direction == "maximize" else 1
-    return sorted(complete, key=lambda record: (sign * (record.value or 0.0), record.number))
+    return [trial for _, trial in sorted(complete, key=lambda pair: (sign * pair[0], pair[1].number))]

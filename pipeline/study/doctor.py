@@ -1,7 +1,7 @@
-"""Whether Optuna, MLflow, the checkpoints and the artifacts say the same, and how to mend it where they do not.
+"""Whether Optuna, MLflow, the checkpoints and the artifacts agree, and how to repair them where they do not.
 
-Comes in: a study's search, tracking and home. Goes out: findings, each with its repair where there is one. Optuna's
-database is the authority: a repair brings the rest to what it says. `run` does the same for its study when it starts.
+Comes in: a session, or a home. Goes out: findings, each with its repair where there is one. Optuna's database is the
+authority: a repair brings the rest to what it says. A run examines its study in the same way when it starts.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,18 +20,20 @@ from urllib.parse import unquote, urlparse
 from pipeline.config import check_name
 from pipeline.config.results import EpochResult
 from pipeline.data import load
-from pipeline.errors import InputError, NotFoundError, StudyError
+from pipeline.errors import InputError, Interrupted, NotFoundError, StudyError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.panel import panel
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search, load_search, study_names
-from pipeline.search.records import Record
-from pipeline.study.finish import Finisher
+from pipeline.search.ask_tell import Search
+from pipeline.search.records import EndedTrial, ended
+from pipeline.search.studies import load_search, load_searches, study_names
+from pipeline.study.finish import finish
+from pipeline.study.reporter import Reporter
+from pipeline.study.session import Device, Session, trial_labels
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import (
     CONTACT_SHEET,
     RUN_STATUS,
-    DataInput,
     StoredRun,
     Tracking,
     experiment_location,
@@ -57,56 +60,60 @@ class Finding:
     repair: Callable[[], None] | None = None
 
 
-def examine_home(home: Home, note: Callable[[str], None]) -> Iterator[tuple[str, Finding]]:
-    """Every study's findings, with the study's name; a study that is being run is left alone.
+def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]]:
+    """Every study's findings, with the study's name; a study that is being run is left unchanged.
 
-    Findings come one by one: repairing each before the next is asked for mends a home in one pass.
+    Findings come one by one: if each is repaired before the next is asked for, one pass repairs a home.
+
+    Raises:
+        NotFoundError: there is no home.
     """
     if not home.exists() and not home.has_tracking():
         raise NotFoundError(f"{home.path}: there is no home of studies; name it with --home")
     studies = study_names(home)
     for name in sorted({*studies, *experiment_names(home)}):
         try:
-            check_name(name, "MLflow's experiment")  # a store may be anybody's, and the name becomes a lock's path
+            check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name
             with home.driver_lock(name):
-                examined = _examine_study(home, name, note) if name in studies else _examine_trainings(home, name)
-                for finding in examined:
+                found = _examine_study(home, name, reporter) if name in studies else _examine_trainings(home, name)
+                for finding in found:
                     yield name, finding
         except InputError as error:  # the lock is held, or the data set is not there
             yield name, Finding(str(error))
-    known = {load_search(home, name).uid for name in study_names(home)}
+    known = {search.uid for search in load_searches(home)}
     for folder in sorted((home.path / "checkpoints").glob("*")):
-        if folder.name not in known and not folder.name.startswith("train-"):  # those can be gone on with
+        if folder.name not in known and not folder.name.startswith("train-"):  # single trainings can be resumed
             text = f"{folder}: checkpoints of a study that is not there"
             yield "-", Finding(text, partial(shutil.rmtree, folder))
 
 
-def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) -> Iterator[Finding]:
+def examine(session: Session) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for."""
-    yield from moved(home, tracking)
-    records = search.records()
-    uids = {f"{search.uid}-{record.number}": record for record in records}
-    runs = tracking.runs("trial")
-    by_id = {run.run_id: run for run in runs}
-
-    for run in runs:
-        uid = run.tags.get("trial.uid", "")
-        record = uids.get(uid)
-        if record is None:
-            yield Finding(f"run {run.name} ({run.run_id}) belongs to no trial", partial(tracking.delete, run.run_id))
-        elif run.run_id != _rightful(runs, uid, record):
-            text = f"trial {record.number} has a second run ({run.run_id})"
-            yield Finding(text, partial(tracking.delete, run.run_id))
-        elif record.summary is None and run.status == "RUNNING":
-            text = f"run {run.name} was left RUNNING; its trial is not finished"
-            yield Finding(text, partial(tracking.suspend, run.run_id))
-    for record in records:
-        if record.summary is not None:
-            yield from _ended_trial(record, by_id.get(record.summary.run_id), search, tracking, finisher)
-    yield from _beside_the_trials(search, tracking, records)
+    search, tracking = session.search, session.tracking
+    yield from moved(session.home, tracking)
+    trials = ended(search.records())
+    yield from _runs(session, trials)
+    by_id = {run.run_id: run for run in tracking.runs("trial")}
+    for trial in trials:
+        yield from _ended_trial(session, trial, by_id.get(trial.summary.run_id))
+    yield from _beside_the_trials(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
     yield from _trainings(tracking)
     yield from _strays(tracking)
-    yield from _leftovers(home, search, records)
+    yield from _leftovers(session.home, search, {trial.number for trial in trials})
+
+
+def repair(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event) -> None:
+    """Repair what can be repaired, each finding before the next is asked for.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    for finding in findings:
+        if stop.is_set():
+            raise Interrupted("run the same command again to resume")
+        if finding.repair is not None:
+            finding.repair()
+            reporter.note(f"repaired: {finding.text}")
 
 
 def relocate(database: Path, old: str, new: str) -> int:
@@ -123,15 +130,15 @@ def relocate(database: Path, old: str, new: str) -> int:
     return changed
 
 
-def _examine_study(home: Home, name: str, note: Callable[[str], None]) -> Iterator[Finding]:
+def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Finding]:
     search = load_search(home, name)
-    tracking = read_tracking(home, name)
-    facts = search.recall("facts")
-    data = load(search.config.dataset, home.data_dir)
+    config, facts = search.config, search.facts
+    data = load(config.dataset, home.data_dir)
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
-    finisher = Finisher(search.config, data, home, facts["device"], search.uid, tracking, note, lambda: False)
-    yield from examine(home, search, tracking, finisher)
+    device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
+    tracking, labels, nobody = read_tracking(home, name), trial_labels(search.uid), threading.Event()
+    yield from examine(Session(config, home, data, device, search, tracking, reporter, nobody, None, {}, labels))
 
 
 def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
@@ -139,116 +146,121 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
     try:
         tracking = read_tracking(home, name)
     except NotFoundError:
-        yield Finding(f"its deletion was cut short; `study delete {name}` ends it")
+        yield Finding(f"its deletion was cut short; run `study delete {name}` again")
         return
     yield from moved(home, tracking)
     yield from _trainings(tracking)
     yield from _strays(tracking)
 
 
-def _rightful(runs: list[StoredRun], uid: str, record: Record) -> str:
-    """The run that is a trial's own: the one its summary names, else the first."""
-    if record.summary is not None:
-        return record.summary.run_id
-    return next(run.run_id for run in runs if run.tags.get("trial.uid") == uid)
+def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
+    """Runs that belong to no trial, second runs of a trial, and runs left RUNNING."""
+    tracking, runs = session.tracking, session.tracking.runs("trial")
+    own: dict[str, str] = {}  # the run of each trial: the one in its summary, else the first
+    for run in runs:
+        own.setdefault(run.tags.get("trial.uid", ""), run.run_id)
+    own |= {session.label(trial.number).uid: trial.summary.run_id for trial in trials}
+    numbers = {session.label(number).uid: number for number in range(len(session.search.trials()))}
+    finished = {session.label(trial.number).uid for trial in trials}
+    for run in runs:
+        uid = run.tags.get("trial.uid", "")
+        if uid not in numbers:
+            yield Finding(f"run {run.name} ({run.run_id}) belongs to no trial", partial(tracking.delete, run.run_id))
+        elif run.run_id != own[uid]:
+            text = f"trial {numbers[uid]} has a second run ({run.run_id})"
+            yield Finding(text, partial(tracking.delete, run.run_id))
+        elif uid not in finished and run.status == "RUNNING":
+            text = f"run {run.name} was left RUNNING; its trial is not finished"
+            yield Finding(text, partial(tracking.suspend, run.run_id))
 
 
-def _ended_trial(
-    record: Record, run: StoredRun | None, search: Search, tracking: Tracking, finisher: Finisher
-) -> Iterator[Finding]:
-    summary = record.summary
-    assert summary is not None
-    finish: Callable[[], None] = partial(finisher.finish, record)
+def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> Iterator[Finding]:
     if run is None:
-        text = f"trial {record.number} ({record.state}) has no run"
-        yield Finding(text, partial(_rebuild, record, search, tracking, finisher))
+        text = f"trial {trial.number} ({trial.state}) has no run"
+        yield Finding(text, partial(_rebuild, session, trial))
         return
-    amiss: list[str] = []
-    if run.status != RUN_STATUS[record.state] or run.tags.get("trial.state") != record.state:
-        amiss.append(f"it is {run.status}, its trial {record.state}")
-    problem = tracking.model_problem(run) if record.state == "COMPLETE" else None
+    tracking, wrong = session.tracking, []
+    repair: Callable[[], None] = partial(finish, session, trial)
+    if run.status != RUN_STATUS[trial.state] or run.tags.get("trial.state") != trial.state:
+        wrong.append(f"it is {run.status}, its trial {trial.state}")
+    problem = tracking.model_problem(run) if trial.state == "COMPLETE" else None
     if problem is not None:
-        amiss.append(problem)
-        finish = partial(_log_model_again, run.run_id, tracking, finish)
-    elif record.state == "COMPLETE" and not tracking.has_panel(run.run_id, summary.best_epoch):
-        amiss.append("the picture of its best epoch is gone")
-        finish = partial(_finish_and_draw, finish, record, run.run_id, tracking, finisher)
-    if amiss:
-        yield Finding(f"run {run.name}: {'; '.join(amiss)}", finish)
+        wrong.append(problem)
+        repair = partial(_log_model_again, session, trial)
+    elif trial.state == "COMPLETE" and not tracking.has_panel(run.run_id, trial.summary.best_epoch):
+        wrong.append("the picture of its best epoch is lost")
+        repair = partial(_finish_and_draw, session, trial)
+    if wrong:
+        yield Finding(f"run {run.name}: {'; '.join(wrong)}", repair)
 
 
-def _log_model_again(run_id: str, tracking: Tracking, finish: Callable[[], None]) -> None:
-    tracking.delete_models(run_id)
-    finish()
+def _log_model_again(session: Session, trial: EndedTrial) -> None:
+    session.tracking.delete_models(trial.summary.run_id)
+    finish(session, trial)
 
 
-def _finish_and_draw(
-    finish: Callable[[], None], record: Record, run_id: str, tracking: Tracking, finisher: Finisher
-) -> None:
-    """Finish a complete trial whose picture is gone, and draw it with the model that was logged."""
-    finish()
-    assert record.summary is not None
+def _finish_and_draw(session: Session, trial: EndedTrial) -> None:
+    """Finish a complete trial whose panel is lost, and draw the panel with the logged model."""
+    finish(session, trial)
+    run_id, tracking = trial.summary.run_id, session.tracking
     tags = next(run.tags for run in tracking.runs("trial") if run.run_id == run_id)
     model = load_verified(tags["model.id"], json.loads(tags["model.sha256"]))
-    with threads(finisher.config.budget.threads_per_trial):
-        picture = panel(without_gradients(model), finisher.data.val, finisher.config.degrade, "val")
-    tracking.log_panel(run_id, picture, record.summary.best_epoch, look_first=True)
+    with threads(session.config.budget.threads_per_trial):
+        picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
+    tracking.log_panel(run_id, picture, trial.summary.best_epoch, look_first=True)
 
 
-def _rebuild(record: Record, search: Search, tracking: Tracking, finisher: Finisher) -> None:
+def _rebuild(session: Session, trial: EndedTrial) -> None:
     """Make a lost run again from what Optuna has: the objective of every epoch, all metrics of the best one."""
-    summary = record.summary
-    assert summary is not None
-    config = finisher.config.trial(record.values, record.number, finisher.device)
-    tags = {
-        "study.name": finisher.config.name,
-        "study.role": "trial",
-        "trial.number": str(record.number),
+    search, tracking, summary = session.search, session.tracking, trial.summary
+    config = session.config.trial(trial.values, trial.number, session.device)
+    label = session.label(trial.number)
+    tags = label.tags | {
+        "study.name": session.config.name,
         "trial.config": config.model_dump_json(),
-        "data.sha256": finisher.data.digest,
+        "data.sha256": session.data.digest,
         "reconstructed": "true",
     }
-    data = DataInput(finisher.data.name, finisher.data.digest, finisher.data.sizes)
-    uid, name = f"{search.uid}-{record.number}", f"trial-{record.number:04d}"
-    run_id = tracking.run(uid, name, tags, config.params(), data, record.started.timestamp())
-    metric = f"val/{finisher.config.objective.metric}"
-    for epoch, value in record.reported.items():
-        metrics = summary.metrics if epoch == summary.best_epoch else {metric: value}
+    started = trial.started.timestamp()
+    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data_input, started)
+    for epoch, value in trial.reported.items():
+        metrics = summary.metrics if epoch == summary.best_epoch else {session.objective: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
-    search.adopt(record.number, run_id)
-    finish = partial(finisher.finish, search.records()[record.number])
-    if record.state == "COMPLETE":
-        _finish_and_draw(finish, record, run_id, tracking, finisher)
+    search.adopt(trial.number, run_id)
+    adopted = search.ended(trial.number)
+    if adopted.state == "COMPLETE":
+        _finish_and_draw(session, adopted)
     else:
-        finish()
+        finish(session, adopted)
 
 
-def _beside_the_trials(search: Search, tracking: Tracking, records: list[Record]) -> Iterator[Finding]:
-    """Runs of other roles that are known to have been made and are gone.
+def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> Iterator[Finding]:
+    """Runs of baselines, the judge and the study itself that were made and are lost.
 
-    What made them is forgotten by the repair, so that the next `run` of the study makes them again.
+    The repair forgets that they were made, so that the next run of the study makes them again.
     """
-    baselines = search.recall("baselines", {})
-    for name in baselines:
+    for name in search.baselines:
         if tracking.find(f"{search.uid}-baseline-{name}") is None:
-            rest = {other: figures for other, figures in search.recall("baselines").items() if other != name}
             text = f"baseline {name} has no run; the next `study run` makes it again"
-            yield Finding(text, partial(search.remember, "baselines", rest))
-    judge = search.recall("judge")
+            yield Finding(text, partial(_forget_baseline, search, name))
+    judge = search.judge
     if judge is not None and tracking.find(judge_uid(search.uid, judge)) is None:
-        text = "the judge's run is gone; the next `study run` makes it again"
-        yield Finding(text, partial(search.remember, "judge", None))
-    if search.recall("summarised") is not None:
+        text = "the judge's run is lost; the next `study run` makes it again"
+        yield Finding(text, partial(setattr, search, "judge", None))
+    if search.published is not None:
         run_id = tracking.find(f"{search.uid}-study")
-        drawn = any(record.state == "COMPLETE" for record in records)
-        if run_id is None or (drawn and not tracking.has_file(run_id, CONTACT_SHEET)):
+        if run_id is None or (has_best and not tracking.has_file(run_id, CONTACT_SHEET)):
             what = "the study's own run" if run_id is None else "the contact sheet"
-            text = f"{what} is gone; the next `study run` makes it again"
-            yield Finding(text, partial(search.remember, "summarised", None))
+            text = f"{what} is lost; the next `study run` makes it again"
+            yield Finding(text, partial(setattr, search, "published", None))
+
+
+def _forget_baseline(search: Search, name: str) -> None:
+    search.baselines = {other: metrics for other, metrics in search.baselines.items() if other != name}
 
 
 def _trainings(tracking: Tracking) -> Iterator[Finding]:
-    """Runs beside the trials' left under way, and single trainings whose model is lost or damaged."""
+    """Runs other than trials' that were left RUNNING, and single trainings whose model is lost or damaged."""
     for run in tracking.unfinished():
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
@@ -260,26 +272,25 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
 
 
 def _forget_training(run_id: str, tracking: Tracking) -> None:
-    """Have a single training count as not ended, so that the same command trains it again."""
+    """Make a single training count as not ended, so that the same command trains it again."""
     tracking.delete_models(run_id)
     tracking.suspend(run_id)
 
 
 def _strays(tracking: Tracking) -> Iterator[Finding]:
-    """Models and pictures that no run has."""
+    """Models and pictures that belong to no run."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
     for model_id, status in tracking.stray_models(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.delete_model, model_id))
     for file in tracking.stray_images():
-        yield Finding(f"{file}: does not belong among a run's images and hides them", file.unlink)
+        yield Finding(f"{file}: is not one of the run's images and hides them", file.unlink)
 
 
-def _leftovers(home: Home, search: Search, records: list[Record]) -> Iterator[Finding]:
+def _leftovers(home: Home, search: Search, ended_numbers: set[int]) -> Iterator[Finding]:
     """Checkpoints that are not needed any more."""
-    ended = {record.number for record in records if record.summary is not None}
     for folder in sorted((home.path / "checkpoints" / search.uid).glob("*")):
-        if folder.name.isdigit() and int(folder.name) in ended:
+        if folder.name.isdigit() and int(folder.name) in ended_numbers:
             yield Finding(f"{folder}: checkpoints of an ended trial", partial(shutil.rmtree, folder))
         else:
             for file in sorted(folder.glob("*.tmp")):
@@ -287,7 +298,7 @@ def _leftovers(home: Home, search: Search, records: list[Record]) -> Iterator[Fi
 
 
 def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
-    """A home that lies elsewhere than when it was written: MLflow stores the places of artifacts absolute."""
+    """A home that is elsewhere than when it was written: MLflow stores the locations of artifacts absolute."""
     if not home.local_tracking:
         return
     stored = experiment_location(tracking)
@@ -299,7 +310,11 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
         raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {_path(old)}")
     database = Path(_path(home.tracking_uri.replace("sqlite:///", "file://")))
     text = f"the home was moved: its artifacts are recorded at {_path(old)}"
-    yield Finding(text, partial(relocate, database, old, here))  # type: ignore[arg-type]
+
+    def relocate_all() -> None:
+        relocate(database, old, here)
+
+    yield Finding(text, relocate_all)
 
 
 def _path(uri: str) -> str:

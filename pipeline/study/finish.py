@@ -1,88 +1,77 @@
 """The end of a trial: its figures, its model, its run's status, its checkpoints.
 
-Comes in: a trial that Optuna's database has as ended. Goes out: an MLflow run that says the same. Every step may be
-repeated, so whoever finds the work half done does it again.
+Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run that says the same. Every step may be
+repeated, so work that was cut short is done by doing it again.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from torch import nn
 
-from pipeline.config import StudyConfig
-from pipeline.config.results import Checkpoint
-from pipeline.data import Dataset
-from pipeline.epoch import run_leg, trained_restorer
+from pipeline.config import TrialConfig
+from pipeline.config.results import Checkpoint, Failed, Trained
+from pipeline.epoch import run_epoch, trained_restorer
 from pipeline.errors import CheckpointError, Interrupted, StudyError
 from pipeline.evaluation.batches import fixed_batches
-from pipeline.home import Home
-from pipeline.search.records import Record, Summary
-from pipeline.tracking.runs import Tracking
-from pipeline.workers import InProcess
+from pipeline.search.records import EndedTrial
+from pipeline.study.session import Session
+from pipeline.workers import Raised, Returned, ThisProcess
 
 
-@dataclass(frozen=True)
-class Finisher:
-    """What is needed to finish any trial of one study."""
+def finish(session: Session, trial: EndedTrial) -> None:
+    """Bring an ended trial's run to its end and remove its checkpoints.
 
-    config: StudyConfig
-    data: Dataset
-    home: Home
-    device: Literal["cpu", "cuda"]
-    study_uid: str
-    tracking: Tracking
-    note: Callable[[str], None]
-    halted: Callable[[], bool]  # whether the user has asked to stop
+    Raises:
+        StudyError: the weights are lost and training them again failed.
+        Interrupted: the user asked to stop while they were trained again; finishing again starts that anew.
+    """
+    summary, tracking = trial.summary, session.tracking
+    folder = session.home.checkpoints(session.search.uid, trial.number)
+    if summary.metrics:
+        figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
+        tracking.log_figures(summary.run_id, figures | {key: float(value) for key, value in summary.cost.items()})
+    if trial.state == "COMPLETE":
+        tracking.log_model(summary.run_id, _best_model(session, trial, folder), _example(session), summary.best_epoch)
+    tracking.end(summary.run_id, trial.state, summary.reason)
+    shutil.rmtree(folder, ignore_errors=True)
 
-    def finish(self, record: Record) -> None:
-        """Bring an ended trial's run to its end and remove its checkpoints.
 
-        Raises:
-            StudyError: the weights are gone and training them again failed.
-            Interrupted: Ctrl-C or SIGTERM while they were trained again; finishing again does it anew.
-        """
-        summary = record.summary
-        assert summary is not None, "only ended trials can be finished"
-        folder = self.home.checkpoints(self.study_uid, record.number)
-        if summary.metrics:
-            objective = summary.metrics[f"val/{self.config.objective.metric}"]
-            figures = {"objective": objective, "best_epoch": float(summary.best_epoch)}
-            self.tracking.log_figures(summary.run_id, figures | {k: float(v) for k, v in summary.cost.items()})
-        if record.state == "COMPLETE":
-            model = self._best_model(record, summary, folder)
-            self.tracking.log_model(summary.run_id, model, self._example(), summary.best_epoch)
-        self.tracking.end(summary.run_id, record.state, summary.reason)
-        shutil.rmtree(folder, ignore_errors=True)
+def _best_model(session: Session, trial: EndedTrial, folder: Path) -> nn.Module:
+    """The model of a trial's best epoch; trained again in this process if its checkpoint is damaged or lost."""
+    config = session.config.trial(trial.values, trial.number, session.device)
+    summary = trial.summary
+    saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
+    try:
+        return trained_restorer(config, session.data, saved)
+    except CheckpointError as error:
+        session.reporter.note(f"{error}; training trial {trial.number} again up to epoch {summary.best_epoch}")
+    return trained_restorer(config, session.data, _train_again(session, config, summary.best_epoch, folder))
 
-    def _best_model(self, record: Record, summary: Summary, folder: Path) -> nn.Module:
-        """The weights of a trial's best epoch; trained again, here, if their checkpoint is damaged or gone."""
-        config = self.config.trial(record.values, record.number, self.device)
-        saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
-        try:
-            return trained_restorer(config, self.data, saved)
-        except CheckpointError as error:
-            self.note(f"{error}; training trial {record.number} again up to epoch {summary.best_epoch}")
-        before: Checkpoint | None = None
-        engine = InProcess()  # which Ctrl-C leaves at once, and not at the end of the leg
-        for epoch in range(1, summary.best_epoch + 1):
-            engine.submit(f"epoch {epoch}", run_leg, config, before, self.home.data_dir, folder)
-            done = None if self.halted() else engine.wait(0)
-            if done is None:
-                raise Interrupted("the same command goes on with the study")
-            if done.error is not None:
-                raise done.error
-            if done.result.checkpoint is None:
-                raise StudyError(f"trial {record.number} could not be trained again: {done.result.failure}")
-            before = done.result.checkpoint
-        assert before is not None, "epochs count from 1"
-        return trained_restorer(config, self.data, before)
 
-    def _example(self) -> np.ndarray:
-        degraded, _ = next(fixed_batches(self.data.val.take(np.arange(2)), self.config.degrade, "example"))
-        return degraded.numpy()
+def _train_again(session: Session, config: TrialConfig, epochs: int, folder: Path) -> Checkpoint:
+    """The checkpoint of a trial's epoch, trained from the start in this process."""
+    worker, before = ThisProcess(), None
+    while before is None or before.epoch < epochs:
+        worker.submit(config.number, run_epoch, config, before, session.home.data_dir, folder)
+        outcome = None if session.stop.is_set() else worker.wait(0)
+        match outcome:
+            case Returned(result=Trained(checkpoint=checkpoint)):
+                before = checkpoint
+            case Returned(result=Failed(reason=reason)):
+                raise StudyError(f"trial {config.number} could not be trained again: {reason}")
+            case Raised(error=raised):
+                raise raised
+            case _:  # Ctrl-C drops the task
+                raise Interrupted("run the same command again to resume")
+    return before
+
+
+def _example(session: Session) -> np.ndarray:
+    """Two degraded validation images, float32 ``[2, 1, h, w]``: a batch of 1 would fix the exported batch size."""
+    two = session.data.val.take(np.arange(2))
+    degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
+    return degraded.numpy()

@@ -1,4 +1,7 @@
-"""One training without a search."""
+"""One training without a search: the same driver, with a window of one trial that counts as resumed.
+
+Comes in: a study file that fixes one configuration. Goes out: a run ``train-…`` in the study's experiment.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,28 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline import workers as engines
+from pipeline import workers
 from pipeline.config import StudyFile, Value
 from pipeline.data.prepare import prepare
+from pipeline.errors import StudyError
 from pipeline.evaluation.judge import judge_of
 from pipeline.home import Home
-from pipeline.search import ask_tell, samplers
-from pipeline.study.doctor import moved
-from pipeline.study.driver import Options, _device, _Driver, _mend, _note, _signals
+from pipeline.search import samplers
+from pipeline.search.studies import detached
+from pipeline.study.doctor import moved, repair
+from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
-from pipeline.tracking.runs import open_tracking
+from pipeline.study.session import (
+    Options,
+    RunLabel,
+    Session,
+    choose_device,
+    experiment_note,
+    run_tags,
+    stop_signals,
+)
+from pipeline.study.window import Window
+from pipeline.tracking.runs import StoredRun, Tracking, open_tracking
 
 
 @dataclass(frozen=True)
@@ -27,14 +42,14 @@ class Training:
     name: str
     status: str  # of the run: FINISHED or FAILED
     reason: str
-    metrics: dict[str, float]  # as the run has them last; ``best_epoch`` and ``objective`` among them
+    metrics: dict[str, float]  # the run's last ones, with ``best_epoch`` and ``objective``
 
 
 def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Training:
     """Train the one configuration that a study file fixes, in this process, without a search.
 
-    Side effects: a run ``train-…`` in the study's experiment, with a model, as a trial's. Called again it goes on with
-    what was stopped, and finds what has ended.
+    Side effects: a run ``train-…`` in the study's experiment, with a model, as a trial's. Called again it resumes what
+    was stopped, and finds what has ended.
 
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
@@ -44,30 +59,41 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
 
     Raises:
         InputError: bad arguments or data, a key that stays open, or the study is being run; nothing was written.
-        Interrupted, StudyError: as `run_study`.
+        Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     samplers.check(file.config)
     file = replace(file, config=file.config.single())
-    config, device = file.config, _device(options.device)
+    config, device = file.config, choose_device(options.device)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
     trial = config.trial(config.space.resolve(_nothing_open), 0, device)
-    # The study's name is part of it: another study's like training has checkpoints and a run of its own.
+    # The study's name is part of it: the same training of another study has its own checkpoints and run.
     identity = f"{config.name} {data.digest}{trial.model_dump_json()}"
     uid = "train-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
-    with home.driver_lock(config.name), _signals() as stop:  # one process writes to an experiment
-        tracking = open_tracking(home, config.name, _note(file, data), stop.is_set)
-        _mend(moved(home, tracking), reporter, stop)
-        run = tracking.stored(f"{uid}-0")
-        if run is None or run.status not in ("FINISHED", "FAILED"):
-            judge = judge_of(data, home.judges, stop.is_set)
-            search = ask_tell.detached(config, uid)
-            driver = _Driver(file, home, data, judge, device, search, tracking, reporter, stop, "train")
-            driver.run(engines.start(0, None))
-            run = tracking.stored(f"{uid}-0")
-        assert run is not None, "the driver made it"
+    label = RunLabel(f"{uid}-0", uid[: len("train-") + 8], {"study.role": "train"})
+    with home.driver_lock(config.name), stop_signals() as stop:  # one process writes to an experiment
+        tracking = open_tracking(home, config.name, experiment_note(file, data), stop.is_set)
+        repair(moved(home, tracking), reporter, stop)
+        run = _ended(tracking, label)
+        if run is None:
+            judge, search = judge_of(data, home.judges, stop.is_set), detached(config, uid)
+            tags = run_tags(file, data, judge)
+            session = Session(
+                config, home, data, device, search, tracking, reporter, stop, judge, tags, lambda _: label
+            )
+            worker = workers.start(0, None)
+            reporter.begun(config, data, 0, worker.slots)
+            Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
+            run = _ended(tracking, label)
         shutil.rmtree(home.checkpoints(uid, 0).parent, ignore_errors=True)  # a kill may have left them
+        if run is None:
+            raise StudyError(f"{label.name}: its run is not in MLflow any more")
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
+
+
+def _ended(tracking: Tracking, label: RunLabel) -> StoredRun | None:
+    run = tracking.stored(label.uid)
+    return run if run is not None and run.status in ("FINISHED", "FAILED") else None
 
 
 def _nothing_open(name: str, _: Any) -> Value:

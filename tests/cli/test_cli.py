@@ -162,7 +162,7 @@ def test_json_for_scripts(finished: Place) -> None:
 def test_what_is_no_number_in_json_is_null(finished_copy: Place) -> None:
     """The sharpness of flat images is nan; scripts' parsers end at that word."""
     search = finished_copy.search()
-    search.remember("baselines", {"linear": search.recall("baselines")["linear"] | {"val/sharpness": math.nan}})
+    search.baselines = {"linear": search.baselines["linear"] | {"val/sharpness": math.nan}}
     shown = study("show", "small", "--json", "--home", str(finished_copy.path)).stdout
     document = json.loads(shown, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     assert document["baselines"]["linear"]["val/sharpness"] is None

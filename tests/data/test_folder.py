@@ -24,7 +24,6 @@ from pipeline.config.choices import LAYER_TYPES
 from pipeline.data import LOADERS, Split, load, load_test
 from pipeline.data.folder import read
 from pipeline.data.prepare import prepare
-from pipeline.epoch import run_leg
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.baselines import baseline_names
 from pipeline.evaluation.panel import PANEL_SCALE, panel_indices
@@ -297,12 +296,9 @@ def test_a_leg_on_images_of_other_sizes(
 ) -> None:
     monkeypatch.setitem(LOADERS, "other", lambda _data_dir, _download: (other(480, size, classes), None, ["other"]))
     trial = tiny.trial(dataset="other", degrade=degrade, layer_type=layer_type)
-    leg = run_leg(trial, None, tmp_path, tmp_path / "legs")
-    assert leg.failure is None
-    assert leg.epoch is not None
-    assert leg.panel is not None
-    assert all(np.isfinite(value) for value in leg.epoch.metrics.values())
-    assert leg.panel.shape == (4 * (size[0] + 2) * PANEL_SCALE, columns * (size[1] + 2) * PANEL_SCALE)
+    trained = tiny.train(trial, None, tmp_path, tmp_path / "epochs")
+    assert all(np.isfinite(value) for value in trained.result.metrics.values())
+    assert trained.panel.shape == (4 * (size[0] + 2) * PANEL_SCALE, columns * (size[1] + 2) * PANEL_SCALE)
     assert load("other", tmp_path).classes == classes
 
 

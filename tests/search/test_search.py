@@ -27,12 +27,12 @@ from optuna.trial import TrialState
 from pipeline.config import StudyConfig
 from pipeline.config.choices import PRUNERS, SAMPLERS
 from pipeline.config.study_file import Sampler
-from pipeline.epoch import run_leg
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search import samplers
-from pipeline.search.ask_tell import OpenTrial, Search, load_search, open_search, study_names
-from pipeline.search.records import Record, Summary, ranked
+from pipeline.search.ask_tell import OpenTrial, Search
+from pipeline.search.records import EndedTrial, RunningTrial, Summary, ranked
+from pipeline.search.studies import load_search, open_search, study_names
 
 FACTS = {"data.sha256": "0" * 64, "device": "cpu"}
 TRIALS, EPOCHS, WINDOW = 8, 4, 3
@@ -147,7 +147,7 @@ class Player:
         """Another process takes the study up; of each open trial this many epochs had been saved."""
         heir = Player(self.home, self.config, self.eager, self.lifted)
         for record in heir.search.records():
-            if record.state == "RUNNING":
+            if isinstance(record, RunningTrial):
                 heir.running[record.number] = heir.search.reopen(record.number)
                 for _ in range(min(kept, len(self.running[record.number].reported))):
                     heir.epoch(record.number)
@@ -320,7 +320,7 @@ def test_a_stored_trial_is_whole_before_it_ends(home: Home) -> None:
     assert stored.params
     [record] = search.records()
     assert record.values == opened.values
-    assert (record.state, record.value, record.summary) == ("RUNNING", None, None)
+    assert isinstance(record, RunningTrial)
 
 
 def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
@@ -328,7 +328,7 @@ def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     search = open_search(home, configuration(), FACTS)
     opened = search.ask()
     optuna.trial.Trial(search.study, search.trials()[0]._trial_id).set_user_attr("summary", Summary("run-0").__dict__)
-    assert search.records()[0].summary is None
+    assert isinstance(search.records()[0], RunningTrial)
     search.tell(search.reopen(opened.number), "FAIL", None, Summary("run-0", reason="because"))
     assert search.records()[0].summary == Summary("run-0", reason="because")
 
@@ -390,7 +390,7 @@ def test_importances_need_ten_complete_trials(home: Home) -> None:
     player.fill()
     assert player.search.importances() == {}
     player.finish()
-    assert sum(record.state == "COMPLETE" for record in player.search.records()) >= 10
+    assert len(ranked(player.search.records(), "maximize")) >= 10
     importances = player.search.importances()
     assert list(importances.values()) == sorted(importances.values(), reverse=True)
     assert sum(importances.values()) == pytest.approx(1)
@@ -413,9 +413,11 @@ def test_ranking(values: list[float | None], direction: str) -> None:
         assert better.value != worse.value or better.number < worse.number
 
 
-def record(number: int, value: float | None) -> Record:
+def record(number: int, value: float | None) -> EndedTrial:
     state: Any = "COMPLETE" if value is not None else "PRUNED"
-    return Record(number, state, value, {}, {}, optuna.trial.create_trial(value=0).datetime_start, None)  # type: ignore[arg-type]
+    started = optuna.trial.create_trial(value=0).datetime_start
+    assert started is not None
+    return EndedTrial(number, {}, {}, started, state, value, Summary("run"), {})
 
 
 # --- opening and refusing ---------------------------------------------------------------------------------------------
@@ -532,13 +534,13 @@ def test_the_total_and_the_model_name_may_change(home: Home) -> None:
     assert second.study.user_attrs["config"]["budget"]["trials"] == 99
 
 
-def test_what_is_remembered_is_recalled_by_the_next_process(home: Home) -> None:
+def test_what_is_kept_with_a_study_is_read_by_the_next_process(home: Home) -> None:
     search = open_search(home, configuration(), FACTS)
-    assert search.recall("figures", "none") == "none"
-    search.remember("figures", {"psnr": 1.5, "names": ["a", "b"]})
+    assert search.baselines == {}
+    search.baselines = {"linear": {"psnr": 1.5}}
     again = open_search(home, configuration(), FACTS)
-    assert again.recall("figures") == {"psnr": 1.5, "names": ["a", "b"]}
-    assert again.recall("facts") == FACTS
+    assert again.baselines == {"linear": {"psnr": 1.5}}
+    assert again.facts == FACTS
 
 
 def test_a_study_whose_making_was_cut_short_is_made_again(folder_home: Home) -> None:
@@ -598,5 +600,4 @@ def test_a_study_of_both_layer_types_asks_each_its_own_and_trains(
     for kind in ("linear", "conv"):
         trial = stored[kinds.index(kind)]
         values = config.space.resolve(lambda name, _, params=trial.params: params[name])
-        leg = run_leg(config.trial(values, trial.number, "cpu"), None, tiny_data, tmp_path / kind)
-        assert leg.failure is None
+        tiny.train(config.trial(values, trial.number, "cpu"), None, tiny_data, tmp_path / kind)

@@ -192,12 +192,12 @@ FAULTS = {
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files gone": Fault(model_without_files, "the files of its model are not at"),
-    "a lost picture": Fault(lost_picture, "the picture of its best epoch is gone"),
-    "a stray file among images": Fault(stray_image, "does not belong among a run's images"),
+    "a lost picture": Fault(lost_picture, "the picture of its best epoch is lost"),
+    "a stray file among images": Fault(stray_image, "is not one of the run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
     "checkpoints of no study": Fault(checkpoints_of_nobody, "checkpoints of a study that is not there"),
     "an interrupted write": Fault(interrupted_write, "left by an interrupted write"),
-    "several at once": Fault(several, "does not belong among a run's images", 10),
+    "several at once": Fault(several, "is not one of the run's images", 10),
 }
 
 
@@ -283,7 +283,7 @@ def test_a_lost_mlflow_database_is_made_again_from_what_optuna_has(finished: Pla
     assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
     roles = [run.data.tags["study.role"] for run in finished_copy.runs()]
     assert sorted(roles) == ["baseline", "baseline", "judge", "study", *["trial"] * TRIALS]
-    assert finished_copy.search().recall("baselines") == finished.search().recall("baselines")
+    assert finished_copy.search().baselines == finished.search().baselines
     for made, lost in zip(finished_copy.runs("trial"), finished.runs("trial"), strict=True):
         assert made.data.params == lost.data.params
         assert made.data.tags["trial.state"] == lost.data.tags["trial.state"]
@@ -306,7 +306,7 @@ def test_a_lost_run_beside_the_trials_is_made_again(finished: Place, finished_co
 def test_a_lost_contact_sheet_is_made_again(finished: Place, finished_copy: Place) -> None:
     (run,) = finished_copy.runs("study")
     artifact(finished_copy, run, "contact-sheet.png").unlink()
-    assert "the contact sheet is gone" in doctor(finished_copy).stdout
+    assert "the contact sheet is lost" in doctor(finished_copy).stdout
     assert doctor(finished_copy, "--repair").code == 0
     finished_copy.run()
     sheet = artifact(finished_copy, run, "contact-sheet.png")
@@ -419,7 +419,6 @@ def test_a_lost_run_is_made_again_from_what_optuna_has(finished: Place, finished
 @pytest.mark.slow
 def test_the_best_trial_can_be_promoted_after_its_run_was_lost(finished_copy: Place) -> None:
     best = max(finished_copy.search().records(), key=lambda record: record.value or 0)
-    assert best.summary is not None
     finished_copy.client().delete_run(best.summary.run_id)
     assert doctor(finished_copy, "--repair").code == 0
     done = study("promote", "small", "--home", str(finished_copy.path), "--force")
@@ -481,7 +480,7 @@ def test_run_mends_what_it_finds_before_it_begins(finished: Place, finished_copy
     shutil.rmtree(finished_copy.home.checkpoints(NOBODY, 0).parent)  # another study's, for all that this one knows
     _, recorder = finished_copy.run()
     notes = [text for (text,) in recorder.kind("note")]
-    assert len([note for note in notes if note.startswith("mended: ")]) == 8, notes  # finishing a trial ends two
+    assert len([note for note in notes if note.startswith("repaired: ")]) == 8, notes  # finishing a trial ends two
     assert_sound(finished_copy)
     assert facts(finished_copy) == facts(finished)
 
@@ -545,7 +544,7 @@ def test_a_moved_home_is_mended_by_run_too(finished: Place, finished_copy: Place
     there = moved(finished_copy, tmp_path / "new")
     done = study(*there.arguments("--workers", "0"))
     assert (done.code, done.stderr) == (0, "")
-    assert "mended: the home was moved" in done.stdout
+    assert "repaired: the home was moved" in done.stdout
     assert str(there.path / "artifacts") in done.stdout  # where the pictures are now
     assert_sound(there)
     assert facts(there) == facts(finished)

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from studies_for_tests import SMALL, Recorder, assert_sound, facts, new_place
 
-from pipeline import workers as engines
+from pipeline import workers
 from pipeline.config.results import Checkpoint
 from pipeline.errors import Interrupted
-from pipeline.workers import Done
+from pipeline.workers import Outcome, Raised, Returned
 
 pytest_plugins = ["study_fixtures"]
 
@@ -45,7 +45,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing that is written to a database after it arrives there."""
 
 
-class Fate:
+class Crash:
     """Ends the process that writes to a database, before the n-th write from now."""
 
     def __init__(self) -> None:
@@ -69,63 +69,63 @@ class Fate:
 
 
 @pytest.fixture(scope="module")
-def fate() -> Iterator[Fate]:
-    fate = Fate()
+def crash() -> Iterator[Crash]:
+    crash = Crash()
 
     def execute(*given: Any) -> None:
-        fate.note(given[2])
+        crash.note(given[2])
 
     def commit(_: Any) -> None:
-        fate.note("COMMIT")
+        crash.note("COMMIT")
 
     def connect(connection: sqlite3.Connection, _: Any) -> None:
-        fate.connections.append(connection)
+        crash.connections.append(connection)
 
     engine, pool = sqlalchemy.engine.Engine, sqlalchemy.pool.Pool
     listeners = [(engine, "before_cursor_execute", execute), (engine, "commit", commit), (pool, "connect", connect)]
     for target, name, listener in listeners:
         sqlalchemy.event.listen(target, name, listener)
-    yield fate
+    yield crash
     for target, name, listener in listeners:
         sqlalchemy.event.remove(target, name, listener)
 
 
-class Whimsical:
+class RandomWorkers:
     """An engine whose next move is drawn."""
 
-    def __init__(self, slots: int, draw: Callable[[st.SearchStrategy[Any]], Any], fate: Fate, whims: int) -> None:
-        self.slots, self._draw, self._fate, self._whims = slots, draw, fate, whims
-        self._tasks: dict[str, tuple[Any, ...]] = {}
+    def __init__(self, slots: int, draw: Callable[[st.SearchStrategy[Any]], Any], crash: Crash, surprises: int) -> None:
+        self.slots, self._draw, self._crash, self._surprises = slots, draw, crash, surprises
+        self._tasks: dict[Any, tuple[Any, ...]] = {}
 
-    def submit(self, key: str, task: Any, *arguments: Any) -> None:
+    def submit(self, key: Any, task: Any, *arguments: Any) -> None:
         assert key not in self._tasks, "a leg that is under way is not sent again"
         assert len(self._tasks) < self.slots
         self._tasks[key] = (task, *arguments)
 
-    def wait(self, timeout: float) -> Done | None:  # noqa: ARG002
+    def wait(self, timeout: float) -> Outcome | None:  # noqa: ARG002
         if not self._tasks:
             return None
         move = "done"
-        if self._whims:
-            self._whims -= 1
+        if self._surprises:
+            self._surprises -= 1
             move = self._draw(
                 st.sampled_from(["done", "done", "done", "nothing", "lost", "damaged", "doomed", "killed"])
             )
         if move == "nothing":
             return None
         if move == "killed":
-            self._fate.dead = True
+            self._crash.dead = True
             raise Killed
         if move == "doomed":
-            self._fate.left = self._draw(st.integers(0, 40))
-        key = self._draw(st.sampled_from(sorted(self._tasks)))
+            self._crash.left = self._draw(st.integers(0, 40))
+        key = self._draw(st.sampled_from(sorted(self._tasks, key=str)))
         task, *arguments = self._tasks[key]
         if move == "damaged" and isinstance(arguments[1], Checkpoint):
             flip(Path(arguments[1].path))
         try:
-            done = Done(key, task(*arguments))
+            done: Outcome = Returned(key, task(*arguments))
         except Exception as error:
-            done = Done(key, error=error)
+            done = Raised(key, error)
         if move == "lost":  # with its worker, after it had written; it is run again
             return None
         del self._tasks[key]
@@ -153,7 +153,7 @@ def uninterrupted(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 
 
 def interleaved(
-    data: st.DataObject, migrated: Path, uninterrupted: list[Any], fate: Fate, monkeypatch: pytest.MonkeyPatch
+    data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = new_place(migrated, Path(folder))
@@ -162,15 +162,15 @@ def interleaved(
         for life in range(lives):
             last = life == lives - 1
             total = TRIALS if last else data.draw(st.integers(1, TRIALS), label="total")
-            engine = Whimsical(data.draw(st.integers(1, 4), label="workers"), data.draw, fate, 0 if last else 12)
-            monkeypatch.setattr(engines, "start", lambda *_, engine=engine: engine)
+            engine = RandomWorkers(data.draw(st.integers(1, 4), label="workers"), data.draw, crash, 0 if last else 12)
+            monkeypatch.setattr(workers, "start", lambda *_, engine=engine: engine)
             stop_after = None if last else data.draw(st.none() | st.integers(1, 30), label="stop after")
             try:
                 place.run(trials=total, reporter=stopping_after(stop_after))
             except (Killed, Interrupted):
                 pass
             finally:
-                fate.bury()
+                crash.bury()
         assert_sound(place, TRIALS, EPOCHS)
         assert facts(place) == uninterrupted
 
@@ -194,15 +194,15 @@ CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck
 @settings(max_examples=3, phases=PHASES, suppress_health_check=CHECKS, derandomize=True)
 @given(data=st.data())
 def test_whatever_happens_the_study_comes_out_the_same(
-    data: st.DataObject, migrated: Path, uninterrupted: list[Any], fate: Fate, monkeypatch: pytest.MonkeyPatch
+    data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interleaved(data, migrated, uninterrupted, fate, monkeypatch)
+    interleaved(data, migrated, uninterrupted, crash, monkeypatch)
 
 
 @pytest.mark.slow
 @settings(max_examples=20, phases=PHASES, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_whatever_happens_the_study_comes_out_the_same_many_times(
-    data: st.DataObject, migrated: Path, uninterrupted: list[Any], fate: Fate, monkeypatch: pytest.MonkeyPatch
+    data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interleaved(data, migrated, uninterrupted, fate, monkeypatch)
+    interleaved(data, migrated, uninterrupted, crash, monkeypatch)

@@ -68,18 +68,15 @@ def test_a_finished_study_is_sound_and_has_trials_of_every_kind(finished: Place)
     records = finished.search().records()
     assert {record.state for record in records} == {"COMPLETE", "PRUNED", "FAIL"}
     first = records[0]
-    assert first.summary is not None
     assert (first.values["optimizer"], first.values["lr"], first.state) == ("sgd", 1e9, "FAIL"), "it was enqueued"
     assert first.summary.reason.startswith("non-finite loss (nan) in epoch 1")
     pruned = next(record for record in records if record.state == "PRUNED")
-    assert pruned.summary is not None
     assert pruned.summary.reason == f"median pruner, after epoch {pruned.summary.epochs}"
 
 
 def test_a_trial_s_value_is_its_best_epoch_s(finished: Place) -> None:
     for record in finished.search().records():
         if record.state == "COMPLETE":
-            assert record.summary is not None
             assert record.value == record.summary.metrics["val/psnr"]
             assert record.value == max(record.reported.values())
             assert record.reported[record.summary.best_epoch] == record.value
@@ -272,7 +269,7 @@ def test_stopped_by_a_signal_and_taken_up_again(
     command.until("epoch 1/")
     os.killpg(command.pid, which)  # a terminal's Ctrl-C reaches the workers too
     assert command.code() == 130, command.stderr
-    assert command.stderr.splitlines() == ["stopped: the same command goes on with the study"]
+    assert command.stderr.splitlines() == ["stopped: run the same command again to resume"]
     wait_for(lambda: not processes_of(command), "end of the workers")
     assert "RUNNING" not in status(place)
     assert "SCHEDULED" in status(place)

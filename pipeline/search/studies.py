@@ -1,0 +1,123 @@
+"""The studies of a home, in Optuna's database: open, load, list, delete.
+
+Comes in: a home and a study's name. Goes out: a `Search`.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import optuna
+
+from pipeline.config import StudyConfig
+from pipeline.errors import ConfigError, NotFoundError, StudyError
+from pipeline.home import Home
+from pipeline.search.ask_tell import Search, database_errors
+
+
+@database_errors()
+def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Search:
+    """Open a study, or create it with these facts, which never change afterwards.
+
+    Raises:
+        ConfigError: the stored study differs in anything but the total and the model's name, or in a fact; the
+            message shows up to six differences.
+        StudyError: the database cannot be used.
+    """
+    storage = _storage(home)
+    if config.name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(storage=storage, study_name=config.name)
+        if "config" in study.user_attrs:
+            _check_same(study, config, facts)
+            study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
+            return Search(config, study)
+        # The process that created it was killed before the study was described; it has no trial yet.
+        optuna.delete_study(storage=storage, study_name=config.name)
+    study = optuna.create_study(
+        storage=storage, study_name=config.name, direction=config.objective.direction, load_if_exists=True
+    )
+    stamp = datetime.now(UTC).isoformat(timespec="seconds")
+    attributes = {"facts": dict(facts), "created": stamp, "uid": uuid.uuid4().hex, "config": config.canonical()}
+    for key, value in attributes.items():
+        study.set_user_attr(key, value)
+    return Search(config, study)
+
+
+def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, Any]) -> None:
+    stored = study.user_attrs["facts"]
+    differences = config.differences(study.user_attrs["config"])
+    differences += [f"{k}: {stored.get(k)} is stored, {v} is asked" for k, v in facts.items() if stored.get(k) != v]
+    if differences:
+        shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
+        raise ConfigError(
+            f"study {config.name!r} exists and differs: {shown}.\n"
+            "Use --name OTHER to start another study from this file"
+        )
+
+
+def detached(config: StudyConfig, uid: str) -> Search:
+    """A study in memory with one open trial, for a single training."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    search = Search(config, optuna.create_study(study_name=config.name, direction=config.objective.direction))
+    search.uid = uid
+    search.ask()
+    return search
+
+
+def load_search(home: Home, name: str) -> Search:
+    """Open an existing study to read it.
+
+    Raises:
+        NotFoundError: there is no study of that name; the message lists the studies there are.
+    """
+    found = {search.config.name: search for search in load_searches(home, name)}
+    if name not in found:
+        known = ", ".join(study_names(home)) or "none"
+        raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {known}")
+    return found[name]
+
+
+def load_searches(home: Home, only: str | None = None) -> list[Search]:
+    """The studies of a home in the order of their names, or ``only`` one; none where there is no home."""
+    studies = _studies(home, only)
+    return [Search(StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"])), study) for study in studies]
+
+
+def study_names(home: Home) -> list[str]:
+    """The names of the studies of a home, sorted; none where there is no home."""
+    return [study.study_name for study in _studies(home)]
+
+
+@database_errors()
+def delete_search(home: Home, name: str) -> None:
+    """Delete a study from the database, if it is there."""
+    for study in _studies(home, name):
+        optuna.delete_study(storage=_storage(home), study_name=study.study_name)
+
+
+@database_errors()
+def _studies(home: Home, only: str | None = None) -> list[optuna.Study]:
+    """Optuna's studies; one without a config is left out: its creation was killed, and the next run makes it again."""
+    if not home.exists():
+        return []
+    storage = _storage(home)
+    names = sorted(name for name in optuna.get_all_study_names(storage) if only in (None, name))
+    studies = [optuna.load_study(storage=storage, study_name=name) for name in names]
+    return [study for study in studies if "config" in study.user_attrs]
+
+
+def _storage(home: Home) -> optuna.storages.RDBStorage:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sqlite = home.storage_url.startswith("sqlite:")
+    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
+    try:
+        return optuna.storages.RDBStorage(home.storage_url, engine_kwargs=options)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise StudyError(f"--storage {home.storage_url}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # SQLAlchemy's own errors
+        reason = str(error).splitlines()[0]
+        raise StudyError(f"--storage {home.storage_url}: the database cannot be used: {reason}") from None

@@ -1,0 +1,200 @@
+"""What a run of a study holds: its configuration, data, judge, search and tracking, under the study's lock.
+
+Comes in: a study file, a home and options, all checked before anything is written. Goes out: a `Session`, which the
+driver, `finish` and `doctor` work with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from pipeline import workers
+from pipeline.config import StudyConfig, StudyFile
+from pipeline.data import Dataset
+from pipeline.data.prepare import prepare
+from pipeline.errors import InputError
+from pipeline.evaluation.judge import Judge, judge_of
+from pipeline.home import Home
+from pipeline.provenance import git_state, hardware, versions
+from pipeline.search import samplers
+from pipeline.search.ask_tell import Search
+from pipeline.search.studies import open_search
+from pipeline.study.reporter import Reporter
+from pipeline.tracking.runs import DataInput, Tracking, open_tracking
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a study is run. None of this changes its numbers, except for the device."""
+
+    workers: int | None = None
+    cluster: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    download: bool = True
+
+
+@dataclass(frozen=True)
+class RunLabel:
+    """How a trial's MLflow run is found and shown."""
+
+    uid: str
+    name: str
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Session:
+    """All that the steps of one run share."""
+
+    config: StudyConfig
+    home: Home
+    data: Dataset
+    device: Device
+    search: Search
+    tracking: Tracking
+    reporter: Reporter
+    stop: threading.Event  # set when the user asks to stop
+    judge: Judge | None  # of the data set, where it has classes
+    tags: dict[str, str]  # of every run: the study file, the data, the environment
+    label: Callable[[int], RunLabel]  # of the trial with this number
+
+    @property
+    def objective(self) -> str:
+        """The recorded name of the metric that ranks trials."""
+        return f"val/{self.config.objective.metric}"
+
+    @property
+    def data_input(self) -> DataInput:
+        return DataInput(self.data.name, self.data.digest, self.data.sizes)
+
+
+@contextmanager
+def open_session(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Iterator[Session]:
+    """Check a study and everything it needs, take its lock, and open or create it.
+
+    Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
+
+    Raises:
+        InputError: bad arguments or data, another process runs the study, or the stored study differs; nothing was
+            written.
+        Interrupted, StudyError: as `pipeline.api.run_study`.
+    """
+    config = file.config
+    samplers.check(config)
+    device = choose_device(options.device)
+    if options.workers is not None and options.workers < 0:
+        raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
+    data = prepare(config, home.data_dir, options.download)
+    home.prepare()
+    with home.driver_lock(config.name), stop_signals() as stop:
+        search = open_search(home, config, {"data.sha256": data.digest, "device": device})
+        tracking = open_tracking(home, config.name, experiment_note(file, data), stop.is_set)
+        judge = judge_of(data, home.judges, stop.is_set)
+        tags, label = run_tags(file, data, judge), trial_labels(search.uid)
+        yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label)
+
+
+def trial_labels(study_uid: str) -> Callable[[int], RunLabel]:
+    """How the runs of a study's trials are labelled, by number."""
+
+    def label(number: int) -> RunLabel:
+        tags = {"study.role": "trial", "trial.number": str(number)}
+        return RunLabel(f"{study_uid}-{number}", f"trial-{number:04d}", tags)
+
+    return label
+
+
+def choose_device(asked: str) -> Device:
+    """The device for what the user asked.
+
+    Raises:
+        InputError: CUDA was asked for and is not there.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def start_workers(session: Session, options: Options) -> workers.Workers:
+    """The workers that the options ask for; by default one per GPU, or per ``threads_per_trial`` cores.
+
+    Raises:
+        EngineError: they do not start, or the cluster cannot be used.
+    """
+    budget = session.config.budget
+    count = options.workers
+    if count is None and session.device == "cuda":
+        count = torch.cuda.device_count()
+    elif count is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        count = min(max(1, cores // budget.threads_per_trial), budget.concurrency)
+    started = workers.start(count, options.cluster)
+    if started.slots > 1 and budget.concurrency < 2 * started.slots:
+        session.reporter.note(
+            f"{started.slots} workers for a window of {budget.concurrency} trials: some will be idle; "
+            "[budget] concurrency of twice the workers keeps them busy"
+        )
+    return started
+
+
+def run_tags(file: StudyFile, data: Dataset, judge: Judge | None) -> dict[str, str]:
+    """The tags of every run: what it was made from and with."""
+    return {
+        "study.name": file.config.name,
+        "study.file_sha256": file.sha256,
+        "study.overrides": " ".join(file.overrides),
+        "data.sha256": data.digest,
+        "judge.sha256": judge.sha256 if judge else "",
+        "env.versions": json.dumps(versions()),
+        "env.hardware": hardware(),
+        **git_state(),
+    }
+
+
+def experiment_note(file: StudyFile, data: Dataset) -> str:
+    """The experiment's heading in MLflow, Markdown."""
+    config = file.config
+    how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
+    searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
+    splits = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
+    return (
+        f"**{config.name}**: {config.degrade.kind} ({how}) on {config.dataset} ({splits}).\n\n"
+        f"Ranked by validation `{config.objective.metric}` ({config.objective.direction}), searching {searched} with "
+        f"{config.sampler.name}, pruned by {config.pruner.name}."
+    )
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """SIGINT or SIGTERM sets the event; a second one ends the process. Only the main thread can handle signals."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    asked = 0
+
+    def ask(_signum: int, _frame: Any) -> None:
+        nonlocal asked
+        asked += 1  # not the event: a second signal while it is being set would wait for its lock forever
+        if asked > 1:
+            os._exit(130)  # workers end with this process
+        stop.set()
+
+    before = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)

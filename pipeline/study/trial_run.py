@@ -1,0 +1,185 @@
+"""One trial from ask to end: its MLflow run, its checkpoints, its epochs.
+
+Comes in: a trial as Optuna asked it, then its trained epochs. Goes out: metrics and panels to MLflow, objectives to
+Optuna's pruner, and the end. An epoch's checkpoint holds the results of all epochs so far, so a resumed trial replays
+them from its latest checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import TrialConfig
+from pipeline.config.results import Checkpoint, EpochResult, Trained
+from pipeline.data.degrade import input_size
+from pipeline.epoch import build_model, history
+from pipeline.errors import CheckpointError
+from pipeline.search.ask_tell import OpenTrial
+from pipeline.search.records import EndedTrial, Summary
+from pipeline.study.finish import finish
+from pipeline.study.session import Session
+from pipeline.study.window import End
+from pipeline.training.checkpoint import found
+from pipeline.training.model import cost
+
+LATEST = 2  # checkpoints kept of an open trial beside its best
+
+
+@dataclass
+class TrialRun:
+    """An open trial."""
+
+    session: Session
+    trial: OpenTrial
+    config: TrialConfig
+    run_id: str
+    folder: Path
+    cost: dict[str, int]
+    logged: frozenset[int]  # epochs in MLflow already; trained again they would have other times
+    results: list[EpochResult] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first
+    panels: dict[int, np.ndarray] = field(default_factory=dict)  # of the latest and the best epoch
+    end: End | None = None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """The checkpoint from which the next epoch starts; None before the first."""
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def best(self) -> EpochResult:
+        """The first of the epochs with the best objective."""
+        sign = 1 if self.session.config.objective.direction == "maximize" else -1
+        return max(self.results, key=lambda result: (sign * result.metrics[self.session.objective], -result.epoch))
+
+    def trained(self, epoch: Trained) -> None:
+        """Take over a trained epoch's checkpoint and panel."""
+        self.checkpoints.append(epoch.checkpoint)
+        if epoch.result.epoch not in self.trial.reported:
+            self.results.append(epoch.result)
+            self.panels[epoch.result.epoch] = epoch.panel
+
+    def report(self) -> End | None:
+        """Log the latest epoch, report it to the pruner and drop checkpoints that are not needed any more."""
+        result = self.results[-1]
+        self._log(result)
+        again = result.epoch in self.logged
+        self.session.tracking.log_panel(self.run_id, self.panels[result.epoch], result.epoch, look_first=again)
+        self.end = self._verdict(result)
+        self.session.reporter.epoch(self.number, result.epoch, self.config.epochs, result.metrics)
+        self._drop()
+        return self.end
+
+    def fall_back(self, error: CheckpointError) -> int:
+        """Remove the latest checkpoint, which is damaged; how many epochs the one before holds.
+
+        Epochs are pure functions, so those trained again are the same; they are neither logged nor reported twice.
+        """
+        self.session.reporter.note(f"{error}; trial {self.number} falls back to the epoch before")
+        Path(self.checkpoints.pop().path).unlink(missing_ok=True)
+        return self.latest.epoch if self.latest else 0
+
+    def record(self, end: End) -> EndedTrial:
+        """Store how the trial ended in Optuna, then finish its MLflow run."""
+        self.session.tracking.settle()  # until the end is stored, checkpoints hold what a queue in memory holds
+        summary, value = Summary(self.run_id, cost=self.cost, reason=end.reason), None
+        if self.trial.reported:
+            best = self.best
+            saved = next((c for c in reversed(self.checkpoints) if c.epoch == best.epoch), None)
+            summary = Summary(
+                self.run_id,
+                epochs=len(self.results),
+                best_epoch=best.epoch,
+                metrics=best.metrics,
+                cost=self.cost,
+                duration_s=sum(result.metrics["time/epoch_s"] for result in self.results),
+                checkpoint=Path(saved.path).name if saved else "",
+                sha256=saved.sha256 if saved else "",
+                reason=end.reason,
+            )
+            value = best.metrics[self.session.objective]
+        stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)
+        finish(self.session, stored)
+        self.session.reporter.trial(self.number, end.state, value, end.reason, self.session.search.told())
+        return stored
+
+    def replay(self) -> None:
+        """Log and report what an earlier process trained, from the latest checkpoint that can be read."""
+        for saved in found(self.folder):
+            try:
+                results, panel = history(saved, self.config)
+            except CheckpointError as error:
+                self.session.reporter.note(f"{error}; falling back to the epoch before")
+                Path(saved.path).unlink(missing_ok=True)
+                continue
+            earlier = [c for c in reversed(found(self.folder)) if c.epoch < saved.epoch]
+            self.checkpoints = [*earlier, saved]
+            for result in results:
+                self.results.append(result)
+                self._log(result)
+                self.end = self._verdict(result)
+            for checkpoint in earlier:
+                self._log_earlier_panel(checkpoint)
+            self._log_panel_again(saved.epoch, panel)
+            return
+
+    def _log_earlier_panel(self, checkpoint: Checkpoint) -> None:
+        """Log an earlier checkpoint's panel, which the process that made it may have been unable to log."""
+        try:
+            _, panel = history(checkpoint, self.config)
+        except CheckpointError:  # reported if it is ever needed as weights
+            return
+        self._log_panel_again(checkpoint.epoch, panel)
+
+    def _log_panel_again(self, epoch: int, panel: np.ndarray) -> None:
+        self.panels[epoch] = panel
+        self.session.tracking.log_panel(self.run_id, panel, epoch, look_first=True)
+
+    def _log(self, result: EpochResult) -> None:
+        if result.epoch not in self.logged:
+            self.session.tracking.log_epoch(self.run_id, result)
+
+    def _verdict(self, result: EpochResult) -> End | None:
+        """Whether the trial ends with this epoch."""
+        value = result.metrics[self.session.objective]
+        if not np.isfinite(value):
+            return End("FAIL", f"non-finite {self.session.objective} ({value}) in epoch {result.epoch}")
+        prune = self.trial.report(result.epoch, value)
+        if result.epoch == self.config.epochs:
+            return End("COMPLETE")
+        if prune:
+            return End("PRUNED", f"{self.session.config.pruner.name} pruner, after epoch {result.epoch}")
+        return None
+
+    def _drop(self) -> None:
+        """Keep the latest checkpoints and the best epoch's; all of them while MLflow has not got their panels."""
+        best = self.best.epoch
+        self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
+        if self.session.tracking.behind:
+            return
+        for old in self.checkpoints[:-LATEST]:
+            if old.epoch != best:
+                Path(old.path).unlink(missing_ok=True)
+                self.checkpoints.remove(old)
+
+
+def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
+    """Create or find a trial's MLflow run, and replay what an earlier process trained of a resumed one."""
+    config = session.config.trial(trial.values, trial.number, session.device)
+    label = session.label(trial.number)
+    tags = session.tags | label.tags | {"trial.config": config.model_dump_json()}
+    run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data_input, time.time())
+    folder = session.home.checkpoints(session.search.uid, trial.number)
+    costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))
+    logged = session.tracking.epochs(run_id) if resumed else frozenset[int]()
+    run = TrialRun(session, trial, config, run_id, folder, costs, logged)
+    run.replay()
+    return run

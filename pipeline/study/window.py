@@ -1,0 +1,252 @@
+"""The window of trials as a pure state machine: events go in, actions come out. No I/O and no clock.
+
+At most ``width`` trials are open. Trials are recorded in number order, and trial n is asked exactly when trials
+0 … n - ``width`` are recorded. So what a trial is depends on the width and never on timing. The driver carries the
+actions out, in their order, and feeds back what happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.search.records import EndState
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trial ended, and why where it did not complete."""
+
+    state: EndState
+    reason: str = ""
+
+
+# Events: what happened.
+
+
+@dataclass(frozen=True)
+class SlotsChanged:
+    """From now on ``count`` tasks can run at the same time."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An asked or resumed trial is ready; checkpoints hold its first ``epochs`` epochs, which are reported."""
+
+    number: int
+    epochs: int
+    end: End | None = None
+
+
+@dataclass(frozen=True)
+class EpochTrained:
+    """A worker trained an epoch and saved its checkpoint."""
+
+    number: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class EpochReported:
+    """The action `Report` was carried out; ``end`` is the verdict of the pruner and the budget, None to continue."""
+
+    number: int
+    end: End | None
+
+
+@dataclass(frozen=True)
+class EpochFailed:
+    """The epoch diverged, ran out of memory, or killed its worker too often."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckpointDamaged:
+    """The latest checkpoint cannot be read; those that are left hold the first ``epochs`` epochs."""
+
+    number: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class BaselineDone:
+    name: str
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The user or an error ends the run here; what is running is dropped."""
+
+
+Event = (
+    SlotsChanged | Opened | EpochTrained | EpochReported | EpochFailed | CheckpointDamaged | BaselineDone | StopAsked
+)
+
+
+# Actions: what to do.
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Sample and store the next trial, then feed `Opened`."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Open a trial that an earlier process asked, then feed `Opened`."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Hand an epoch to a worker."""
+
+    number: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SubmitBaseline:
+    name: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Log an epoch and report it to the pruner, then feed `EpochReported`. Once per epoch, however often trained."""
+
+    number: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Store how a trial ended and finish its run."""
+
+    number: int
+    end: End
+
+
+@dataclass(frozen=True)
+class Suspend:
+    """Mark an open trial's run as waiting to be resumed."""
+
+    number: int
+
+
+Action = Ask | Resume | Submit | SubmitBaseline | Report | Record | Suspend
+
+
+@dataclass
+class _Trial:
+    number: int
+    phase: Literal["opening", "idle", "training", "reporting", "ended"] = "opening"
+    epochs: int = 0  # in checkpoints
+    reported: int = 0  # epochs trained again stay below
+    end: End | None = None
+
+    def settle(self, end: End | None) -> None:
+        self.end = end
+        self.phase = "ended" if end else "idle"
+
+
+@dataclass
+class Window:
+    """Trials 0 … ``total`` - 1, and baselines beside them.
+
+    Args:
+        total: how many trials the study has.
+        width: how many may be open.
+        recorded: how many have ended and are stored.
+        resumed: numbers of the trials that an earlier process left open; they follow the recorded ones.
+        baselines: names of those still to be computed; workers get them first.
+    """
+
+    total: int
+    width: int
+    recorded: int = 0
+    resumed: Sequence[int] = ()
+    baselines: Sequence[str] = ()
+    _open: dict[int, _Trial] = field(default_factory=dict)
+    _slots: int = 0
+    _stopped: bool = False
+
+    def __post_init__(self) -> None:
+        self._waiting, self._computing = list(self.baselines), set[str]()
+        self._to_resume = list(self.resumed)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is open and nothing is left to ask or compute."""
+        return self.recorded >= self.total and not (self._open or self._waiting or self._computing or self._to_resume)
+
+    def feed(self, event: Event) -> list[Action]:
+        """Take in an event; the actions that follow from it, in the order in which to carry them out."""
+        actions: list[Action] = []
+        match event:
+            case SlotsChanged(count):
+                self._slots = count
+            case Opened(number, epochs, end):
+                trial = self._open[number]
+                trial.epochs = trial.reported = epochs
+                trial.settle(end)
+            case EpochTrained(number, epoch):
+                trial = self._open[number]
+                trial.epochs = epoch
+                if epoch > trial.reported:
+                    trial.reported, trial.phase = epoch, "reporting"
+                    actions.append(Report(number, epoch))
+                else:
+                    trial.settle(None)
+            case EpochReported(number, end):
+                self._open[number].settle(end)
+            case EpochFailed(number, reason):
+                self._open[number].settle(End("FAIL", reason))
+            case CheckpointDamaged(number, epochs):
+                self._open[number].epochs = epochs
+                self._open[number].settle(None)
+            case BaselineDone(name):
+                self._computing.remove(name)
+            case StopAsked():
+                self._stopped = True
+                return [Suspend(number) for number, trial in self._open.items() if trial.phase != "opening"]
+        return [] if self._stopped else [*actions, *self._resume(), *self._record_and_ask(), *self._submit()]
+
+    def _resume(self) -> list[Action]:
+        actions: list[Action] = [Resume(number) for number in self._to_resume]
+        self._open |= {number: _Trial(number) for number in self._to_resume}
+        self._to_resume = []
+        return actions
+
+    def _record_and_ask(self) -> list[Action]:
+        """Ask while the window has room, else record the oldest trial if it has ended."""
+        actions: list[Action] = []
+        while True:
+            following, oldest = self.recorded + len(self._open), self._open.get(self.recorded)
+            if following < min(self.total, self.recorded + self.width):
+                self._open[following] = _Trial(following)
+                actions.append(Ask(following))
+            elif oldest is not None and oldest.end is not None:
+                del self._open[self.recorded]
+                self.recorded += 1
+                actions.append(Record(oldest.number, oldest.end))
+            else:
+                return actions
+
+    def _submit(self) -> list[Action]:
+        """Fill the free slots: baselines first, then the oldest trials, because the window waits for them."""
+        busy = len(self._computing) + sum(trial.phase == "training" for trial in self._open.values())
+        free = max(0, self._slots - busy)
+        names, self._waiting = self._waiting[:free], self._waiting[free:]
+        self._computing |= set(names)
+        idle = [trial for _, trial in sorted(self._open.items()) if trial.phase == "idle"][: free - len(names)]
+        for trial in idle:
+            trial.phase = "training"
+        return [*map(SubmitBaseline, names), *(Submit(trial.number, trial.epochs + 1) for trial in idle)]
