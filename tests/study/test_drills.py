@@ -536,9 +536,10 @@ def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
         patch.setitem(LOSSES, "bce", breaks)
         done = study(*place.arguments("--workers", "0"))
     said = (
-        "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is mended the same command"
+        "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is repaired, "
+        "run the same command again to resume"
     )
-    assert (done.code, done.stderr) == (1, f"error: {said} goes on\n")
+    assert (done.code, done.stderr) == (1, f"error: {said}\n")
     first, *others = place.search().records()
     assert isinstance(first, EndedTrial)
     assert first.state == "FAIL"
