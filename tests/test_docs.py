@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.catalogue import CATALOGUE
+from pipeline.config.choices import ACTIVATIONS, LAYER_TYPES, LOSSES, OPTIMIZERS, PRECISIONS, SCHEDULERS
 from pipeline.config.space import FIELDS
 from pipeline.config.study_file import StudyConfig
 from pipeline.config.trial import DEGRADATIONS
@@ -78,6 +80,12 @@ def test_every_key_of_a_study_file_is_in_its_reference() -> None:
     missing = [key for key in keys - sections if f"`{key}`" not in reference]
     missing += [name for name in sections if f"[{name}]" not in reference]
     assert sorted(missing) == []
+
+
+def test_every_choice_of_a_study_file_is_in_its_reference() -> None:
+    reference = text("studies/README.md")
+    tables = (ACTIVATIONS, CATALOGUE, DEGRADATIONS, LAYER_TYPES, LOSSES, OPTIMIZERS, PRECISIONS, SCHEDULERS)
+    assert [name for table in tables for name in table if f"`{name}`" not in reference] == []
 
 
 @pytest.mark.parametrize("study", sorted(path.name for path in (ROOT / "studies").glob("*.toml")))
