@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import ModelConfig, StudyConfig, TrainConfig
 from pipeline.config.catalogue import CATALOGUE
 from pipeline.config.choices import ACTIVATIONS, LAYER_TYPES, LOSSES, OPTIMIZERS, PRECISIONS, SCHEDULERS
-from pipeline.config.space import FIELDS
-from pipeline.config.study_file import StudyConfig
 from pipeline.config.trial import DEGRADATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +70,7 @@ def test_every_module_is_named_in_the_architecture() -> None:
 
 
 def test_every_key_of_a_study_file_is_in_its_reference() -> None:
-    keys = {*StudyConfig.model_fields, *FIELDS}
+    keys = {*StudyConfig.model_fields, *ModelConfig.model_fields, *TrainConfig.model_fields}
     for model in [*DEGRADATIONS.values(), *(field.annotation for field in StudyConfig.model_fields.values())]:
         keys |= set(getattr(model, "model_fields", {}))
     reference = text("studies/README.md")
