@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint, EpochOutcome, EpochResult, Failed, Trained
+from pipeline.config.outcomes import Checkpoint, EpochOutcome, EpochResult, Failed, Trained
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float

@@ -21,7 +21,7 @@ import torch
 
 from pipeline.config import TrialConfig
 from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
-from pipeline.config.results import Failed, Trained
+from pipeline.config.outcomes import Failed, Trained
 from pipeline.data import LOADERS, Split, load, sets
 from pipeline.epoch import build_model, history, run_epoch, trained_restorer
 from pipeline.errors import CheckpointError, DataError

@@ -15,54 +15,42 @@ import pipeline
 
 ROOT = Path(pipeline.__file__).parent
 
-# A module imports modules of a lower rank only. New modules are put into this table.
-RANKS = [
-    {"errors", "numerics", "provenance"},
-    {"config", "files", "home", "outbox"},
-    {"data", "engine", "ui"},
-    {"degrade", "checkpoint", "model", "progress", "sheet"},
-    {"judge", "prepare"},
-    {"evaluate", "search"},
-    {"train"},
-    {"tracking"},
-    {"finish", "export"},
-    {"doctor", "registry", "reproduce"},
-    {"removal", "study"},
-    {"notebook"},
-    {"cli"},
-    {"__init__", "__main__"},
-]
-# `ui` asks `tracking` where a study's page is; it does so inside its one function, for the sake of a quick `--help`.
-LATE = {("ui", "tracking")}
+# Imports run downwards only: a part imports parts that follow it. Within a package the modules may not form a circle.
+ORDER = (
+    *("cli", "api", "results", "study", "tracking", "search", "workers"),
+    *("epoch", "training", "evaluation", "data", "config"),
+    *("home", "files", "seeds", "provenance", "errors"),
+)
+CORE = ("epoch", "training", "evaluation", "data", "config")
+ENTRY_POINTS = ("__init__", "__main__")
 SOLE_IMPORTERS = {
     "optuna": {"search"},
-    "distributed": {"engine"},
-    "dask": {"engine"},
-    "mlflow": {"tracking", "registry"},
-    "matplotlib": {"sheet"},
+    "distributed": {"workers"},
+    "dask": {"workers"},
+    "mlflow": {"tracking"},
+    "matplotlib": {"results"},
     "typer": {"cli"},
+    "rich": {"cli"},
 }
 NO_PICKLE = ("pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "shutil.unpack_archive")
 MODULES = sorted(ROOT.rglob("*.py"))
 
 
-def module(path: Path) -> str:
-    """The module's name; a subpackage counts as one."""
+def part(path: Path) -> str:
+    """The package or top-level module that a file belongs to."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imported(path: Path, typing_too: bool = True) -> set[str]:
-    """Full names of everything a file imports, anywhere in it."""
-    tree = ast.parse(path.read_text())
-    skipped: set[ast.AST] = set()
-    if not typing_too:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-                skipped |= {inner for statement in node.body for inner in ast.walk(statement)}
+def name_of(path: Path) -> str:
+    """A file's full module name; a package's is that of its ``__init__``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("pipeline", *parts)).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of everything that a file imports, anywhere in it."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -71,66 +59,82 @@ def imported(path: Path, typing_too: bool = True) -> set[str]:
     return names
 
 
-def graph(typing_too: bool = True) -> dict[str, set[str]]:
-    """Project modules by the project modules they import."""
-    modules = {module(path) for path in MODULES}
-    edges: dict[str, set[str]] = {name: set() for name in modules}
-    for path in MODULES:
-        for name in imported(path, typing_too):
-            package, _, rest = name.partition(".")
-            if package == "pipeline":
-                target = rest.partition(".")[0]
-                edges[module(path)].add(target if target in modules else "__init__")
-        edges[module(path)].discard(module(path))
-    return edges
+def parts_imported(path: Path) -> set[str]:
+    """The parts of the project that a file imports."""
+    names = [name.split(".") for name in imported(path)]
+    return {name[1] for name in names if name[0] == "pipeline" and len(name) > 1}
 
 
-def test_every_module_has_a_rank() -> None:
-    assert {name for rank in RANKS for name in rank} >= {module(path) for path in MODULES}
+def test_every_module_has_a_place_in_the_order() -> None:
+    assert {part(path) for path in MODULES} == {*ORDER, *ENTRY_POINTS}
 
 
 def test_imports_run_downwards() -> None:
-    rank = {name: place for place, names in enumerate(RANKS) for name in names}
     upwards = {
-        (name, target)
-        for name, targets in graph().items()
-        for target in targets
-        if rank[target] >= rank[name] and (name, target) not in LATE
+        (name_of(path), target)
+        for path in MODULES
+        if part(path) not in ENTRY_POINTS
+        for target in parts_imported(path) - {part(path)}
+        if ORDER.index(target) < ORDER.index(part(path))
     }
-    upwards -= {("__main__", "cli"), ("__init__", "notebook")}
     assert upwards == set()
 
 
-def test_there_is_no_circle() -> None:
-    TopologicalSorter(graph()).prepare()  # raises CycleError, which shows it
+def test_modules_form_no_circle() -> None:
+    modules = {name_of(path) for path in MODULES}
+    graph = {}
+    for path in MODULES:
+        targets = {name if name in modules else name.rpartition(".")[0] for name in imported(path)}
+        graph[name_of(path)] = targets & modules - {name_of(path)}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
+
+
+def test_no_two_modules_have_one_name() -> None:
+    names = [path.stem for path in MODULES if path.stem not in ENTRY_POINTS]
+    names += [path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("library", SOLE_IMPORTERS)
-def test_libraries_have_their_importers(library: str) -> None:
-    importers = {module(path) for path in MODULES if {name.partition(".")[0] for name in imported(path)} & {library}}
-    assert importers <= SOLE_IMPORTERS[library]
+def test_each_library_has_one_importer(library: str) -> None:
+    importers = {part(path) for path in MODULES if library in {name.partition(".")[0] for name in imported(path)}}
+    assert importers == SOLE_IMPORTERS[library]
 
 
-@pytest.mark.parametrize("name", ["data", "degrade", "model", "checkpoint", "evaluate", "train"])
-def test_the_torch_side_reaches_neither_optuna_nor_dask_nor_mlflow(name: str) -> None:
-    edges, seen, waiting = graph(typing_too=False), set(), [name]
-    while waiting:
-        seen.add(current := waiting.pop())
-        waiting += edges[current] - seen
-    barred = {importer for library in ("optuna", "distributed", "mlflow") for importer in SOLE_IMPORTERS[library]}
-    assert not seen & (barred | {"study", "registry", "cli"})
+def test_the_core_imports_nothing_of_the_shell() -> None:
+    """Follows from the order; said here because it is what lets any process run an epoch."""
+    for path in MODULES:
+        if part(path) in CORE:
+            libraries = {name.partition(".")[0] for name in imported(path)}
+            assert not libraries & {"optuna", "mlflow", "distributed", "dask"}, path
 
 
 def test_only_promotion_reads_the_test_split() -> None:
-    naming = {
-        module(path)
+    users = {
+        name_of(path)
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text()))
         if (isinstance(node, ast.Name) and node.id == "load_test")
         or (isinstance(node, ast.Attribute) and node.attr in ("load_test", "_splits"))
         or (isinstance(node, ast.alias) and node.name in ("load_test", "_splits"))
     }
-    assert naming - {"data"} == {"registry"}  # `data` has it
+    assert users - {"pipeline.data", "pipeline.data.sets"} == {"pipeline.results.promote"}
+
+
+@pytest.mark.parametrize("library", ["optuna", "mlflow", "distributed"])
+def test_private_names_of_a_library_are_used_in_one_module(library: str) -> None:
+    """Attributes that begin with one underscore, of anything but ``self``, ``cls`` and this project's own modules."""
+    importers = [path for path in MODULES if library in {name.partition(".")[0] for name in imported(path)}]
+    private = {
+        (path.name, ast.unparse(node))
+        for path in importers
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.startswith("__")
+        and ast.unparse(node.value) not in ("self", "cls")
+    }
+    assert {name for name, _ in private} <= {f"_{library}.py"}, private
 
 
 def test_nothing_is_pickled() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
-from pipeline.config.results import Checkpoint, Trained
+from pipeline.config.outcomes import Checkpoint, Trained
 from pipeline.data import LOADERS, Loaded, Split
 from pipeline.epoch import run_epoch
 from pipeline.evaluation.judge import Judge

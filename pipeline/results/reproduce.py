@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint, Failed
+from pipeline.config.outcomes import Checkpoint, Failed
 from pipeline.data import Dataset, load
 from pipeline.epoch import run_epoch
 from pipeline.errors import InputError

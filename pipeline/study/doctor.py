@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from pipeline.config import check_name
-from pipeline.config.results import EpochResult
+from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
 from pipeline.errors import InputError, Interrupted, NotFoundError, StudyError
 from pipeline.evaluation.batches import threads, without_gradients

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import StudyConfig
-from pipeline.config.results import Failed, Trained
+from pipeline.config.outcomes import Failed, Trained
 from pipeline.epoch import run_epoch
 from pipeline.errors import CheckpointError, EngineError, Interrupted, StudyError
 from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseline_scores

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint, Failed, Trained
+from pipeline.config.outcomes import Checkpoint, Failed, Trained
 from pipeline.epoch import run_epoch, trained_restorer
 from pipeline.errors import CheckpointError, Interrupted, StudyError
 from pipeline.evaluation.batches import fixed_batches

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import TrialConfig
-from pipeline.config.results import Checkpoint, EpochResult, Trained
+from pipeline.config.outcomes import Checkpoint, EpochResult, Trained
 from pipeline.data.degrade import input_size
 from pipeline.epoch import build_model, history
 from pipeline.errors import CheckpointError

@@ -39,7 +39,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from PIL import Image
 
-from pipeline.config.results import EpochResult
+from pipeline.config.outcomes import EpochResult
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.provenance import versions

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline.config.results import Checkpoint
+from pipeline.config.outcomes import Checkpoint
 from pipeline.errors import CheckpointError
 from pipeline.files import write_atomically
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from studies_for_tests import SMALL, Recorder, assert_sound, facts, new_place
 
 from pipeline import workers
-from pipeline.config.results import Checkpoint
+from pipeline.config.outcomes import Checkpoint
 from pipeline.errors import Interrupted
 from pipeline.workers import Outcome, Raised, Returned
 

@@ -15,7 +15,7 @@ from PIL import Image
 from studies_for_tests import EPOCHS, Launcher, Place, Recorder, assert_sound, history, models, panels, study
 
 from pipeline.config import TrialConfig, load_study_file
-from pipeline.config.results import Checkpoint
+from pipeline.config.outcomes import Checkpoint
 from pipeline.data import load
 from pipeline.errors import ConfigError, InputError, Interrupted
 from pipeline.evaluation.judge import judge_of

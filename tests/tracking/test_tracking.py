@@ -34,7 +34,7 @@ from studies_for_tests import (
 )
 
 from pipeline.config.choices import OBJECTIVES
-from pipeline.config.results import EpochResult
+from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
 from pipeline.epoch import trained_restorer
 from pipeline.errors import Interrupted, NotFoundError, TrackingError
