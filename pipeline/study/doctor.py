@@ -34,10 +34,10 @@ from pipeline.tracking.runs import (
     StoredRun,
     Tracking,
     experiment_location,
-    judge_uid,
     read_tracking,
 )
 from pipeline.tracking.store import experiment_names
+from pipeline.tracking.uids import judge_uid
 
 # Where MLflow's database holds absolute places of artifacts.
 LOCATIONS = (

@@ -43,7 +43,8 @@ from pipeline.search.records import Record, State, Summary, ranked
 from pipeline.study.doctor import Finding, examine
 from pipeline.study.finish import Finisher
 from pipeline.study.reporter import Reporter
-from pipeline.tracking.runs import CONTACT_SHEET, DataInput, Tracking, judge_uid, open_tracking
+from pipeline.tracking.runs import CONTACT_SHEET, DataInput, Tracking, open_tracking
+from pipeline.tracking.uids import judge_uid
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training.model import cost
 from pipeline.workers import Done, Engine

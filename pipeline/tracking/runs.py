@@ -455,11 +455,6 @@ def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
     return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
 
 
-def judge_uid(study_uid: str, sha256: str) -> str:
-    """The ``trial.uid`` of the run that a study's judge has, by the judge's file."""
-    return f"{study_uid}-judge-{sha256[:12]}"
-
-
 def _outbox(home: Home, halted: Callable[[], bool]) -> Outbox:
     return Outbox(f"MLflow at {home.tracking_uri}", is_away, halted)
 
