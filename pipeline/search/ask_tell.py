@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config import Choices, Fixed, Range, Split, StudyConfig, Value
-from pipeline.errors import ConfigError, NotFoundError, StudyError
+from pipeline.errors import RESUME, ConfigError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.search.records import Record, State, Summary
 from pipeline.search.samplers import build_pruner, build_sampler
@@ -59,7 +59,7 @@ def _database() -> Iterator[None]:
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", cause)).splitlines()[0]
-        raise StudyError(f"Optuna's database: {reason}; when that is mended the same command goes on") from error
+        raise StudyError(f"Optuna's database: {reason}; when that is repaired, {RESUME}") from error
 
 
 class Search:

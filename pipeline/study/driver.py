@@ -30,7 +30,7 @@ from pipeline.data import Dataset
 from pipeline.data.degrade import input_size
 from pipeline.data.prepare import prepare
 from pipeline.epoch import build_model, history, run_leg
-from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted, StudyError
+from pipeline.errors import RESUME, CheckpointError, EngineError, InputError, Interrupted, StudyError
 from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseline_scores
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import judge_figures
@@ -227,7 +227,7 @@ class _Driver:
             self._tell_ready()
             while self.waiting or self.in_flight:
                 if self.stop.is_set():
-                    raise Interrupted("the same command goes on with the study")
+                    raise Interrupted
                 self.tracking.flush()
                 self._dispatch(engine)
                 done = engine.wait(0.2)
@@ -534,7 +534,7 @@ def _explained(what: str, error: Exception) -> StudyError:
         reason = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
     else:
         reason = f"{what}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-    explained = StudyError(f"{reason}; when that is mended the same command goes on")
+    explained = StudyError(f"{reason}; when that is repaired, {RESUME}")
     explained.__cause__ = error
     return explained
 
@@ -543,7 +543,7 @@ def _mend(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event
     """Repair what can be repaired, each finding before the next is asked for."""
     for finding in findings:
         if stop.is_set():
-            raise Interrupted("the same command goes on with the study")
+            raise Interrupted
         if finding.repair is not None:
             finding.repair()
             reporter.note(f"mended: {finding.text}")

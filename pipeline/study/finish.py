@@ -74,7 +74,7 @@ class Finisher:
             engine.submit(f"epoch {epoch}", run_leg, config, before, self.home.data_dir, folder)
             done = None if self.halted() else engine.wait(0)
             if done is None:
-                raise Interrupted("the same command goes on with the study")
+                raise Interrupted
             if done.error is not None:
                 raise done.error
             if done.result.checkpoint is None:

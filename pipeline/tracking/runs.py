@@ -45,7 +45,7 @@ from pipeline.home import Home
 from pipeline.provenance import versions
 from pipeline.tracking.models import differing, manifest_of, signature_of
 from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.store import STUDY_TAG, connect, disk_errors, every_page, is_away, quiet, store_errors
+from pipeline.tracking.store import STUDY_TAG, connect, disk_errors, every_page, is_unreachable, quiet, store_errors
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
@@ -75,7 +75,7 @@ def _patient(method: Callable[Concatenate[Tracking, P], R]) -> Callable[Concaten
     @wraps(method)
     def call(self: Tracking, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with disk_errors():
-            return self._outbox.through(lambda: method(self, *args, **kwargs))
+            return self._outbox.call(lambda: method(self, *args, **kwargs))
 
     return call
 
@@ -382,14 +382,14 @@ class DataInput:
         return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def open_tracking(home: Home, study_name: str, note: str, halted: Callable[[], bool] = lambda: False) -> Tracking:
+def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
     """Open a study's experiment, made if it is not there; the database is migrated here, once, by the driver.
 
     Args:
         home: of the store.
         study_name: the experiment's name.
         note: its heading in the UI, Markdown.
-        halted: whether the user wants to stop; waiting for a store that is away ends then.
+        stop_asked: whether the user wants to stop; waiting for a store that is away ends then.
 
     Raises:
         TrackingError: the store cannot be used, or the experiment of that name was deleted.
@@ -401,9 +401,9 @@ def open_tracking(home: Home, study_name: str, note: str, halted: Callable[[], b
             location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
             tags[STUDY_TAG] = study_name
-            return Tracking(client, client.create_experiment(study_name, location, tags), _outbox(home, halted))
+            return Tracking(client, client.create_experiment(study_name, location, tags), _outbox(home, stop_asked))
     _check_active(experiment)
-    return Tracking(client, experiment.experiment_id, _outbox(home, halted))
+    return Tracking(client, experiment.experiment_id, _outbox(home, stop_asked))
 
 
 def read_tracking(home: Home, study_name: str) -> Tracking:
@@ -455,8 +455,8 @@ def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
     return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
 
 
-def _outbox(home: Home, halted: Callable[[], bool]) -> Outbox:
-    return Outbox(f"MLflow at {home.tracking_uri}", is_away, halted)
+def _outbox(home: Home, stop_asked: Callable[[], bool]) -> Outbox:
+    return Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
 
 
 def _stored(run: Run) -> StoredRun:

@@ -29,7 +29,7 @@ from mlflow.store.entities.paged_list import PagedList
 from mlflow.utils.file_utils import local_file_uri_to_path
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import NotFoundError, TrackingError
+from pipeline.errors import RESUME, NotFoundError, TrackingError
 from pipeline.home import Home
 
 STUDY_TAG = "study.name"  # of an experiment and of each of its runs
@@ -143,7 +143,7 @@ def _create_database(path: Path) -> None:
             made.rename(path)
 
 
-def is_away(error: Exception) -> bool:
+def is_unreachable(error: Exception) -> bool:
     """Whether MLflow's error means that the store is down, overloaded or locked, and not that a request was wrong."""
     if disk_trouble(error):
         return False
@@ -178,7 +178,7 @@ def disk_errors() -> Iterator[None]:
         trouble = disk_trouble(error)
         if trouble is None:
             raise
-        raise TrackingError(f"MLflow: {trouble}; when that is mended the same command goes on") from error
+        raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
 
 
 @contextmanager

@@ -166,10 +166,10 @@ def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
-        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been away for \d+ s") as caught:
+        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been unreachable for \d+ s") as caught:
             served.run(reporter=on_event(kind, count, server.kill))
         assert caught.value.exit_code == 1
-        assert "the same command goes on with the study" in str(caught.value)
+        assert "run the same command again once it is reachable, to resume" in str(caught.value)
 
         done = study(*served.arguments("--workers", "0"))  # it is not even there when the command starts
         assert (done.code, len(done.stderr.splitlines())) == (1, 1), done
@@ -399,7 +399,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_ends_the_command(
     for worker in workers_of(command.pid):
         limit_files(worker.pid, 4096)
     assert command.code() == 1, (command.stdout, command.stderr)
-    assert re.fullmatch(r"error: .*File too large; when that is mended .*\n", command.stderr), command.stderr
+    assert re.fullmatch(r"error: .*File too large; when that is repaired, .*\n", command.stderr), command.stderr
     assert list(place.path.rglob("*.tmp")) == []
     assert {run.info.status for run in place.runs("trial")} <= {"SCHEDULED", "FINISHED", "KILLED", "FAILED"}
 
@@ -482,7 +482,7 @@ def test_a_long_leg_in_the_driver_s_own_process_is_abandoned(
     asked = time.monotonic()
     assert command.code() == 130, command.stderr
     assert time.monotonic() - asked < 10
-    assert command.stderr.splitlines() == ["stopped: the same command goes on with the study"]
+    assert command.stderr.splitlines() == ["stopped: run the same command again to resume"]
     assert [run.info.status for run in place.runs("trial", "deadly")] == ["SCHEDULED"]
     assert "epoch 1/" not in command.stdout
     assert list((place.path / "checkpoints").rglob("*.*")) == []
@@ -535,10 +535,8 @@ def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
         intact = LOSSES["bce"]
         patch.setitem(LOSSES, "bce", breaks)
         done = study(*place.arguments("--workers", "0"))
-    said = (
-        "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is mended the same command"
-    )
-    assert (done.code, done.stderr) == (1, f"error: {said} goes on\n")
+    said = "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is repaired, run the same"
+    assert (done.code, done.stderr) == (1, f"error: {said} command again to resume\n")
     assert [record.state for record in place.search().records()] == ["FAIL", *["RUNNING"] * 3]
     assert {run.info.status for run in place.runs("trial")} == {"FAILED", "SCHEDULED"}
     place.run()

@@ -272,7 +272,7 @@ def test_stopped_by_a_signal_and_taken_up_again(
     command.until("epoch 1/")
     os.killpg(command.pid, which)  # a terminal's Ctrl-C reaches the workers too
     assert command.code() == 130, command.stderr
-    assert command.stderr.splitlines() == ["stopped: the same command goes on with the study"]
+    assert command.stderr.splitlines() == ["stopped: run the same command again to resume"]
     wait_for(lambda: not processes_of(command), "end of the workers")
     assert "RUNNING" not in status(place)
     assert "SCHEDULED" in status(place)
