@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from pipeline.home import Home
 from pipeline.search.ask_tell import Search, load_search, study_names
 from pipeline.search.records import Record
 from pipeline.study.finish import Finisher
+from pipeline.tracking._mlflow import relocate
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import (
     CONTACT_SHEET,
@@ -33,20 +33,10 @@ from pipeline.tracking.runs import (
     DataInput,
     StoredRun,
     Tracking,
-    experiment_location,
     read_tracking,
 )
 from pipeline.tracking.store import experiment_names
 from pipeline.tracking.uids import judge_uid
-
-# Where MLflow's database holds absolute places of artifacts.
-LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
 
 
 @dataclass(frozen=True)
@@ -109,20 +99,6 @@ def examine(home: Home, search: Search, tracking: Tracking, finisher: Finisher) 
     yield from _leftovers(home, search, records)
 
 
-def relocate(database: Path, old: str, new: str) -> int:
-    """Replace the beginning of every artifact location in MLflow's own database; how many were changed.
-
-    MLflow has no call for this: it stores absolute places and never looks back.
-    """
-    changed = 0
-    with sqlite3.connect(database, timeout=60) as connection:
-        for table, column in LOCATIONS:
-            statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
-            changed += connection.execute(statement, (new, len(old) + 1, len(old), old)).rowcount
-    connection.close()
-    return changed
-
-
 def _examine_study(home: Home, name: str, note: Callable[[str], None]) -> Iterator[Finding]:
     search = load_search(home, name)
     tracking = read_tracking(home, name)
@@ -166,7 +142,7 @@ def _ended_trial(
     amiss: list[str] = []
     if run.status != RUN_STATUS[record.state] or run.tags.get("trial.state") != record.state:
         amiss.append(f"it is {run.status}, its trial {record.state}")
-    problem = tracking.model_problem(run) if record.state == "COMPLETE" else None
+    problem = tracking.models.problem(run.run_id, run.tags) if record.state == "COMPLETE" else None
     if problem is not None:
         amiss.append(problem)
         finish = partial(_log_model_again, run.run_id, tracking, finish)
@@ -178,7 +154,7 @@ def _ended_trial(
 
 
 def _log_model_again(run_id: str, tracking: Tracking, finish: Callable[[], None]) -> None:
-    tracking.delete_models(run_id)
+    tracking.models.delete_of_run(run_id)
     finish()
 
 
@@ -253,7 +229,7 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
-        problem = tracking.model_problem(run) if run.status == "FINISHED" else None
+        problem = tracking.models.problem(run.run_id, run.tags) if run.status == "FINISHED" else None
         if problem is not None:
             text = f"run {run.name}: {problem}; the `study train` that made it makes it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
@@ -261,16 +237,16 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
 
 def _forget_training(run_id: str, tracking: Tracking) -> None:
     """Have a single training count as not ended, so that the same command trains it again."""
-    tracking.delete_models(run_id)
+    tracking.models.delete_of_run(run_id)
     tracking.suspend(run_id)
 
 
 def _strays(tracking: Tracking) -> Iterator[Finding]:
     """Models and pictures that no run has."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
-    for model_id, status in tracking.stray_models(owners):
+    for model_id, status in tracking.models.stray(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
-        yield Finding(text, partial(tracking.delete_model, model_id))
+        yield Finding(text, partial(tracking.models.delete, model_id))
     for file in tracking.stray_images():
         yield Finding(f"{file}: does not belong among a run's images and hides them", file.unlink)
 
@@ -290,7 +266,7 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     """A home that lies elsewhere than when it was written: MLflow stores the places of artifacts absolute."""
     if not home.local_tracking:
         return
-    stored = experiment_location(tracking)
+    stored = tracking.location()
     here = home.artifacts.as_uri()
     old = stored.rpartition("/")[0]
     if old == here:

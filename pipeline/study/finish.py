@@ -56,7 +56,7 @@ class Finisher:
             self.tracking.log_figures(summary.run_id, figures | {k: float(v) for k, v in summary.cost.items()})
         if record.state == "COMPLETE":
             model = self._best_model(record, summary, folder)
-            self.tracking.log_model(summary.run_id, model, self._example(), summary.best_epoch)
+            self.tracking.models.log(summary.run_id, model, self._example(), summary.best_epoch)
         self.tracking.end(summary.run_id, record.state, summary.reason)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -107,5 +107,5 @@ class Outbox:
         if self._waited_s > patience_s():
             raise TrackingError(
                 f"{self._store} has been unreachable for {now - self._unreachable_since:.0f} s; nothing is lost: "
-                "run the same command again once it is reachable, to resume"
+                f"once it is reachable, {RESUME}"
             ) from error

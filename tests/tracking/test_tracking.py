@@ -389,7 +389,7 @@ def test_written_again_a_run_is_the_same(again: tuple[Place, Tracking]) -> None:
     assert panel is not None
     tracking.log_panel(run_id, panel, 1, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
-    assert tracking.log_model(run_id, None, np.zeros(0), 1) == tags["model.id"], "nothing is saved: it is there"
+    assert tracking.models.log(run_id, None, np.zeros(0), 1) == tags["model.id"], "nothing is saved: it is there"
     tracking.end(run_id, "COMPLETE")
     tracking.end(run_id, "COMPLETE")
     assert snapshot(place) == before
@@ -423,7 +423,7 @@ def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
     client.delete_logged_model(run.data.tags["model.id"])
     client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-    new = tracking.log_model(run.info.run_id, model, example, 3)
+    new = tracking.models.log(run.info.run_id, model, example, 3)
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (new, "READY")
     tags = client.get_run(run.info.run_id).data.tags
