@@ -55,7 +55,7 @@ class SelectFigures:
     metric: str  # the objective's
     candidate: dict[str, float]
     baselines: dict[str, float]  # the objective, by baseline
-    better: tuple[str, ...]  # baselines that the candidate does not beat
+    unbeaten: tuple[str, ...]  # baselines that the candidate does not beat
 
 
 def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
@@ -97,9 +97,16 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         _record_figures(tracking, candidate, select, test, f"promotion of {name} at {stamp}")
         tags = _version_tags(study, candidate, select, test) | {"data.sha256": data.digest, "promoted": stamp}
         version = register_version(home, name, candidate.run.run_id, candidate.run.tags["model.id"], tags, champion)
-    replaced = champion.version if champion else None
-    figures = (select.candidate, test, select.baselines)
-    return Promotion(name, version, candidate.number, candidate.run.run_id, *figures, replaced)
+    return Promotion(
+        model=name,
+        version=version,
+        trial=candidate.number,
+        run_id=candidate.run.run_id,
+        select=select.candidate,
+        test=test,
+        baselines=select.baselines,
+        replaced=champion.version if champion else None,
+    )
 
 
 def _choose(records: list[Record], config: StudyConfig, number: int | None) -> Record:
@@ -147,16 +154,16 @@ def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, confi
     figures = score(restore)
     names = baseline_names(config.degrade, data.image_size)
     baselines = {name: score(baseline(name, data, config.degrade))[metric] for name in names}
-    better = tuple(name for name, value in baselines.items() if not sign * figures[metric] > sign * value)
-    return SelectFigures(metric, figures, baselines, better)
+    unbeaten = tuple(name for name, value in baselines.items() if not sign * figures[metric] > sign * value)
+    return SelectFigures(metric, figures, baselines, unbeaten)
 
 
 def _gate(candidate: Candidate, select: SelectFigures) -> None:
-    if select.better:
-        better = ", ".join(f"{name} {select.baselines[name]:.4g}" for name in select.better)
+    if select.unbeaten:
+        unbeaten = ", ".join(f"{name} {select.baselines[name]:.4g}" for name in select.unbeaten)
         raise GateError(
             f"trial {candidate.number} ({select.metric} {select.candidate[select.metric]:.4g} on select) is not better "
-            f"than {better}; not promoted. --force promotes it anyway and records that"
+            f"than {unbeaten}; not promoted. --force promotes it anyway and records that"
         )
 
 
@@ -178,6 +185,6 @@ def _version_tags(study: str, candidate: Candidate, select: SelectFigures, test:
         "study.name": study,
         "trial.number": str(candidate.number),
         "model.sha256": candidate.run.tags["model.sha256"],
-        "forced": str(bool(select.better)).lower(),
+        "forced": str(bool(select.unbeaten)).lower(),
         **{name: f"{value:.6g}" for name, value in figures.items()},
     }
