@@ -2,19 +2,21 @@
 
     StudyError                 1  something failed while running
     ├── InputError             2  what the user gave cannot be used; nothing was written
-    │   ├── ConfigError           a study file, or an option that stands for a part of it
+    │   ├── ConfigError           a study file, or an option that replaces a part of it
     │   ├── DataError             a data set is absent, damaged or does not fit the study
     │   └── NotFoundError         a study, run or model of that name does not exist
-    ├── ShapeError                tensors that do not fit together (a fault of the caller)
+    ├── ShapeError                tensors that do not fit together (an error of the caller)
     ├── CheckpointError           a checkpoint that is damaged or absent
     ├── EngineError               the workers could not be started or reached
     ├── TrackingError             the tracking store or the model artifacts cannot be used
     └── GateError                 a model was not good enough to be promoted
-    Interrupted              130  the user stopped the command; it can be resumed
+    Interrupted              130  the user stopped the command; the same command resumes it
 
 Messages are one or two lines: what, where, what is allowed, what to do.
 This module imports nothing of the project.
 """
+
+RESUME = "run the same command again to resume"
 
 
 class StudyError(Exception):
@@ -61,3 +63,6 @@ class GateError(StudyError):
 
 class Interrupted(StudyError):
     exit_code = 130
+
+    def __init__(self, message: str = RESUME) -> None:
+        super().__init__(message)

@@ -1,7 +1,7 @@
-"""The home: the folder (or the servers) where studies are kept, and the lock that gives a study one driver.
+"""The home: the folder (or the servers) where studies are kept, and the lock that admits one driver per study.
 
 Comes in: the options ``--home``, ``--data-dir``, ``--tracking-uri``, ``--storage``. Goes out: absolute paths and
-URIs. Imports only ``errors``.
+URIs. May import only ``errors``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DEFAULT_HOME = Path("mlruns")
 
 @dataclass(frozen=True)
 class Home:
-    """Where everything of a set of studies lies. Nothing is created before `prepare`."""
+    """The places where studies are kept. Nothing is created before `prepare`."""
 
     path: Path
     data_dir: Path
@@ -33,7 +33,7 @@ class Home:
 
     @property
     def local_tracking(self) -> bool:
-        """Whether MLflow is this home's own file and not a server."""
+        """Whether MLflow's store is a database file and not a server."""
         return self.tracking_uri.startswith("sqlite:")
 
     @property
@@ -42,7 +42,7 @@ class Home:
 
     @property
     def judges(self) -> Path:
-        """The folder of the reference classifiers, one a data set."""
+        """The folder of the reference classifiers, one per data set."""
         return self.path / "judges"
 
     def checkpoints(self, study_uid: str, number: int) -> Path:
@@ -50,15 +50,15 @@ class Home:
         return self.path / "checkpoints" / study_uid / f"{number:04d}"
 
     def exists(self) -> bool:
-        """Whether a study can have been kept here."""
-        return _may_be_there(self.storage_url)
+        """Whether Optuna's database may exist: a server, or a file that exists."""
+        return _may_exist(self.storage_url)
 
     def has_tracking(self) -> bool:
-        """Whether there can be an MLflow store: a server, or a file that is there."""
-        return _may_be_there(self.tracking_uri)
+        """Whether MLflow's store may exist: a server, or a file that exists."""
+        return _may_exist(self.tracking_uri)
 
     def prepare(self) -> None:
-        """Make the folder, with a .gitignore that keeps its contents out of a repository.
+        """Create the folder, with a .gitignore that keeps its contents out of a repository.
 
         Raises:
             InputError: the path is a file, or cannot be written.
@@ -71,13 +71,13 @@ class Home:
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "not writable")
         except (FileExistsError, NotADirectoryError):
-            raise InputError(f"--home {self.path}: is not a folder; give another one") from None
+            raise InputError(f"--home {self.path}: not a folder; give another one") from None
         except OSError as error:
             raise InputError(f"--home {self.path}: cannot be used: {error.strerror}; give another one") from None
 
     @contextmanager
     def driver_lock(self, study_name: str) -> Iterator[None]:
-        """Hold a study for this process alone. The lock goes with the process, however it dies.
+        """Hold a study for this process alone. The operating system frees the lock when the process ends.
 
         Raises:
             InputError: another process holds it; the message names its pid and host.
@@ -89,8 +89,8 @@ class Home:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            who = _holder(holder)
-            raise InputError(f"study {study_name!r} is being run by {who}; wait for it, or stop it first") from None
+            message = f"study {study_name!r} is being run by {_described(holder)}; wait for it, or stop it first"
+            raise InputError(message) from None
         try:
             holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             yield
@@ -105,7 +105,7 @@ def open_home(
     tracking_uri: str | None = None,
     storage: str | None = None,
 ) -> Home:
-    """The home that these options and the environment name; nothing is created.
+    """The home that the options and the environment name; nothing is created.
 
     Args:
         path: default ``mlruns`` in the working directory.
@@ -118,7 +118,7 @@ def open_home(
     """
     home = (path or DEFAULT_HOME).expanduser().absolute()
     if set("?#%{}") & set(str(home)):
-        raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which mean something in URIs")
+        raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which have a meaning in URIs")
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     if not tracking_uri.startswith(("http://", "https://", "sqlite:////")):
         raise InputError(f"--tracking-uri {tracking_uri}: allowed are http(s)://… and sqlite:////absolute/path")
@@ -133,14 +133,14 @@ def default_data_dir() -> Path:
     return Path(chosen) if chosen else platformdirs.user_cache_path("restoration-study") / "data"
 
 
-def _may_be_there(url: str) -> bool:
-    other, sqlite, file = url.partition("sqlite:///")
-    return bool(other or not sqlite) or Path(file.partition("?")[0]).is_file()
+def _may_exist(url: str) -> bool:
+    before, sqlite, path = url.partition("sqlite:///")
+    return bool(before or not sqlite) or Path(path.partition("?")[0]).is_file()
 
 
-def _holder(path: Path) -> str:
+def _described(holder: Path) -> str:
     try:
-        who = json.loads(path.read_text())
-        return f"process {who['pid']} on {who['host']}"
+        stored = json.loads(holder.read_text())
+        return f"process {stored['pid']} on {stored['host']}"
     except (OSError, ValueError, KeyError):
         return "another process"

@@ -99,7 +99,7 @@ def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]
     shuffling = Generator().manual_seed(seed)
     for _ in range(epochs):
         if halted():
-            raise Interrupted("the same command goes on with the study")
+            raise Interrupted
         for chosen in torch.randperm(len(targets), generator=shuffling)[: steps * batch].split(batch):
             loss = F.cross_entropy(network(to_float(data.train.images[chosen])), targets[chosen])
             optimizer.zero_grad()

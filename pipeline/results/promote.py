@@ -1,7 +1,7 @@
-"""The model registry: choose a study's best model, hold it against the baselines, promote it.
+"""Promotion: compare a study's best model with the baselines, and register it as champion if it is better.
 
 Comes in: a study's records and runs. Goes out: a new version of the registered model with the alias ``champion``. The
-only module that receives the test split's tensors: they are read once for a promoted run, to report, never to choose.
+only module that reads the test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
 from __future__ import annotations
@@ -11,22 +11,20 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from filelock import FileLock
-
 from pipeline.config import StudyConfig
-from pipeline.data import load, load_test
+from pipeline.data import Dataset, load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
-from pipeline.evaluation.batches import threads, without_gradients
-from pipeline.evaluation.judge import judge_of
+from pipeline.evaluation.batches import Restore, threads, without_gradients
+from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
+from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import load_search
 from pipeline.tracking.models import load_verified
-from pipeline.tracking.registry import find_champion, register_version
-from pipeline.tracking.runs import read_tracking
-from pipeline.tracking.store import connect
+from pipeline.tracking.registry import RegisteredVersion, find_champion, register_version, registry_lock
+from pipeline.tracking.runs import StoredRun, Tracking, read_tracking
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,30 @@ class Promotion:
     replaced: str | None  # the version that was champion before
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A complete trial and its run, which has a model."""
+
+    number: int
+    run: StoredRun
+
+
+@dataclass(frozen=True)
+class SelectFigures:
+    """What the gate compares, all on *select*."""
+
+    metric: str  # the objective's
+    candidate: dict[str, float]
+    baselines: dict[str, float]  # the objective, by baseline
+    unbeaten: tuple[str, ...]  # baselines that the candidate does not beat
+
+
 def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
     """Register a study's best model by validation as the new champion.
 
-    Side effects: the model is loaded (after its files are verified), scored on *select* beside the baselines and, if it
-    passes, on *test*; the test figures go to the trial's run and to the version's tags; version and aliases are set.
-    Promoting the run that is champion already is refused, so the test split is read once a promotion.
+    Side effects: the figures on *select* and *test* and a note that *test* was read go to the trial's run; the figures
+    also to the tags of a new version of the registered model, which becomes champion. A promotion that is refused
+    changes nothing. Called again for the champion it is refused, so *test* is read once per promotion.
 
     Args:
         home: of the study.
@@ -58,63 +74,40 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
 
     Raises:
         NotFoundError: no such study or trial.
-        InputError: the trial is not complete, or is champion already.
+        InputError: the trial is not complete or is champion already, or the data set has changed.
         GateError: no trial is complete, or a baseline is better on *select*.
         TrackingError: the model's files are not those that were logged.
     """
     search = load_search(home, study)
-    config = search.config
+    config, name = search.config, search.config.model_name
     record = _choose(search.records(), config, number)
-    client, tracking = connect(home), read_tracking(home, study)
-    run = next((r for r in tracking.runs("trial") if r.run_id == record.summary.run_id), None)
-    if run is None or "model.sha256" not in run.tags:
-        raise TrackingError(f"trial {record.number} has no model in MLflow; run the study again to mend that")
-    name, manifest = config.model_name, json.loads(run.tags["model.sha256"])
-
-    home.path.joinpath("locks").mkdir(exist_ok=True)
-    with FileLock(home.path / "locks" / f"{name}.registry.lock"), threads(config.budget.threads_per_trial):
-        before = find_champion(client, name)
-        if before is not None and before.run_id == run.run_id:
-            raise InputError(
-                f"trial {record.number} of {study} is {name}'s champion already (version {before.version}); "
-                "the test split is not read again"
-            )
-        restore = without_gradients(load_verified(run.tags["model.id"], manifest))
-        data = load(config.dataset, home.data_dir)
-        if data.digest != search.facts["data.sha256"]:
-            raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
-        judge, metric = judge_of(data, home.judges), config.objective.metric
-        select = evaluate(restore, data.select, config.degrade, "select", judge).summary()
-        others = {}
-        for b in baseline_names(config.degrade, data.image_size):
-            scores = evaluate(baseline(b, data, config.degrade), data.select, config.degrade, "select", judge)
-            others[b] = scores.summary()[metric]
-        failed = [b for b, value in others.items() if not _better(select[metric], value, config)]
-        if failed and not force:
-            worst = ", ".join(f"{b} {others[b]:.4g}" for b in failed)
-            raise GateError(
-                f"trial {record.number} ({metric} {select[metric]:.4g} on select) is not better than {worst}; "
-                "not promoted. --force promotes it all the same, on record"
-            )
+    tracking = read_tracking(home, study)
+    candidate = _candidate(record, tracking)
+    with registry_lock(home, name), threads(config.budget.threads_per_trial):
+        champion = find_champion(home, name)
+        _check_new(candidate, champion, study)
+        model = load_verified(candidate.run.tags["model.id"], json.loads(candidate.run.tags["model.sha256"]))
+        restore = without_gradients(model)
+        data = _load_data(search, home)
+        judge = judge_of(data, home.judges)
+        select = _score_on_select(restore, data, judge, config)
+        if not force:
+            _gate(candidate, select)
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        tracking.log_figures(run.run_id, {f"select/{k}": v for k, v in select.items()})
-        tracking.log_figures(run.run_id, {f"test/{k}": v for k, v in test.items()})
-        tracking.tag(run.run_id, {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
-        tags = {
-            "study.name": study,
-            "trial.number": str(record.number),
-            "data.sha256": data.digest,
-            "model.sha256": run.tags["model.sha256"],
-            "promoted": stamp,
-            "forced": str(bool(failed)).lower(),
-            **{f"select.{k}": f"{v:.6g}" for k, v in select.items()},
-            **{f"test.{k}": f"{v:.6g}" for k, v in test.items()},
-            **{f"baseline.{b}.select.{metric}": f"{v:.6g}" for b, v in others.items()},
-        }
-        version = register_version(client, name, run.run_id, run.tags["model.id"], tags, before)
-    replaced = str(before.version) if before else None
-    return Promotion(name, version, record.number, run.run_id, select, test, others, replaced)
+        _record_figures(tracking, candidate, select, test, f"promotion of {name} at {stamp}")
+        tags = _version_tags(study, candidate, select, test) | {"data.sha256": data.digest, "promoted": stamp}
+        version = register_version(home, name, candidate.run.run_id, candidate.run.tags["model.id"], tags, champion)
+    return Promotion(
+        model=name,
+        version=version,
+        trial=candidate.number,
+        run_id=candidate.run.run_id,
+        select=select.candidate,
+        test=test,
+        baselines=select.baselines,
+        replaced=champion.version if champion else None,
+    )
 
 
 def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None) -> EndedTrial:
@@ -132,5 +125,69 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     return record
 
 
-def _better(mine: float, other: float, config: StudyConfig) -> bool:
-    return mine > other if config.objective.direction == "maximize" else mine < other
+def _candidate(record: EndedTrial, tracking: Tracking) -> Candidate:
+    run = tracking.read(record.summary.run_id)
+    if run is None or "model.sha256" not in run.tags:
+        raise TrackingError(f"trial {record.number} has no model in MLflow; run the study again to repair that")
+    return Candidate(record.number, run)
+
+
+def _check_new(candidate: Candidate, champion: RegisteredVersion | None, study: str) -> None:
+    if champion is not None and champion.run_id == candidate.run.run_id:
+        raise InputError(
+            f"trial {candidate.number} of {study} is {champion.model}'s champion already (version {champion.version}); "
+            "the test split is not read again"
+        )
+
+
+def _load_data(search: Search, home: Home) -> Dataset:
+    data = load(search.config.dataset, home.data_dir)
+    if data.digest != search.facts["data.sha256"]:
+        raise InputError(
+            f"dataset {search.config.dataset}: not the data that study {search.config.name} was trained on"
+        )
+    return data
+
+
+def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig) -> SelectFigures:
+    def score(restore: Restore) -> dict[str, float]:
+        return evaluate(restore, data.select, config.degrade, "select", judge).summary()
+
+    metric, sign = config.objective.metric, 1 if config.objective.direction == "maximize" else -1
+    figures = score(restore)
+    names = baseline_names(config.degrade, data.image_size)
+    baselines = {name: score(baseline(name, data, config.degrade))[metric] for name in names}
+    unbeaten = tuple(name for name, value in baselines.items() if not sign * figures[metric] > sign * value)
+    return SelectFigures(metric, figures, baselines, unbeaten)
+
+
+def _gate(candidate: Candidate, select: SelectFigures) -> None:
+    if select.unbeaten:
+        unbeaten = ", ".join(f"{name} {select.baselines[name]:.4g}" for name in select.unbeaten)
+        raise GateError(
+            f"trial {candidate.number} ({select.metric} {select.candidate[select.metric]:.4g} on select) is not better "
+            f"than {unbeaten}; not promoted. --force promotes it anyway and records that"
+        )
+
+
+def _record_figures(
+    tracking: Tracking, candidate: Candidate, select: SelectFigures, test: dict[str, float], reason: str
+) -> None:
+    """Log the figures in the candidate's run, and that the test split was read."""
+    run_id = candidate.run.run_id
+    for split, figures in (("select", select.candidate), ("test", test)):
+        tracking.log_figures(run_id, {f"{split}/{name}": value for name, value in figures.items()})
+    tracking.tag(run_id, {f"test.read.{int(time.time())}": reason})
+
+
+def _version_tags(study: str, candidate: Candidate, select: SelectFigures, test: dict[str, float]) -> dict[str, str]:
+    figures = {f"select.{name}": value for name, value in select.candidate.items()}
+    figures |= {f"test.{name}": value for name, value in test.items()}
+    figures |= {f"baseline.{name}.select.{select.metric}": value for name, value in select.baselines.items()}
+    return {
+        "study.name": study,
+        "trial.number": str(candidate.number),
+        "model.sha256": candidate.run.tags["model.sha256"],
+        "forced": str(bool(select.unbeaten)).lower(),
+        **{name: f"{value:.6g}" for name, value in figures.items()},
+    }

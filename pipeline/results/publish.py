@@ -19,12 +19,13 @@ from pipeline.search.records import ended, ranked
 from pipeline.study.driver import SHOWN, StudyOutcome
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET
+from pipeline.tracking.uids import baseline_uid, study_run_uid
 
 
 def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOutcome:
     """Write the study's own run; the outcome with the contact sheet's location."""
     search, tracking = session.search, session.tracking
-    uid, trials = f"{search.uid}-study", ended(outcome.records)
+    uid, trials = study_run_uid(search.uid), ended(outcome.records)
     run_id = tracking.find(uid)
     if run_id is None or search.published != len(trials):
         tags = session.tags | {"study.role": "study"}
@@ -53,7 +54,7 @@ def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
     for name, metrics in sorted(outcome.baselines.items()):
         if name != "degraded":  # the sheet's second row shows it already
             panel = outcome.panels.get(name)
-            if panel is None and (run_id := tracking.find(f"{session.search.uid}-baseline-{name}")):
+            if panel is None and (run_id := tracking.find(baseline_uid(session.search.uid, name))):
                 panel = tracking.panel(run_id, 0)
             found[label(f"baseline {name}", metrics)] = panel
     for trial in ranked(outcome.records, session.config.objective.direction)[:SHOWN]:

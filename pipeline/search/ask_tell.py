@@ -18,7 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config import Choices, Fixed, Range, Split, StudyConfig, Value
-from pipeline.errors import StudyError
+from pipeline.errors import RESUME, StudyError
 from pipeline.search import _optuna
 from pipeline.search.records import EndedTrial, EndState, RunningTrial, StoredTrial, Summary
 from pipeline.search.samplers import build_pruner, build_sampler
@@ -35,9 +35,7 @@ def database_errors() -> Iterator[None]:
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__ or error
         reason = str(getattr(cause, "orig", cause)).splitlines()[0]
-        raise StudyError(
-            f"Optuna's database: {reason}; when that is repaired, run the same command again to resume"
-        ) from error
+        raise StudyError(f"Optuna's database: {reason}; when that is repaired, {RESUME}") from error
 
 
 class OpenTrial:

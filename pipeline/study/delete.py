@@ -16,6 +16,7 @@ from pipeline.search.studies import delete_search, load_search, study_names
 from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
 from pipeline.tracking.runs import read_tracking
 from pipeline.tracking.store import delete_experiment, experiment_names
+from pipeline.tracking.uids import study_uid_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def delete(home: Home, name: str) -> None:
         for version in versions:
             delete_version(home, version)
         with suppress(NotFoundError):
-            uids += [run.tags["trial.uid"].rpartition("-")[0] for run in read_tracking(home, name).runs("train")]
+            uids += [study_uid_of(run.tags["trial.uid"]) for run in read_tracking(home, name).runs("train")]
         with suppress(NotFoundError):
             search = load_search(home, name)
             uids.append(search.uid)

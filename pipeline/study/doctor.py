@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from pipeline.config import check_name
 from pipeline.config.outcomes import EpochResult
@@ -30,26 +28,11 @@ from pipeline.search.studies import load_search, load_searches, study_names
 from pipeline.study.finish import finish
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Device, Session, trial_labels
+from pipeline.tracking._mlflow import relocate
 from pipeline.tracking.models import load_verified
-from pipeline.tracking.runs import (
-    CONTACT_SHEET,
-    RUN_STATUS,
-    StoredRun,
-    Tracking,
-    experiment_location,
-    judge_uid,
-    read_tracking,
-)
-from pipeline.tracking.store import experiment_names
-
-# Where MLflow's database holds absolute places of artifacts.
-LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
+from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, StoredRun, Tracking, read_tracking
+from pipeline.tracking.store import experiment_names, local_path
+from pipeline.tracking.uids import TRAINING, baseline_uid, judge_uid, study_run_uid
 
 
 @dataclass(frozen=True)
@@ -82,7 +65,7 @@ def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]
             yield name, Finding(str(error))
     known = {search.uid for search in load_searches(home)}
     for folder in sorted((home.path / "checkpoints").glob("*")):
-        if folder.name not in known and not folder.name.startswith("train-"):  # single trainings can be resumed
+        if folder.name not in known and not folder.name.startswith(TRAINING):  # single trainings can be resumed
             text = f"{folder}: checkpoints of a study that is not there"
             yield "-", Finding(text, partial(shutil.rmtree, folder))
 
@@ -110,24 +93,10 @@ def repair(findings: Iterator[Finding], reporter: Reporter, stop: threading.Even
     """
     for finding in findings:
         if stop.is_set():
-            raise Interrupted("run the same command again to resume")
+            raise Interrupted
         if finding.repair is not None:
             finding.repair()
             reporter.note(f"repaired: {finding.text}")
-
-
-def relocate(database: Path, old: str, new: str) -> int:
-    """Replace the beginning of every artifact location in MLflow's own database; how many were changed.
-
-    MLflow has no call for this: it stores absolute places and never looks back.
-    """
-    changed = 0
-    with sqlite3.connect(database, timeout=60) as connection:
-        for table, column in LOCATIONS:
-            statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
-            changed += connection.execute(statement, (new, len(old) + 1, len(old), old)).rowcount
-    connection.close()
-    return changed
 
 
 def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Finding]:
@@ -183,7 +152,7 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
     repair: Callable[[], None] = partial(finish, session, trial)
     if run.status != RUN_STATUS[trial.state] or run.tags.get("trial.state") != trial.state:
         wrong.append(f"it is {run.status}, its trial {trial.state}")
-    problem = tracking.model_problem(run) if trial.state == "COMPLETE" else None
+    problem = tracking.models.problem(run.run_id, run.tags) if trial.state == "COMPLETE" else None
     if problem is not None:
         wrong.append(problem)
         repair = partial(_log_model_again, session, trial)
@@ -195,19 +164,20 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
 
 
 def _log_model_again(session: Session, trial: EndedTrial) -> None:
-    session.tracking.delete_models(trial.summary.run_id)
+    session.tracking.models.delete_of_run(trial.summary.run_id)
     finish(session, trial)
 
 
 def _finish_and_draw(session: Session, trial: EndedTrial) -> None:
     """Finish a complete trial whose panel is lost, and draw the panel with the logged model."""
     finish(session, trial)
-    run_id, tracking = trial.summary.run_id, session.tracking
-    tags = next(run.tags for run in tracking.runs("trial") if run.run_id == run_id)
-    model = load_verified(tags["model.id"], json.loads(tags["model.sha256"]))
+    run = session.tracking.read(trial.summary.run_id)
+    if run is None:
+        raise StudyError(f"trial {trial.number}: its run {trial.summary.run_id} was deleted meanwhile")
+    model = load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"]))
     with threads(session.config.budget.threads_per_trial):
         picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
-    tracking.log_panel(run_id, picture, trial.summary.best_epoch, look_first=True)
+    session.tracking.log_panel(run.run_id, picture, trial.summary.best_epoch, look_first=True)
 
 
 def _rebuild(session: Session, trial: EndedTrial) -> None:
@@ -240,7 +210,7 @@ def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> It
     The repair forgets that they were made, so that the next run of the study makes them again.
     """
     for name in search.baselines:
-        if tracking.find(f"{search.uid}-baseline-{name}") is None:
+        if tracking.find(baseline_uid(search.uid, name)) is None:
             text = f"baseline {name} has no run; the next `study run` makes it again"
             yield Finding(text, partial(_forget_baseline, search, name))
     judge = search.judge
@@ -248,7 +218,7 @@ def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> It
         text = "the judge's run is lost; the next `study run` makes it again"
         yield Finding(text, partial(setattr, search, "judge", None))
     if search.published is not None:
-        run_id = tracking.find(f"{search.uid}-study")
+        run_id = tracking.find(study_run_uid(search.uid))
         if run_id is None or (has_best and not tracking.has_file(run_id, CONTACT_SHEET)):
             what = "the study's own run" if run_id is None else "the contact sheet"
             text = f"{what} is lost; the next `study run` makes it again"
@@ -265,7 +235,7 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
-        problem = tracking.model_problem(run) if run.status == "FINISHED" else None
+        problem = tracking.models.problem(run.run_id, run.tags) if run.status == "FINISHED" else None
         if problem is not None:
             text = f"run {run.name}: {problem}; the `study train` that made it makes it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
@@ -273,16 +243,16 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
 
 def _forget_training(run_id: str, tracking: Tracking) -> None:
     """Make a single training count as not ended, so that the same command trains it again."""
-    tracking.delete_models(run_id)
+    tracking.models.delete_of_run(run_id)
     tracking.suspend(run_id)
 
 
 def _strays(tracking: Tracking) -> Iterator[Finding]:
     """Models and pictures that belong to no run."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
-    for model_id, status in tracking.stray_models(owners):
+    for model_id, status in tracking.models.stray(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
-        yield Finding(text, partial(tracking.delete_model, model_id))
+        yield Finding(text, partial(tracking.models.delete, model_id))
     for file in tracking.stray_images():
         yield Finding(f"{file}: is not one of the run's images and hides them", file.unlink)
 
@@ -301,21 +271,18 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     """A home that is elsewhere than when it was written: MLflow stores the locations of artifacts absolute."""
     if not home.local_tracking:
         return
-    stored = experiment_location(tracking)
-    here = home.artifacts.as_uri()
-    old = stored.rpartition("/")[0]
+    here, old = home.artifacts.as_uri(), tracking.location().rpartition("/")[0]
     if old == here:
         return
     if not home.artifacts.is_dir():
-        raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {_path(old)}")
-    database = Path(_path(home.tracking_uri.replace("sqlite:///", "file://")))
-    text = f"the home was moved: its artifacts are recorded at {_path(old)}"
+        was = local_path(old)
+        raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {was}")
+            f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {local_path(old)}"
+        )
+    database = Path(home.tracking_uri.removeprefix("sqlite:///"))
+    text = f"the home was moved: its artifacts are recorded at {local_path(old)}"
 
     def relocate_all() -> None:
         relocate(database, old, here)
 
     yield Finding(text, relocate_all)
-
-
-def _path(uri: str) -> str:
-    return unquote(urlparse(uri).path)

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config import StudyConfig
 from pipeline.config.outcomes import Failed, Trained
 from pipeline.epoch import run_epoch
-from pipeline.errors import CheckpointError, EngineError, Interrupted, StudyError
+from pipeline.errors import RESUME, CheckpointError, EngineError, Interrupted, StudyError
 from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseline_scores
 from pipeline.evaluation.scores import judge_figures
 from pipeline.provenance import git_state, hardware, versions
@@ -27,7 +27,7 @@ from pipeline.study.doctor import examine, repair
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.study.window import Window
-from pipeline.tracking.runs import judge_uid
+from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
 SHOWN = 8  # best trials whose panels are kept in memory for the contact sheet
@@ -131,7 +131,7 @@ class Driver:
             self._handle(w.SlotsChanged(self._workers.slots))
             while not self._window.finished:
                 if self._session.stop.is_set():
-                    raise Interrupted("run the same command again to resume")
+                    raise Interrupted
                 self._session.tracking.flush()
                 outcome = self._workers.wait(0.2)
                 if outcome is not None:
@@ -219,7 +219,7 @@ class Driver:
         params = {"dataset": session.config.dataset}
         params |= {f"degrade.{key}": value for key, value in session.config.degrade.model_dump().items()}
         tags = session.tags | {"study.role": "baseline"}
-        uid = f"{session.search.uid}-baseline-{name}"
+        uid = baseline_uid(session.search.uid, name)
         run_id = session.tracking.run(uid, f"baseline-{name}", tags, params, session.data_input, time.time())
         session.tracking.log_figures(run_id, metrics | {"objective": metrics[session.objective]})
         session.tracking.log_panel(run_id, panel, 0, look_first=True)
@@ -263,6 +263,6 @@ def _explained(what: str, error: Exception) -> StudyError:
         reason = (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
     else:
         reason = f"{what}: {type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
-    explained = StudyError(f"{reason}; when that is repaired, run the same command again to resume")
+    explained = StudyError(f"{reason}; when that is repaired, {RESUME}")
     explained.__cause__ = error
     return explained

@@ -35,7 +35,7 @@ def finish(session: Session, trial: EndedTrial) -> None:
         figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
         tracking.log_figures(summary.run_id, figures | {key: float(value) for key, value in summary.cost.items()})
     if trial.state == "COMPLETE":
-        tracking.log_model(summary.run_id, _best_model(session, trial, folder), _example(session), summary.best_epoch)
+        tracking.models.log(summary.run_id, _best_model(session, trial, folder), _example(session), summary.best_epoch)
     tracking.end(summary.run_id, trial.state, summary.reason)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -66,7 +66,7 @@ def _train_again(session: Session, config: TrialConfig, epochs: int, folder: Pat
             case Raised(error=raised):
                 raise raised
             case _:  # Ctrl-C drops the task
-                raise Interrupted("run the same command again to resume")
+                raise Interrupted
     return before
 
 

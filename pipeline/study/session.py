@@ -30,6 +30,7 @@ from pipeline.search.ask_tell import Search
 from pipeline.search.studies import open_search
 from pipeline.study.reporter import Reporter
 from pipeline.tracking.runs import DataInput, Tracking, open_tracking
+from pipeline.tracking.uids import trial_uid
 
 Device = Literal["cpu", "cuda"]
 
@@ -110,7 +111,7 @@ def trial_labels(study_uid: str) -> Callable[[int], RunLabel]:
 
     def label(number: int) -> RunLabel:
         tags = {"study.role": "trial", "trial.number": str(number)}
-        return RunLabel(f"{study_uid}-{number}", f"trial-{number:04d}", tags)
+        return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
 
     return label
 

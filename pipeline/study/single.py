@@ -5,7 +5,6 @@ Comes in: a study file that fixes one configuration. Goes out: a run ``train-…
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +31,7 @@ from pipeline.study.session import (
 )
 from pipeline.study.window import Window
 from pipeline.tracking.runs import StoredRun, Tracking, open_tracking
+from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,8 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
     trial = config.trial(config.space.resolve(_nothing_open), 0, device)
-    # The study's name is part of it: the same training of another study has its own checkpoints and run.
-    identity = f"{config.name} {data.digest}{trial.model_dump_json()}"
-    uid = "train-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
-    label = RunLabel(f"{uid}-0", uid[: len("train-") + 8], {"study.role": "train"})
+    uid = training_uid(config.name, data.digest, trial.model_dump_json())
+    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
     with home.driver_lock(config.name), stop_signals() as stop:  # one process writes to an experiment
         tracking = open_tracking(home, config.name, experiment_note(file, data), stop.is_set)
         repair(moved(home, tracking), reporter, stop)

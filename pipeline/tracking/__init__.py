@@ -1,9 +1,13 @@
-"""MLflow: the store, runs, models, the registry, and the queue of writes for a store that is unreachable."""
+"""MLflow: the store, runs, models, the registry, and the queue of writes for a store that is unreachable.
+
+Comes in: a home, and what a study records. Goes out: run ids, runs read back, verified models. The only package that
+imports mlflow; only `models` imports torch, inside its functions.
+"""
 
 import os
 
-# Read when mlflow is imported: no message to its makers, no model catalogue from the network, no pickled model, no link
-# printed; and no retries of its own, for a request whose reply was lost must be looked up before it is sent again.
+# MLflow reads these when it is imported: no telemetry, no model catalogue from the network, no pickled models, no links
+# printed; and no retries of its own, since a request whose reply was lost must be looked up before it is sent again.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_MODEL_CATALOG_URI", "")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

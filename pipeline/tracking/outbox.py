@@ -1,7 +1,7 @@
-"""Writes to a store that may be away for a while: kept in order, tried again, for a bounded time.
+"""Writes to a store that may be unreachable for a while: kept in order, tried again, for a bounded time.
 
-Comes in: writes that may be repeated, and a way to tell "away" from "wrong". Goes out: the same writes, each done once
-it can be. Knows nothing of any store.
+Comes in: writes that may be repeated, and a function that tells "unreachable" from "wrong". Goes out: the same writes,
+each done as soon as the store can be reached. May not import anything of a particular store.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from pipeline.errors import Interrupted, TrackingError
+from pipeline.errors import RESUME, Interrupted, TrackingError
 
 T = TypeVar("T")
 RETRY_S = 0.5
-IDLE_S = 5.0  # what a pause between two attempts counts at most: nobody knows whether the store was back meanwhile
+IDLE_S = 5.0  # the most that a pause between two attempts counts: the store may have been reachable meanwhile
 
 
 def patience_s() -> float:
-    """How long a store may be away: ``$STUDY_PATIENCE_S`` seconds, 120 by default."""
+    """How long a store may be unreachable: ``$STUDY_PATIENCE_S`` seconds, 120 by default."""
     return float(os.environ.get("STUDY_PATIENCE_S", "120"))
 
 
@@ -29,15 +29,15 @@ class Outbox:
 
     Args:
         store: named in errors.
-        is_away: whether an error means that the store cannot be reached just now.
-        halted: whether the user wants to stop; waiting ends then.
+        is_unreachable: whether an error means that the store cannot be reached at the moment.
+        stop_asked: whether the user has asked to stop; waiting ends then.
     """
 
-    def __init__(self, store: str, is_away: Callable[[Exception], bool], halted: Callable[[], bool]) -> None:
-        self._store, self._is_away, self._halted = store, is_away, halted
+    def __init__(self, store: str, is_unreachable: Callable[[Exception], bool], stop_asked: Callable[[], bool]) -> None:
+        self._store, self._is_unreachable, self._stop_asked = store, is_unreachable, stop_asked
         self._writes: deque[Callable[[], None]] = deque()
-        self._away_since: float | None = None
-        self._asked_last = self._asked_for = 0.0  # while it is away: when an attempt last failed, and seconds in all
+        self._unreachable_since: float | None = None
+        self._last_failure = self._waited_s = 0.0  # both only while the store is unreachable
 
     @property
     def behind(self) -> bool:
@@ -45,32 +45,32 @@ class Outbox:
         return bool(self._writes)
 
     def put(self, write: Callable[[], None]) -> None:
-        """Do a write, after those before it; kept for later if the store is away.
+        """Do a write, after those before it; keep it for later if the store is unreachable.
 
         Raises:
-            TrackingError: the store has been away for longer than its patience.
+            TrackingError: the store has been unreachable for too long.
         """
         self._writes.append(write)
         self.flush()
 
     def flush(self) -> None:
-        """Do what is waiting, as far as it goes."""
+        """Do the waiting writes, up to the first that fails."""
         while self._writes:
             started = time.monotonic()
             try:
                 self._writes[0]()
             except Exception as error:
-                self._note_away(error, started)
+                self._note_failure(error, started)
                 return
             self._writes.popleft()
-            self._away_since = None
+            self._unreachable_since = None
 
-    def through(self, action: Callable[[], T]) -> T:
-        """Do everything that is waiting and then this, however long the store is away within its patience.
+    def call(self, action: Callable[[], T]) -> T:
+        """Do every waiting write and then this action; wait while the store is unreachable.
 
         Raises:
-            TrackingError: it did not come back in time.
-            Interrupted: the user wants to stop.
+            TrackingError: the store has been unreachable for too long.
+            Interrupted: the user has asked to stop.
         """
         while True:
             self.flush()
@@ -79,29 +79,33 @@ class Outbox:
                 try:
                     result = action()
                 except Exception as error:
-                    self._note_away(error, started)
+                    self._note_failure(error, started)
                 else:
-                    self._away_since = None
+                    self._unreachable_since = None
                     return result
-            if self._halted():
-                raise Interrupted(f"{self._store} is away; the same command goes on with the study")
+            if self._stop_asked():
+                raise Interrupted(f"{self._store} is unreachable; {RESUME}")
             time.sleep(RETRY_S)
 
-    def _note_away(self, error: Exception, started: float) -> None:
-        """Count an attempt that failed, begun at ``started``, and the pause before it; give up beyond the patience.
+    def _note_failure(self, error: Exception, started: float) -> None:
+        """Count a failed attempt and the pause before it; give up when that is too long.
 
-        Where legs run in the driver's process minutes may pass between two attempts; that alone is no long absence.
+        Where epochs run in the driver's process, minutes may pass between two attempts: a pause counts little.
+
+        Args:
+            error: of the attempt; raised again if the request was wrong.
+            started: when the attempt began.
         """
-        if not self._is_away(error):
+        if not self._is_unreachable(error):
             raise error
         now = time.monotonic()
-        if self._away_since is None:
-            self._away_since, self._asked_for = now, 0.0
+        if self._unreachable_since is None:
+            self._unreachable_since, self._waited_s = now, 0.0
         else:
-            self._asked_for += now - started + min(started - self._asked_last, IDLE_S)
-        self._asked_last = now
-        if self._asked_for > patience_s():
+            self._waited_s += now - started + min(started - self._last_failure, IDLE_S)
+        self._last_failure = now
+        if self._waited_s > patience_s():
             raise TrackingError(
-                f"{self._store} has been away for {now - self._away_since:.0f} s; nothing is lost: "
-                "once it is back, the same command goes on with the study"
+                f"{self._store} has been unreachable for {now - self._unreachable_since:.0f} s; nothing is lost: "
+                f"once it is reachable, {RESUME}"
             ) from error

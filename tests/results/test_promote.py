@@ -1,4 +1,4 @@
-"""Promotion: the best by validation, held against the baselines, registered, its files verified when it is loaded."""
+"""Promotion: the best by validation, compared with the baselines, registered, its files verified when it is loaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,22 @@ def test_the_best_becomes_champion(finished_copy: Place) -> None:
     assert version.tags["forced"] == "false"
 
 
-def test_all_models_are_listed_and_not_mlflow_s_first_page_alone(finished_copy: Place) -> None:
+def test_listing_models_imports_no_torch(finished_copy: Place) -> None:
+    promote(finished_copy.home, "small", force=True)
+    code = f"""
+import sys
+from pathlib import Path
+from pipeline.home import open_home
+from pipeline.tracking.registry import registered
+from pipeline.tracking.store import experiment_names
+home = open_home(Path({str(finished_copy.path)!r}))
+print(len(registered(home)), experiment_names(home), "torch" in sys.modules, "mlflow.pytorch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1 {'small'} False False\n"
+
+
+def test_all_models_are_listed_and_not_only_mlflow_s_first_page(finished_copy: Place) -> None:
     client = finished_copy.client()
     for i in range(101):
         client.create_registered_model(f"another-{i:03d}")
@@ -50,7 +65,7 @@ def test_all_models_are_listed_and_not_mlflow_s_first_page_alone(finished_copy: 
     assert [version.model for version in registered(finished_copy.home)] == ["small"]
 
 
-def test_a_version_says_where_it_comes_from_and_what_it_is_worth(finished_copy: Place) -> None:
+def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     version = finished_copy.client().get_model_version_by_alias("small", "champion")
     run = finished_copy.client().get_run(done.run_id)
@@ -64,10 +79,10 @@ def test_a_version_says_where_it_comes_from_and_what_it_is_worth(finished_copy: 
             assert run.data.metrics[f"{split}/{name}"] == value
     for name, value in done.baselines.items():
         assert float(version.tags[f"baseline.{name}.select.psnr"]) == pytest.approx(value, rel=1e-5)
-    assert not list(Path.cwd().glob("mlflow.db")), "mlflow makes versions in the store of its own choice, if it may"
+    assert not list(Path.cwd().glob("mlflow.db")), "MLflow creates versions in the store of its global state"
 
 
-def test_the_file_may_name_the_model(finished_copy: Place) -> None:
+def test_the_study_file_may_name_the_model(finished_copy: Place) -> None:
     finished_copy.run("registered_model=digits-x7")
     assert promote(finished_copy.home, "small").model == "digits-x7"
     assert [version.model for version in registered(finished_copy.home)] == ["digits-x7"]
@@ -75,7 +90,7 @@ def test_the_file_may_name_the_model(finished_copy: Place) -> None:
         load_champion(finished_copy.home, "small")
 
 
-def test_data_that_changed_since_is_refused(finished_copy: Place) -> None:
+def test_data_that_changed_since_training_is_refused(finished_copy: Place) -> None:
     search = finished_copy.search()
     search.facts = search.facts | {"data.sha256": "0" * 64}
     with pytest.raises(InputError, match="mnist-5k: not the data"):
@@ -98,7 +113,7 @@ def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
         assert evaluate(restore, split, config.degrade, purpose, judge).summary() == pytest.approx(figures, rel=1e-5)
 
 
-def test_the_test_split_is_read_once_a_run_and_on_record(finished_copy: Place) -> None:
+def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     run = finished_copy.client().get_run(done.run_id)
     assert run.data.metrics["test/psnr"] == done.test["psnr"]
@@ -110,7 +125,7 @@ def test_the_test_split_is_read_once_a_run_and_on_record(finished_copy: Place) -
     assert len(registered(finished_copy.home)) == 1
 
 
-def test_another_trial_takes_its_place_and_the_first_is_kept_as_previous(finished_copy: Place) -> None:
+def test_a_second_champion_replaces_the_first_which_becomes_previous(finished_copy: Place) -> None:
     order = ranked(finished_copy.search().records(), "maximize")
     promote(finished_copy.home, "small")
     done = promote(finished_copy.home, "small", order[-1].number, force=True)
@@ -129,7 +144,7 @@ def test_another_trial_takes_its_place_and_the_first_is_kept_as_previous(finishe
     assert [metric.value for metric in figures] == [back.test["psnr"]], "recorded once, however often it is promoted"
 
 
-def test_a_model_worse_than_a_baseline_is_not_promoted_but_by_force(place: Place) -> None:
+def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -> None:
     place.run("model.bottleneck=1", "budget.epochs=1", "train.lr=1e-5", "train.optimizer=adam", "enqueue=[]", trials=1)
     with pytest.raises(GateError, match="bicubic"):
         promote(place.home, "small")
@@ -142,7 +157,7 @@ def test_a_model_worse_than_a_baseline_is_not_promoted_but_by_force(place: Place
 
 
 @pytest.mark.parametrize("number", [-1, 99])
-def test_a_trial_that_is_not_there_is_refused(number: int, finished: Place) -> None:
+def test_a_trial_that_does_not_exist_is_refused(number: int, finished: Place) -> None:
     with pytest.raises(NotFoundError, match="has no trial"):
         promote(finished.home, "small", number)
 
@@ -194,7 +209,7 @@ HARMS = [
 
 
 @pytest.mark.parametrize(("harm", "says"), HARMS)
-def test_files_that_are_not_those_that_were_logged_are_not_promoted(
+def test_a_model_whose_files_changed_is_not_promoted(
     harm: Callable[[Path], None], says: str, finished_copy: Place
 ) -> None:
     best = ranked(finished_copy.search().records(), "maximize")[0]
@@ -209,7 +224,7 @@ def test_files_that_are_not_those_that_were_logged_are_not_promoted(
 
 
 @pytest.mark.parametrize(("harm", "says"), HARMS)
-def test_files_that_are_not_those_that_were_logged_are_not_loaded(
+def test_a_model_whose_files_changed_is_not_loaded(
     harm: Callable[[Path], None], says: str, finished_copy: Place
 ) -> None:
     done = promote(finished_copy.home, "small")

@@ -167,10 +167,10 @@ def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
-        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been away for \d+ s") as caught:
+        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been unreachable for \d+ s") as caught:
             served.run(reporter=on_event(kind, count, server.kill))
         assert caught.value.exit_code == 1
-        assert "the same command goes on with the study" in str(caught.value)
+        assert "nothing is lost: once it is reachable, run the same command again to resume" in str(caught.value)
 
         done = study(*served.arguments("--workers", "0"))  # it is not even there when the command starts
         assert (done.code, len(done.stderr.splitlines())) == (1, 1), done

@@ -1,6 +1,6 @@
-"""Writes to a store that comes and goes: in order, each done, waited for within bounds.
+"""Writes to a store that is sometimes unreachable: in order, each done, waited for within bounds.
 
-The store here is made up: a list that takes writes, and a list of how it answers its next requests.
+The store here is a fake: a list that takes writes, and a list of how it answers its next requests.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pipeline.errors import Interrupted, TrackingError
 from pipeline.tracking import outbox as module
 from pipeline.tracking.outbox import Outbox
 
-OK, AWAY, LOST, WRONG = "ok", "away", "reply lost", "wrong"  # how a request ends
+OK, UNREACHABLE, LOST, WRONG = "ok", "unreachable", "reply lost", "wrong"  # how a request ends
 
 
-class AwayError(Exception):
-    """The store cannot be reached, or its answer did not arrive."""
+class UnreachableError(Exception):
+    """The store cannot be reached, or its reply was lost."""
 
 
 class WrongError(Exception):
@@ -29,7 +29,7 @@ class WrongError(Exception):
 
 
 class Store:
-    """Answers requests as planned, then always well; or always in one way, if only that one is given."""
+    """Answers requests as planned by ``answers``, and then each as ``always`` says."""
 
     def __init__(self, *answers: str, always: str = OK) -> None:
         self.written: list[int] = []
@@ -41,10 +41,10 @@ class Store:
         self.requests += 1
         if answer == WRONG:
             raise WrongError(f"{what} is not allowed")
-        if answer != AWAY:
+        if answer != UNREACHABLE:
             self.written.append(what)
         if answer != OK:
-            raise AwayError
+            raise UnreachableError
         return what * 10
 
     def putting(self, what: int) -> Callable[[], None]:
@@ -54,8 +54,8 @@ class Store:
         return write
 
 
-def outbox(halted: Callable[[], bool] = lambda: False) -> Outbox:
-    return Outbox("the store", lambda error: isinstance(error, AwayError), halted)
+def outbox(stop_asked: Callable[[], bool] = lambda: False) -> Outbox:
+    return Outbox("the store", lambda error: isinstance(error, UnreachableError), stop_asked)
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def test_patience_is_two_minutes_or_what_the_environment_says(monkeypatch: pytes
     assert module.patience_s() == 2.5
 
 
-def test_a_write_is_done_at_once_while_the_store_is_there() -> None:
+def test_a_write_is_done_at_once_while_the_store_is_reachable() -> None:
     store, box = Store(), outbox()
     box.put(store.putting(1))
     assert store.written == [1]
@@ -95,8 +95,8 @@ def test_a_write_is_done_at_once_while_the_store_is_there() -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_writes_wait_while_the_store_is_away_and_go_out_in_order() -> None:
-    store, box = Store(always=AWAY), outbox()
+def test_writes_wait_while_the_store_is_unreachable_and_are_done_in_order() -> None:
+    store, box = Store(always=UNREACHABLE), outbox()
     for what in range(5):
         box.put(store.putting(what))
     assert (store.written, box.behind) == ([], True)
@@ -104,24 +104,24 @@ def test_writes_wait_while_the_store_is_away_and_go_out_in_order() -> None:
     box.flush()
     assert (store.written, box.behind) == ([0, 1, 2, 3, 4], False)
     box.flush()
-    assert store.requests == 5 + 5  # one attempt a put, then each once
+    assert store.requests == 5 + 5  # one attempt per put, then each once
 
 
 @pytest.mark.usefixtures("patient")
 def test_an_earlier_write_goes_before_a_later_one_that_could_be_done() -> None:
-    store, box = Store(AWAY), outbox()
+    store, box = Store(UNREACHABLE), outbox()
     box.put(store.putting(1))
     box.put(store.putting(2))
     assert store.written == [1, 2]
 
 
 @pytest.mark.usefixtures("patient")
-def test_what_was_sent_before_the_store_went_is_not_sent_again() -> None:
-    store, box = Store(always=AWAY), outbox()
+def test_a_write_that_was_done_is_not_repeated() -> None:
+    store, box = Store(always=UNREACHABLE), outbox()
     for what in range(3):
         box.put(store.putting(what))
     store.always = OK
-    store.answers = [OK, AWAY]
+    store.answers = [OK, UNREACHABLE]
     box.flush()
     assert (store.written, box.behind) == ([0], True)
     box.flush()
@@ -129,40 +129,40 @@ def test_what_was_sent_before_the_store_went_is_not_sent_again() -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_through_waits_for_earlier_writes_and_for_the_store() -> None:
-    store, box = Store(AWAY, AWAY, AWAY, OK, AWAY, AWAY), outbox()
+def test_a_call_waits_for_earlier_writes_and_for_the_store() -> None:
+    store, box = Store(UNREACHABLE, UNREACHABLE, UNREACHABLE, OK, UNREACHABLE, UNREACHABLE), outbox()
     box.put(store.putting(1))
-    assert box.through(lambda: store.write(2)) == 20
+    assert box.call(lambda: store.write(2)) == 20
     assert store.written == [1, 2]
 
 
-def test_through_returns_what_the_action_returns() -> None:
-    assert outbox().through(lambda: None) is None
-    assert outbox().through(lambda: "found") == "found"
+def test_a_call_returns_what_the_action_returns() -> None:
+    assert outbox().call(lambda: None) is None
+    assert outbox().call(lambda: "found") == "found"
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("way", ["put", "flush", "through"])
-def test_a_store_that_stays_away_ends_in_an_error_and_loses_nothing(way: str) -> None:
-    store, box = Store(always=AWAY), outbox()
-    box.put(store.putting(1))  # away for no time yet
+@pytest.mark.parametrize("way", ["put", "flush", "call"])
+def test_a_store_that_stays_unreachable_ends_in_an_error_and_loses_nothing(way: str) -> None:
+    store, box = Store(always=UNREACHABLE), outbox()
+    box.put(store.putting(1))  # the first failure: no time has passed yet
     attempts = {
         "put": lambda: box.put(store.putting(2)),
         "flush": box.flush,
-        "through": lambda: box.through(lambda: store.write(2)),
+        "call": lambda: box.call(lambda: store.write(2)),
     }
-    with pytest.raises(TrackingError, match=r"the store has been away for \d+ s; nothing is lost") as caught:
+    with pytest.raises(TrackingError, match=r"the store has been unreachable for \d+ s; nothing is lost") as caught:
         attempts[way]()
     assert caught.value.exit_code == 1
-    assert isinstance(caught.value.__cause__, AwayError)
+    assert isinstance(caught.value.__cause__, UnreachableError)
     store.always = OK
     box.flush()
     assert store.written == ([1, 2] if way == "put" else [1])
 
 
 @pytest.mark.usefixtures("impatient")
-def test_patience_begins_anew_once_the_store_was_back() -> None:
-    store, box = Store(AWAY, OK, OK, AWAY, OK, AWAY, AWAY), outbox()
+def test_patience_starts_again_once_the_store_was_reachable() -> None:
+    store, box = Store(UNREACHABLE, OK, OK, UNREACHABLE, OK, UNREACHABLE, UNREACHABLE), outbox()
     box.put(store.putting(1))
     box.put(store.putting(2))
     box.put(store.putting(3))
@@ -174,18 +174,18 @@ def test_patience_begins_anew_once_the_store_was_back() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_an_answer_to_through_ends_the_time_away() -> None:
-    store, box = Store(AWAY), outbox()
+def test_a_call_that_succeeds_ends_the_time_unreachable() -> None:
+    store, box = Store(UNREACHABLE), outbox()
     box.put(store.putting(1))
-    assert box.through(lambda: store.write(2)) == 20
-    store.answers = [AWAY, OK]
+    assert box.call(lambda: store.write(2)) == 20
+    store.answers = [UNREACHABLE, OK]
     box.put(store.putting(3))
     box.flush()
     assert store.written == [1, 2, 3]
 
 
 class Clock:
-    """Seconds that pass only when they are told to."""
+    """A clock that only moves when a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -205,9 +205,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_a_long_pause_between_two_attempts_is_no_long_absence(clock: Clock) -> None:
-    """A leg in the driver's own process takes minutes, in which nobody asks the store."""
-    store, box = Store(always=AWAY), outbox()
+def test_a_long_pause_between_two_attempts_counts_little(clock: Clock) -> None:
+    """An epoch in the driver's own process takes minutes, in which no request is sent."""
+    store, box = Store(always=UNREACHABLE), outbox()
     for what in range(5):
         box.put(store.putting(what))
         clock.now += 600
@@ -217,64 +217,64 @@ def test_a_long_pause_between_two_attempts_is_no_long_absence(clock: Clock) -> N
     assert store.written == [0, 1, 2, 3, 4]
 
 
-def test_a_store_that_is_asked_all_the_time_is_given_up_after_its_patience(clock: Clock) -> None:
-    store, box = Store(always=AWAY), outbox()
-    with pytest.raises(TrackingError, match=r"has been away for 6[01] s"):
-        box.through(lambda: store.write(1))
+def test_a_store_that_is_tried_all_the_time_is_given_up_when_patience_runs_out(clock: Clock) -> None:
+    store, box = Store(always=UNREACHABLE), outbox()
+    with pytest.raises(TrackingError, match=r"has been unreachable for 6[01] s"):
+        box.call(lambda: store.write(1))
     assert 60 < clock.now - 1000 <= 61
 
 
-def test_attempts_that_take_long_count_whole(clock: Clock) -> None:
-    """A server that takes requests and never answers makes each take the client's whole timeout."""
+def test_attempts_that_take_long_count_in_full(clock: Clock) -> None:
+    """A server that accepts requests and never answers makes each take the client's whole timeout."""
 
     def unanswered() -> None:
         clock.now += 20
-        raise AwayError
+        raise UnreachableError
 
     with pytest.raises(TrackingError):
-        outbox().through(unanswered)
+        outbox().call(unanswered)
     assert clock.now - 1000 <= 60 + 2 * 21
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("way", ["put", "through"])
-def test_a_wrong_request_is_no_absence_and_raised_as_it_is(way: str) -> None:
+@pytest.mark.parametrize("way", ["put", "call"])
+def test_the_error_of_a_wrong_request_is_raised_unchanged(way: str) -> None:
     store, box = Store(WRONG), outbox()
-    action = box.put if way == "put" else box.through
+    action = box.put if way == "put" else box.call
     with pytest.raises(WrongError, match="7 is not allowed"):
         action(store.putting(7))
     assert store.requests == 1
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_wrong_write_that_waited_is_raised_when_its_turn_comes() -> None:
-    store, box = Store(AWAY, AWAY, WRONG), outbox()
+def test_the_error_of_a_wrong_write_that_waited_is_raised_when_its_turn_comes() -> None:
+    store, box = Store(UNREACHABLE, UNREACHABLE, WRONG), outbox()
     box.put(store.putting(1))
     box.put(store.putting(2))
     with pytest.raises(WrongError, match="1 is not allowed"):
-        box.through(lambda: store.write(3))
+        box.call(lambda: store.write(3))
     assert store.written == []
 
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("waiting", [True, False])
-def test_a_user_who_wants_to_stop_does_not_wait_for_the_store(waiting: bool) -> None:
-    store, box = Store(always=AWAY), outbox(lambda: store.requests > 3)
+def test_a_user_who_asks_to_stop_does_not_wait_for_the_store(waiting: bool) -> None:
+    store, box = Store(always=UNREACHABLE), outbox(lambda: store.requests > 3)
     if waiting:
         box.put(store.putting(1))
-    with pytest.raises(Interrupted, match="the same command goes on") as caught:
-        box.through(lambda: store.write(2))
+    with pytest.raises(Interrupted, match="run the same command again to resume") as caught:
+        box.call(lambda: store.write(2))
     assert caught.value.exit_code == 130
     assert box.behind == waiting
 
 
-def test_stopping_does_not_keep_from_what_can_be_done_at_once() -> None:
+def test_a_request_to_stop_does_not_prevent_what_can_be_done_at_once() -> None:
     store, box = Store(), outbox(lambda: True)
-    assert box.through(lambda: store.write(2)) == 20
+    assert box.call(lambda: store.write(2)) == 20
 
 
 @pytest.mark.usefixtures("patient")
-def test_nothing_but_exceptions_is_held_back() -> None:
+def test_a_keyboard_interrupt_is_not_held_back() -> None:
     def stopped() -> None:
         raise KeyboardInterrupt
 
@@ -283,14 +283,14 @@ def test_nothing_but_exceptions_is_held_back() -> None:
 
 
 untimed = hypothesis_settings(deadline=None)
-ACTIONS = st.lists(st.sampled_from(["put", "put", "flush", "through"]), max_size=30)
-ANSWERS = st.lists(st.sampled_from([OK, AWAY, LOST]), max_size=60)
+ACTIONS = st.lists(st.sampled_from(["put", "put", "flush", "call"]), max_size=30)
+ANSWERS = st.lists(st.sampled_from([OK, UNREACHABLE, LOST]), max_size=60)
 
 
 @untimed
 @given(actions=ACTIONS, answers=ANSWERS)
 def test_whatever_the_store_does_everything_is_written_in_order(actions: list[str], answers: list[str]) -> None:
-    """A reply that was lost makes a write happen twice in a row, which every write must bear; never out of order."""
+    """A lost reply makes a write happen twice in a row, which every write must allow; never out of order."""
     store, box = Store(*answers), outbox()
     with settings("60"):
         for what, action in enumerate(actions):
@@ -299,10 +299,10 @@ def test_whatever_the_store_does_everything_is_written_in_order(actions: list[st
             elif action == "flush":
                 box.flush()
             else:
-                assert box.through(lambda what=what: store.write(what)) == what * 10
+                assert box.call(lambda what=what: store.write(what)) == what * 10
                 assert not box.behind
                 assert store.written[-1] == what
-        box.through(lambda: None)
+        box.call(lambda: None)
     distinct = list(dict.fromkeys(store.written))
     assert distinct == [what for what, action in enumerate(actions) if action != "flush"]
     assert store.written == sorted(store.written)
@@ -310,22 +310,22 @@ def test_whatever_the_store_does_everything_is_written_in_order(actions: list[st
 
 
 @untimed
-@given(answers=st.lists(st.sampled_from([OK, AWAY]), max_size=40), writes=st.integers(0, 20))
-def test_no_write_is_done_twice_whose_reply_arrived(answers: list[str], writes: int) -> None:
+@given(answers=st.lists(st.sampled_from([OK, UNREACHABLE]), max_size=40), writes=st.integers(0, 20))
+def test_a_write_whose_reply_arrived_is_not_done_twice(answers: list[str], writes: int) -> None:
     store, box = Store(*answers), outbox()
     with settings("60"):
         for what in range(writes):
             box.put(store.putting(what))
             assert box.behind == (store.written != list(range(what + 1)))
-        box.through(lambda: None)
+        box.call(lambda: None)
     assert store.written == list(range(writes))
 
 
 @untimed
-@given(before=st.lists(st.sampled_from([OK, AWAY, LOST]), max_size=20), writes=st.integers(1, 20))
+@given(before=st.lists(st.sampled_from([OK, UNREACHABLE, LOST]), max_size=20), writes=st.integers(1, 20))
 def test_giving_up_keeps_every_write(before: list[str], writes: int) -> None:
-    """However often patience ran out, what was put is there once the store is back."""
-    store, box = Store(*before, always=AWAY), outbox()
+    """However often patience ran out, every write is done once the store is reachable."""
+    store, box = Store(*before, always=UNREACHABLE), outbox()
     with settings("0"):
         for what in range(writes):
             try:

@@ -82,7 +82,7 @@ def test_the_experiment_is_marked_as_training_and_described(finished: Place) -> 
         assert part in note
 
 
-def test_runs_stand_flat_and_have_their_roles(finished: Place) -> None:
+def test_runs_are_not_nested_and_have_their_roles(finished: Place) -> None:
     runs = finished.runs()
     assert [run.info.run_name for run in runs] == [
         "baseline-bicubic",
@@ -98,7 +98,7 @@ def test_runs_stand_flat_and_have_their_roles(finished: Place) -> None:
         assert run.info.end_time >= run.info.start_time
 
 
-def test_every_run_says_what_it_was_made_with(finished: Place) -> None:
+def test_every_run_records_code_data_and_versions(finished: Place) -> None:
     digest = load("mnist-5k", finished.home.data_dir).digest
     file = hashlib.sha256(SMALL.encode()).hexdigest()
     for run in finished.runs():
@@ -111,7 +111,7 @@ def test_every_run_says_what_it_was_made_with(finished: Place) -> None:
         assert "cores" in tags["env.hardware"]
 
 
-def test_a_trial_s_tags_and_status_are_its_end(finished: Place) -> None:
+def test_a_trial_s_tags_and_status_say_how_it_ended(finished: Place) -> None:
     ends = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
     uid = finished.search().uid
     for record, run in zip(finished.search().records(), finished.runs("trial"), strict=True):
@@ -135,7 +135,7 @@ def test_params_are_the_resolved_configuration(finished: Place) -> None:
         assert json.loads(run.data.tags["trial.config"])["number"] == record.number
 
 
-def test_metrics_stand_at_their_epochs(finished: Place) -> None:
+def test_metrics_are_logged_at_their_epochs(finished: Place) -> None:
     seen = set()
     for record, run in zip(finished.search().records(), finished.runs("trial"), strict=True):
         seen.add(record.summary.epochs)
@@ -154,7 +154,7 @@ def test_metrics_stand_at_their_epochs(finished: Place) -> None:
     assert {0, EPOCHS} <= seen
 
 
-def test_metrics_carry_the_time_at_which_their_epoch_ended(finished: Place) -> None:
+def test_metrics_have_the_time_at_which_their_epoch_ended(finished: Place) -> None:
     [run, *_] = of_state(finished, "COMPLETE")
     stamps = [
         {metric.step: metric.timestamp for metric in finished.client().get_metric_history(run.info.run_id, key)}
@@ -178,7 +178,7 @@ def test_baselines_have_the_same_metrics_and_a_panel(finished: Place) -> None:
         assert run.info.status == "FINISHED"
 
 
-def test_the_baselines_figures_are_right(finished: Place) -> None:
+def test_the_figures_of_the_baselines_are_right(finished: Place) -> None:
     config = finished.search().config
     data = load(config.dataset, finished.home.data_dir)
     for run in finished.runs("baseline"):
@@ -227,7 +227,7 @@ def test_an_epoch_s_panel_shows_ten_images_in_four_rows(finished: Place) -> None
     assert not np.array_equal(rows[1][2], rows[2][2])
 
 
-def test_no_stray_file_stands_among_the_images(finished: Place) -> None:
+def test_the_image_folders_hold_no_other_files(finished: Place) -> None:
     for run in finished.runs():
         for entry in finished.client().list_artifacts(run.info.run_id, "images"):
             assert Path(entry.path).name.startswith("panel"), "another file there hides all pictures in the UI"
@@ -249,7 +249,7 @@ def test_the_study_s_run_holds_file_configuration_and_contact_sheet(finished: Pl
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def test_complete_trials_have_a_model_and_no_others(finished: Place) -> None:
+def test_only_complete_trials_have_a_model(finished: Place) -> None:
     logged = {model.source_run_id: model for model in models(finished)}
     assert set(logged) == {run.info.run_id for run in of_state(finished, "COMPLETE")}
     for run in of_state(finished, "COMPLETE"):
@@ -267,7 +267,7 @@ def logged(finished: Place) -> tuple[Run, Path]:
     return run, finished.path / "artifacts" / "small" / "models" / run.data.tags["model.id"] / "artifacts"
 
 
-def test_a_model_has_its_signature_and_names_what_it_needs(logged: tuple[Run, Path]) -> None:
+def test_a_model_has_its_signature_and_requirements(logged: tuple[Run, Path]) -> None:
     _, folder = logged
     info = mlflow.models.Model.load(folder)
     assert info.signature is not None
@@ -341,7 +341,7 @@ def test_no_pickle_is_among_the_artifacts(finished: Place) -> None:
             assert not pickled, (path, name)
 
 
-def test_the_digests_of_a_model_s_files_stand_on_its_run(logged: tuple[Run, Path]) -> None:
+def test_the_digests_of_a_model_s_files_are_tags_of_its_run(logged: tuple[Run, Path]) -> None:
     run, folder = logged
     files = {
         path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -373,7 +373,7 @@ def snapshot(place: Place) -> dict[str, Any]:
     } | {"models": sorted(model.model_id for model in models(place))}
 
 
-def test_written_again_a_run_is_the_same(again: tuple[Place, Tracking]) -> None:
+def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> None:
     place, tracking = again
     before, [run, *_] = snapshot(place), of_state(place, "COMPLETE")
     run_id, tags, data = run.info.run_id, run.data.tags, load("mnist-5k", place.home.data_dir)
@@ -386,31 +386,44 @@ def test_written_again_a_run_is_the_same(again: tuple[Place, Tracking]) -> None:
     assert panel is not None
     tracking.log_panel(run_id, panel, 1, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
-    assert tracking.log_model(run_id, None, np.zeros(0), 1) == tags["model.id"], "nothing is saved: it is there"
+    assert tracking.models.log(run_id, None, np.zeros(0), 1) == tags["model.id"], "nothing is saved: the model exists"
     tracking.end(run_id, "COMPLETE")
     tracking.end(run_id, "COMPLETE")
     assert snapshot(place) == before
     assert_sound(place)
 
 
-def test_epochs_that_a_run_has(again: tuple[Place, Tracking]) -> None:
+def test_the_epochs_of_a_run_are_read_back(again: tuple[Place, Tracking]) -> None:
     place, tracking = again
     assert tracking.epochs(of_state(place, "COMPLETE")[0].info.run_id) == {1, 2, 3}
     assert tracking.epochs(of_state(place, "FAIL")[0].info.run_id) == frozenset()
 
 
-def test_a_panel_that_is_not_there_is_none(again: tuple[Place, Tracking]) -> None:
+def test_a_panel_that_does_not_exist_is_none(again: tuple[Place, Tracking]) -> None:
     place, tracking = again
     run_id = of_state(place, "COMPLETE")[0].info.run_id
     assert tracking.panel(run_id, 1) is not None
     assert tracking.panel(run_id, 11) is None, "11 is not 1"
 
 
-def test_a_panel_is_read_back_as_it_was(finished_copy: Place) -> None:
+def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
     tracking, [run, *_] = read_tracking(finished_copy.home, "small"), finished_copy.runs("baseline")
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
     tracking.log_panel(run.info.run_id, panel, 7)
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
+
+
+def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> None:
+    tracking, [first, second, *_] = read_tracking(finished_copy.home, "small"), finished_copy.runs("trial")
+    stored = tracking.read(first.info.run_id)
+    assert stored == tracking.stored(first.data.tags["trial.uid"])
+    assert stored is not None
+    assert (stored.run_id, stored.tags, stored.metrics) == (first.info.run_id, first.data.tags, first.data.metrics)
+    tracking.delete(second.info.run_id)
+    assert tracking.read(second.info.run_id) is None
+    assert tracking.find(second.data.tags["trial.uid"]) is None
+    assert second.info.run_id not in {model.source_run_id for model in models(finished_copy)}
+    assert tracking.read("0" * 32) is None
 
 
 def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
@@ -420,7 +433,7 @@ def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
     client.delete_logged_model(run.data.tags["model.id"])
     client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-    new = tracking.log_model(run.info.run_id, model, example, 3)
+    new = tracking.models.log(run.info.run_id, model, example, 3)
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (new, "READY")
     tags = client.get_run(run.info.run_id).data.tags
@@ -434,12 +447,12 @@ def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
 # --- stores -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_study(finished: Place) -> None:
+def test_an_unknown_study_is_refused(finished: Place) -> None:
     with pytest.raises(NotFoundError, match="MLflow has no experiment 'other'"):
         read_tracking(finished.home, "other")
 
 
-def test_a_deleted_experiment_is_named_with_the_way_out(finished_copy: Place) -> None:
+def test_a_deleted_experiment_is_refused_and_the_message_says_what_to_do(finished_copy: Place) -> None:
     experiment = finished_copy.client().get_experiment_by_name("small")
     assert experiment is not None
     finished_copy.client().delete_experiment(experiment.experiment_id)
@@ -447,8 +460,8 @@ def test_a_deleted_experiment_is_named_with_the_way_out(finished_copy: Place) ->
         open_tracking(finished_copy.home, "small", "", lambda: False)
 
 
-def test_one_home_s_store_is_not_the_next_one_s(migrated: Path, tmp_path: Path) -> None:
-    """MLflow keeps the last store it was told in the environment, where the next home would find it."""
+def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> None:
+    """MLflow keeps the last store that was set in the environment, where the next home would find it."""
     environment = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     places = [new_place(migrated, folder) for folder in folders(tmp_path)]
     for place in places:
@@ -465,7 +478,7 @@ def folders(path: Path) -> Iterator[Path]:
         yield path / name
 
 
-def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_an_error_of_one_line(tmp_path: Path) -> None:
     home = open_home(tmp_path)
     home.prepare()
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one at first sight" * 10)
@@ -475,7 +488,7 @@ def test_a_database_that_is_none_is_one_line(tmp_path: Path) -> None:
     assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_an_open_study_has_nothing_running(place: Place) -> None:
+def test_an_interrupted_study_leaves_no_run_running(place: Place) -> None:
     def stop(event: tuple[Any, ...]) -> None:
         if event[0] == "epoch":
             raise Interrupted("enough")

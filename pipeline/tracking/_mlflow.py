@@ -1,0 +1,44 @@
+"""What this project must know of MLflow and MLflow does not document: tables, file names, texts of errors.
+
+Each is checked by tests/tracking/test_mlflow_internals.py, which says what breaks if an upgrade changes it.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+# Columns of MLflow's database that hold absolute URIs of artifacts.
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+ADDED_BY_LOADING = "registered_model_meta"  # a file beside a model that is downloaded through the registry
+SERVER_ERROR = re.compile(r"failed with error code 5\d\d|50[234] Server Error")  # of a server that answers but is down
+# A file in a run's folder "images"; older versions write % between the parts.
+IMAGE = re.compile(r"([^+%]+)([+%])step\2(\d+)\2timestamp\2\d+\2[0-9a-f-]+(\2compressed)?\.(png|webp)")
+
+
+def relocate(database: Path, old: str, new: str) -> int:
+    """Replace the beginning of every artifact location in MLflow's database; MLflow has no call for this.
+
+    Returns:
+        How many locations were changed.
+    """
+    changed = 0
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        for table, column in LOCATIONS:
+            statement = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+            changed += connection.execute(statement, (new, len(old) + 1, len(old), old)).rowcount
+    return changed
+
+
+def image_key_and_step(name: str) -> tuple[str, int] | None:
+    """What MLflow's `log_image` was given for a file of this name; None if it did not write the file."""
+    match = IMAGE.fullmatch(name)
+    return (match[1], int(match[3])) if match else None
