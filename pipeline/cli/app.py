@@ -315,7 +315,7 @@ def list_studies(
     from pipeline.search.ask_tell import load_search, study_names
     from pipeline.search.records import ranked
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in study_names(where):
         search = load_search(where, name)
         records, config = search.records(), search.config

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS, hint
 from pipeline.config.loss_terms import parse_loss
 from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
-from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, TrialConfig, one_of
+from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, OneOf, TrialConfig
 from pipeline.errors import ConfigError, NotFoundError
 
 MAX_BYTES = 1 << 20  # a study file is a page of text; a larger one is something else
@@ -49,25 +49,25 @@ class Budget(Frozen):
 class Objective(Frozen):
     """``[objective]``: the validation metric by which trials are ranked."""
 
-    metric: one_of(OBJECTIVES) = "psnr"  # type: ignore[valid-type]
+    metric: Annotated[str, OneOf(tuple(OBJECTIVES))] = "psnr"
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        return OBJECTIVES[self.metric]  # type: ignore[return-value]
+        return "maximize" if OBJECTIVES[self.metric] == "maximize" else "minimize"
 
 
 class Sampler(Frozen):
     """``[sampler]``: a name, and Optuna's own arguments, which `search` checks."""
 
     model_config = ConfigDict(extra="allow")
-    name: one_of(SAMPLERS) = "tpe"  # type: ignore[valid-type]
+    name: Annotated[str, OneOf(SAMPLERS)] = "tpe"
 
 
 class Pruner(Frozen):
     """``[pruner]``: likewise."""
 
     model_config = ConfigDict(extra="allow")
-    name: one_of(PRUNERS) = "median"  # type: ignore[valid-type]
+    name: Annotated[str, OneOf(PRUNERS)] = "median"
 
 
 class StudyConfig(Frozen):

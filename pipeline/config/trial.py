@@ -7,10 +7,11 @@ is stored with the run and comes back the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from pipeline.config.choices import ACTIVATIONS, APPLIES, LAYER_TYPES, OPTIMIZERS, PRECISIONS, SCHEDULERS
 from pipeline.config.loss_terms import parse_loss
@@ -23,9 +24,14 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def one_of(names: object) -> Any:
-    """A ``Literal`` of a table's names, so that a choice is listed in one place only."""
-    return Literal[tuple(names)]  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class OneOf:
+    """Restricts a text field to a table's names, so that they are listed in one place only."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
 
 
 def _known_loss(text: str) -> str:
@@ -95,7 +101,7 @@ DEGRADATIONS: dict[str, type[Frozen]] = {
 class ModelConfig(Frozen):
     """``[model]``: the shape of the autoencoder."""
 
-    layer_type: one_of(LAYER_TYPES) = "linear"  # type: ignore[valid-type]
+    layer_type: Annotated[str, OneOf(LAYER_TYPES)] = "linear"
     depth: Annotated[int, Field(ge=1, le=8)] = 3
     # The width of the innermost linear layer, or the maps of the deepest convolutional level.
     bottleneck: Annotated[int, Field(ge=1, le=4096)] = 64
@@ -103,7 +109,7 @@ class ModelConfig(Frozen):
     channels: Annotated[int, Field(ge=1, le=1024)] = 16
     convs: Annotated[int, Field(ge=1, le=8)] = 1
     kernel: Literal[3, 5, 7] = 3
-    activation: one_of(ACTIVATIONS) = "relu"  # type: ignore[valid-type]
+    activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "relu"
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
     alpha: Annotated[float, Field(gt=0, le=10)] = 1.0
     batch_norm: bool = True
@@ -117,7 +123,7 @@ class TrainConfig(Frozen):
     loss: Annotated[str, AfterValidator(_known_loss)] = "bce"
     # Errors of intensities are at most 1, where torch's own 1.0 would make both that take it half the squared error.
     delta: Annotated[float, Field(gt=0, le=100)] = 0.1
-    optimizer: one_of(OPTIMIZERS) = "adam"  # type: ignore[valid-type]
+    optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
@@ -128,8 +134,8 @@ class TrainConfig(Frozen):
     rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
-    lr_scheduler: one_of(SCHEDULERS) = "one_cycle"  # type: ignore[valid-type]
-    precision: one_of(PRECISIONS) = "float32"  # type: ignore[valid-type]
+    lr_scheduler: Annotated[str, OneOf(SCHEDULERS)] = "one_cycle"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
 
 
 class TrialConfig(Frozen):

@@ -33,6 +33,7 @@ from pipeline.config import (
 )
 from pipeline.config.choices import APPLIES, LOSS_OBJECTIVES, LOSSES, OBJECTIVES
 from pipeline.config.space import DEFAULTS, FIELDS, Dimension
+from pipeline.config.trial import OneOf
 from pipeline.errors import ConfigError, InputError, NotFoundError
 
 ROOT = Path(__file__).parents[2]
@@ -893,6 +894,9 @@ def legal(key: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(LOSSES) | st.sampled_from(["bce + 0.2 ssim", "0.5 mse + l1", "bce + 2 smooth_l1"])
     if get_origin(field.annotation) is Literal:
         return st.sampled_from(get_args(field.annotation))
+    for rule in field.metadata:
+        if isinstance(rule, OneOf):
+            return st.sampled_from(rule.names)
     if field.annotation is bool:
         return st.booleans()
     return st.integers(*bounds(key)) if field.annotation is int else st.floats(*bounds(key))
