@@ -27,7 +27,7 @@ from pipeline.config.choices import (
     PRECISIONS,
     SCHEDULERS,
 )
-from pipeline.config.space import FIELDS
+from pipeline.config.keys import FIELDS
 from pipeline.config.study_file import DATASETS
 from pipeline.data import degrade
 from pipeline.data.sets import to_float

@@ -3,7 +3,9 @@
 Comes in: TOML text and ``--set`` overrides. Goes out: frozen, validated objects. Imports only ``errors``.
 """
 
-from pipeline.config.space import Choices, Fixed, Range, Space, Split, Value
+from pipeline.config.forms import Choices, Fixed, Range, Split
+from pipeline.config.keys import Value
+from pipeline.config.space import Space
 from pipeline.config.study_file import StudyConfig, StudyFile, check_name, load_study_file
 from pipeline.config.trial import Degrade, Downscale, ModelConfig, TrainConfig, TrialConfig
 

@@ -4,9 +4,6 @@ Names on the left are what users write; class names on the right are looked up i
 the modules that build them. Nothing here imports torch, so a study file is checked in milliseconds.
 """
 
-import difflib
-from collections.abc import Iterable
-
 ACTIVATIONS = {
     "relu": "ReLU",
     "leaky_relu": "LeakyReLU",
@@ -90,11 +87,3 @@ APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "lr_scheduler": ("optimizer", ALL_BUT_RPROP),
     "delta": ("loss", ("smooth_l1", "huber")),  # anywhere in a sum
 }
-
-
-def hint(name: str, names: Iterable[str], listing: bool = True) -> str:
-    """The end of a message about an unknown name: the nearest one, or else all, where they are to be listed."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; allowed: {', '.join(names)}" if listing else ""

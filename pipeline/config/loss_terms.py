@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from pipeline.config.choices import LOSSES, hint
+from pipeline.config.choices import LOSSES
+from pipeline.config.messages import hint
 
 TERM = re.compile(r"(?:([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?) )?([a-z][a-z0-9_]*)")
 FORM = "a loss, or a sum such as 'bce + 0.2 ssim'"

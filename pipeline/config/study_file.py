@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS, hint
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS
+from pipeline.config.forms import Choices, Range
+from pipeline.config.keys import FIELDS, SECTIONS, Value
 from pipeline.config.loss_terms import parse_loss
-from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
+from pipeline.config.messages import explain, hint, location
+from pipeline.config.space import Space
 from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, OneOf, TrialConfig
 from pipeline.errors import ConfigError, NotFoundError
 
 MAX_BYTES = 1 << 20  # a study file is a page of text; a larger one is something else
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MLFLOWS_OWN = "Default"  # the experiment that every store begins with; its files lie elsewhere
-PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
 MAX_MESSAGE = 1_000
 BARE_WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.+ -]{1,100}")  # a name, or a sum of losses
@@ -123,7 +126,7 @@ class StudyConfig(Frozen):
             key = name.partition("@")[0]
             if key not in entry:
                 missing.append(key)
-            return entry.get(key, dimension.values[0] if isinstance(dimension, Choices) else dimension.low)
+            return entry.get(key, dimension.first)
 
         values = self.space.resolve(chosen)
         if missing:
@@ -272,8 +275,7 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
         # JSON mode takes lists where tuples are declared and is as strict about everything else.
         config = StudyConfig.model_validate_json(json.dumps(raw))
     except ValidationError as error:
-        finding = error.errors(include_url=False)[0]
-        raise ConfigError(_describe(finding, error)) from None
+        raise ConfigError(_describe(error.errors(include_url=False))) from None
     check_name(config.name, "name =")
     if config.name == MLFLOWS_OWN:
         raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
@@ -296,23 +298,24 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
     return config
 
 
-def _describe(finding: Any, error: ValidationError) -> str:
-    location = [str(part) for part in finding["loc"]]
-    if location[0] == "degrade" and len(location) == 3:
-        del location[1]  # the kind, which pydantic adds to the path
-    where = _where(location)
+def _describe(findings: Sequence[ErrorDetails]) -> str:
+    finding = findings[0]
+    path = [str(part) for part in finding["loc"]]
+    if path[0] == "degrade" and len(path) == 3:
+        del path[1]  # the kind, which pydantic adds to the path
+    where = location(path)
     kind = finding["type"]
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        return f"{where}: unknown key{hint(location[-1], _fields(finding['loc']))}"
+        return f"{where}: unknown key{hint(path[-1], _fields(finding['loc']))}"
     if kind == "union_tag_not_found":
         return f"{where}: kind is missing"
     if kind == "union_tag_invalid":
         return f"{where}: kind = {finding['ctx']['tag']!r} is unknown; allowed: {finding['ctx']['expected_tags']}"
     if isinstance(finding["input"], dict | list):
         return f"{where}: {finding['msg'].replace('Input should', 'must')}"
-    return f"{where} = {finding['input']!r}: {explain(error, finding['input'])}"
+    return f"{where} = {finding['input']!r}: {explain([finding])}"
 
 
 def _fields(location: Sequence[int | str]) -> list[str]:
@@ -329,24 +332,18 @@ def _fields(location: Sequence[int | str]) -> list[str]:
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:
     """Refuse what TOML reads but JSON does not carry; pydantic's reader would not name the key."""
     if len(path) > MAX_DEPTH:
-        raise ConfigError(f"{_where(path)}: nested more than {MAX_DEPTH} deep")
+        raise ConfigError(f"{location(path)}: nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _check_plain(str(key), path)
             _check_plain(inner, (*path, str(key)))
     elif isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{_where(path)}: {value!r} is not Unicode text")
+            raise ConfigError(f"{location(path)}: {value!r} is not Unicode text")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{_where(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
+        raise ConfigError(f"{location(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
     elif not isinstance(value, bool | int | float):
-        raise ConfigError(f"{_where(path)} = {value}: dates and times have no place in a study file")
-
-
-def _where(path: Sequence[str]) -> str:
-    """``name``, or ``[section] key``; keys that are not plain words are quoted."""
-    shown = [part if PLAIN_KEY.fullmatch(part) else repr(part) for part in path]
-    return "".join(shown) if len(shown) < 2 else f"[{shown[0]}] {'.'.join(shown[1:])}"
+        raise ConfigError(f"{location(path)} = {value}: dates and times have no place in a study file")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from pipeline.config.choices import ACTIVATIONS, APPLIES, LAYER_TYPES, OPTIMIZERS, PRECISIONS, SCHEDULERS
 from pipeline.config.loss_terms import parse_loss
+from pipeline.config.messages import refused
 from pipeline.errors import ConfigError
 
 
@@ -38,7 +39,7 @@ def _known_loss(text: str) -> str:
     try:
         parse_loss(text)
     except ValueError as error:
-        raise PydanticCustomError("loss", "{reason}", {"reason": str(error)}) from None
+        raise refused(str(error)) from None
     return text
 
 

@@ -32,7 +32,8 @@ from pipeline.config import (
     load_study_file,
 )
 from pipeline.config.choices import APPLIES, LOSS_OBJECTIVES, LOSSES, OBJECTIVES
-from pipeline.config.space import DEFAULTS, FIELDS, Dimension
+from pipeline.config.forms import Dimension
+from pipeline.config.keys import DEFAULTS, FIELDS
 from pipeline.config.trial import OneOf
 from pipeline.errors import ConfigError, InputError, NotFoundError
 
@@ -92,34 +93,41 @@ def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> No
 @pytest.mark.parametrize(
     ("key", "form", "expected"),
     [
-        ("depth", "5", Fixed(5)),
-        ("lr", "1", Fixed(1.0)),
-        ("skip", "true", Fixed(True)),
-        ("width", '"auto"', Fixed("auto")),
-        ("loss", '["bce", "l1"]', Choices(("bce", "l1"))),
-        ("lr", "[1, 0.5]", Choices((1.0, 0.5))),
-        ("batch_norm", "[true, false]", Choices((True, False))),
-        ("width", '["auto", 256]', Choices(("auto", 256))),
-        ("depth", "{ low = 2, high = 5 }", Range(2, 5)),
-        ("bottleneck", "{ low = 8, high = 256, log = true }", Range(8, 256, log=True)),
-        ("bottleneck", "{ low = 8, high = 32, step = 8 }", Range(8, 32, step=8)),
-        ("lr", "{ low = 1e-4, high = 1e-2, log = true }", Range(1e-4, 1e-2, log=True)),
-        ("dropout", "{ low = 0, high = 0.5 }", Range(0.0, 0.5)),
-        ("dropout", "{ low = 0.1, high = 0.7, step = 0.2 }", Range(0.1, 0.7, step=0.2)),
+        ("depth", "5", Fixed(value=5)),
+        ("lr", "1", Fixed(value=1.0)),
+        ("skip", "true", Fixed(value=True)),
+        ("width", '"auto"', Fixed(value="auto")),
+        ("loss", '["bce", "l1"]', Choices(choices=("bce", "l1"))),
+        ("lr", "[1, 0.5]", Choices(choices=(1.0, 0.5))),
+        ("batch_norm", "[true, false]", Choices(choices=(True, False))),
+        ("width", '["auto", 256]', Choices(choices=("auto", 256))),
+        ("depth", "{ low = 2, high = 5 }", Range(low=2, high=5)),
+        ("bottleneck", "{ low = 8, high = 256, log = true }", Range(low=8, high=256, log=True)),
+        ("bottleneck", "{ low = 8, high = 32, step = 8 }", Range(low=8, high=32, step=8)),
+        ("lr", "{ low = 1e-4, high = 1e-2, log = true }", Range(low=1e-4, high=1e-2, log=True)),
+        ("dropout", "{ low = 0, high = 0.5 }", Range(low=0.0, high=0.5)),
+        ("dropout", "{ low = 0.1, high = 0.7, step = 0.2 }", Range(low=0.1, high=0.7, step=0.2)),
         (
             "dropout",
             "{ choices = [0.1, 0.2], when = { batch_norm = [false] } }",
-            Choices((0.1, 0.2), when={"batch_norm": (False,)}),
+            Choices(choices=(0.1, 0.2), when={"batch_norm": (False,)}),
         ),
         (
             "dropout",
             '{ low = 0.1, high = 0.2, when = { batch_norm = [false], loss = ["bce"] } }',
-            Range(0.1, 0.2, when={"batch_norm": (False,), "loss": ("bce",)}),
+            Range(low=0.1, high=0.2, when={"batch_norm": (False,), "loss": ("bce",)}),
         ),
         (
             "lr",
             '{ by = "optimizer", sgd = { low = 0.1, high = 1.0 }, adam = [0.1, 0.2], default = 0.5 }',
-            Split("optimizer", {"sgd": Range(0.1, 1.0), "adam": Choices((0.1, 0.2)), "default": Fixed(0.5)}),
+            Split(
+                by="optimizer",
+                parts={
+                    "sgd": Range(low=0.1, high=1.0),
+                    "adam": Choices(choices=(0.1, 0.2)),
+                    "default": Fixed(value=0.5),
+                },
+            ),
         ),
     ],
 )
@@ -649,7 +657,7 @@ def test_parts_are_named_after_truth_values_and_numbers_too(load: Load) -> None:
 
 def test_a_sum_of_losses_needs_no_quotes_in_an_override_and_a_file_may_begin_with_a_mark(load: Load) -> None:
     file = load("", "train.loss=bce + 0.2 ssim", whole=b"\xef\xbb\xbf" + (HEAD + DEGRADE).encode())
-    assert file.config.space.dimension("loss") == Fixed("bce + 0.2 ssim")
+    assert file.config.space.dimension("loss") == Fixed(value="bce + 0.2 ssim")
 
 
 SPACE = """

@@ -1,0 +1,249 @@
+"""The forms in which a study file gives a key: fixed (a value), choices (a list), a range, or split by another key.
+
+Comes in: a key and its TOML value. Goes out: one of four frozen models. What a form says about other keys (``when``,
+``by``) is checked by `space`, which has all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.config.keys import FIELDS, Value, as_declared, legal, same
+from pipeline.config.messages import explain, refused, shown
+from pipeline.config.trial import Frozen
+from pipeline.errors import ConfigError
+
+Number = int | float
+When = dict[str, tuple[Value, ...]]
+SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
+
+# The validators' context is the key that is read; without one, as in tests, every value is legal.
+
+
+def _legal(value: Any, info: ValidationInfo) -> Value:
+    return legal(info.context, value) if info.context else value
+
+
+def _number(value: Any, info: ValidationInfo) -> Value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise refused("must be a finite number")
+    return as_declared(info.context, value) if info.context else value
+
+
+def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if not values:
+        raise refused("the list of choices is empty")
+    for i, value in enumerate(values):
+        if any(same(value, other) for other in values[:i]):
+            raise refused(f"{value!r} occurs twice in the list of choices")
+    return values
+
+
+def _condition(raw: Any, info: ValidationInfo) -> When:
+    if not isinstance(raw, dict) or not raw or not all(isinstance(v, list | tuple) and v for v in raw.values()):
+        raise refused(f"when = {raw!r} must read {{ KEY = [VALUE, …] }}")
+    if info.context in raw:
+        raise refused(f"when must name another key, not {info.context} itself")
+    return {parent: tuple(values) for parent, values in raw.items()}
+
+
+Legal = Annotated[Value, PlainValidator(_legal)]
+Condition = Annotated[When | None, PlainValidator(_condition)]
+
+
+class Fixed(Frozen):
+    """One value; there is nothing to search."""
+
+    value: Legal
+    when: ClassVar[None] = None
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.value,)
+
+    def parents(self) -> set[str]:
+        """The keys whose values decide whether and how this one is searched."""
+        return set()
+
+    def canonical(self) -> Any:
+        """Plain JSON values that read back as this form."""
+        return self.value
+
+
+class Choices(Frozen):
+    """A list of values, searched where ``when`` holds."""
+
+    values: Annotated[tuple[Legal, ...], Field(alias="choices", strict=False), AfterValidator(_distinct)]
+    when: Condition = None
+
+    @property
+    def first(self) -> Value:
+        return self.values[0]
+
+    def contains(self, value: Value) -> bool:
+        return any(same(value, choice) for choice in self.values)
+
+    def parents(self) -> set[str]:
+        return set(self.when or ())
+
+    def canonical(self) -> Any:
+        return list(self.values) if self.when is None else {"choices": list(self.values), "when": _plain(self.when)}
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+class Range(Frozen):
+    """All numbers from ``low`` to ``high``, searched where ``when`` holds; integers if both ends are."""
+
+    low: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+    high: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+    log: bool = False
+    step: Annotated[Number | None, PlainValidator(_number), Field(gt=0)] = None
+    when: Condition = None
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Range:
+        annotation = FIELDS[info.context][1].annotation if info.context else None
+        if get_origin(annotation) is Literal:
+            raise refused(f"{', '.join(map(str, get_args(annotation)))} can be listed, but not ranged")
+        if self.low >= self.high:
+            raise refused(f"low = {self.low} must be below high = {self.high} (a plain value fixes the key)")
+        if self.log and self.low <= 0:
+            raise refused(f"low = {self.low} must be above 0 on a log scale")
+        if self.step is not None:
+            if self.log:
+                raise refused("step and log cannot be combined")
+            if self.integer and not isinstance(self.step, int):
+                raise refused(f"step = {self.step} must be an integer, as low and high are")
+            if _off_step(self.high, self.low, self.step):
+                raise refused(f"high - low must be a multiple of step = {self.step}")
+        return self
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def first(self) -> Value:
+        return self.low
+
+    def contains(self, value: Value) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if self.integer and not isinstance(value, int):
+            return False
+        if not self.low <= value <= self.high:
+            return False
+        # A sampler adds steps up in binary floats: 0.1 + 2 * 0.1 = 0.30000000000000004 is a value of the range.
+        return self.step is None or _off_step(value, self.low, self.step) < 1e-8
+
+    def parents(self) -> set[str]:
+        return set(self.when or ())
+
+    def canonical(self) -> Any:
+        given = self.model_dump(exclude_defaults=True, exclude={"when"})
+        return given if self.when is None else given | {"when": _plain(self.when)}
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step is not None else "")
+
+
+class Split(Frozen):
+    """A form for each value of another key; ``default`` is the part of all values that have none of their own."""
+
+    by: str
+    parts: Mapping[str, Fixed | Choices | Range]
+    when: ClassVar[None] = None
+
+    def part(self, value: Value) -> tuple[str, Fixed | Choices | Range]:
+        """The name and the form of the part that belongs to a value of the other key."""
+        name = part_name(value) if part_name(value) in self.parts else "default"
+        return name, self.parts[name]
+
+    def parents(self) -> set[str]:
+        return {self.by}
+
+    def canonical(self) -> Any:
+        return {"by": self.by, **{name: part.canonical() for name, part in self.parts.items()}}
+
+
+Dimension = Fixed | Choices | Range | Split
+
+
+def part_name(value: Value) -> str:
+    """What a value is called as the name of a part: TOML's table keys are text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parts_of(dimension: Dimension) -> list[Fixed | Choices | Range]:
+    """The parts of a split key; of any other the form itself."""
+    return list(dimension.parts.values()) if isinstance(dimension, Split) else [dimension]
+
+
+def read_form(key: str, raw: Any, where: str) -> Dimension:
+    """Read the form of a key from its TOML value.
+
+    Args:
+        key: of ``[model]`` or ``[train]``.
+        raw: a value, a list or a table.
+        where: names the key in messages.
+
+    Raises:
+        ConfigError: the form is malformed, or one of its values is not legal for the key.
+    """
+    if isinstance(raw, dict) and "by" in raw:
+        return _read_split(key, raw, where)
+    form: type[Fixed | Choices | Range]
+    if isinstance(raw, dict):
+        form = Choices if "choices" in raw else Range
+    else:
+        form, raw = (Choices, {"choices": raw}) if isinstance(raw, list) else (Fixed, {"value": raw})
+    try:
+        return form.model_validate(raw, context=key)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, where)) from None
+
+
+def _read_split(key: str, raw: dict[str, Any], where: str) -> Split:
+    by = raw["by"]
+    if not isinstance(by, str) or by == key:
+        raise ConfigError(f"{where}: by = {by!r} must name another key of [model] or [train]")
+    parts: dict[str, Any] = {name: read_form(key, raw[name], f"{where}.{name}") for name in raw if name != "by"}
+    for name, part in parts.items():
+        if part.parents():
+            raise ConfigError(f"{where}.{name}: a part of a split key takes neither `when` nor `by`")
+    if not parts:
+        raise ConfigError(f"{where}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
+    return Split(by=by, parts=parts)
+
+
+def _describe(error: ValidationError, where: str) -> str:
+    findings = error.errors(include_url=False)
+    finding: ErrorDetails = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
+    name = finding["loc"][-1] if finding["loc"] else ""
+    if finding["type"] == "extra_forbidden":
+        return f"{where}: unknown {name!r}; write {SYNTAX}"
+    if finding["type"] == "missing":
+        return f"{where}: a range needs low and high; {name} is missing"
+    text = explain([finding])
+    if finding["type"] == "refused" and name in ("", "choices", "when"):  # of the whole form: a sentence of its own
+        return f"{where}: {text}"
+    place = f"{where}: {name}" if name in ("low", "high", "log", "step", "choices") else where
+    return f"{place} = {shown(finding['input'])}: {text}"
+
+
+def _off_step(value: float, low: float, step: float) -> Fraction:
+    """How far from a whole number of steps, as a part of one; exact on what was written, where 0.3 is 3 times 0.1."""
+    steps = (Fraction(str(value)) - Fraction(str(low))) / Fraction(str(step))
+    return abs(steps - round(steps))
+
+
+def _plain(when: When) -> dict[str, list[Value]]:
+    return {parent: list(values) for parent, values in when.items()}
