@@ -50,8 +50,6 @@ LOSSES = ("bce", "mse", "l1", "smooth_l1", "huber", "ssim")
 SCHEDULERS = ("constant", "cosine", "one_cycle")
 PRECISIONS = ("float32", "bfloat16", "auto")
 LAYER_TYPES = ("linear", "conv")
-SAMPLERS = ("tpe", "random")
-PRUNERS = ("median", "successive_halving", "hyperband", "none")
 
 # What a study may rank its trials by, and whether more is better.
 OBJECTIVES = {

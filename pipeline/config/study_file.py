@@ -14,14 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
 from pipeline.config.forms import Choices, Range
 from pipeline.config.keys import FIELDS, SECTIONS, Value
 from pipeline.config.loss_terms import parse_loss
 from pipeline.config.messages import explain, hint, location
+from pipeline.config.sampling import PRUNERS, SAMPLERS, Median, Pruner, Sampler, Tpe
 from pipeline.config.space import Space
 from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, OneOf, TrialConfig
 from pipeline.errors import ConfigError, NotFoundError
@@ -37,6 +38,7 @@ DATASETS = (
     *("emnist-digits", "emnist-letters", "emnist-mnist", "usps"),
 )
 OWN_PICTURES = "folder:"  # and a path
+VARIANTS = {"degrade": DEGRADATIONS, "sampler": SAMPLERS, "pruner": PRUNERS}
 LONGEST_PATH = 400  # of such a folder: it is part of a name, and MLflow's names of data sets end at 500
 
 
@@ -59,20 +61,6 @@ class Objective(Frozen):
         return "maximize" if OBJECTIVES[self.metric] == "maximize" else "minimize"
 
 
-class Sampler(Frozen):
-    """``[sampler]``: a name, and Optuna's own arguments, which `search` checks."""
-
-    model_config = ConfigDict(extra="allow")
-    name: Annotated[str, OneOf(SAMPLERS)] = "tpe"
-
-
-class Pruner(Frozen):
-    """``[pruner]``: likewise."""
-
-    model_config = ConfigDict(extra="allow")
-    name: Annotated[str, OneOf(PRUNERS)] = "median"
-
-
 class StudyConfig(Frozen):
     """A whole study file."""
 
@@ -83,8 +71,8 @@ class StudyConfig(Frozen):
     degrade: Degrade
     budget: Budget = Budget()
     objective: Objective = Objective()
-    sampler: Sampler = Sampler()
-    pruner: Pruner = Pruner()
+    sampler: Sampler = Tpe()
+    pruner: Pruner = Median()
     enqueue: tuple[dict[str, Any], ...] = ()
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
@@ -299,34 +287,38 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
 
 
 def _describe(findings: Sequence[ErrorDetails]) -> str:
+    """The first finding as text, together with what other branches of the same key's type found."""
     finding = findings[0]
-    path = [str(part) for part in finding["loc"]]
-    if path[0] == "degrade" and len(path) == 3:
-        del path[1]  # the kind, which pydantic adds to the path
+    place, kind = finding["loc"], finding["type"]
+    section = str(place[0])
+    # Of a tagged union pydantic names the tag after the section, and then, after the key, the branch of its type.
+    path = [section, *map(str, place[2:3] if section in VARIANTS else place[1:])]
     where = location(path)
-    kind = finding["type"]
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
-        return f"{where}: unknown key{hint(path[-1], _fields(finding['loc']))}"
+        unknown = f"{place[1]} has no such key" if section in VARIANTS else "unknown key"
+        return f"{where}: {unknown}{hint(path[-1], _fields(place))}"
     if kind == "union_tag_not_found":
-        return f"{where}: kind is missing"
+        return f"[{section}] kind is missing"
     if kind == "union_tag_invalid":
-        return f"{where}: kind = {finding['ctx']['tag']!r} is unknown; allowed: {finding['ctx']['expected_tags']}"
+        tag, key = finding["ctx"]["tag"], finding["ctx"]["discriminator"].strip("'")
+        names = VARIANTS[section]
+        allowed = f"allowed: {', '.join(names)}{hint(tag, names, listing=False)}"
+        return f"[{section}] {key} = {tag!r} is unknown; {allowed}"
     if isinstance(finding["input"], dict | list):
         return f"{where}: {finding['msg'].replace('Input should', 'must')}"
-    return f"{where} = {finding['input']!r}: {explain([finding])}"
+    return f"{where} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
 
 
-def _fields(location: Sequence[int | str]) -> list[str]:
-    """The keys that may stand where pydantic found an unknown one."""
-    fields = StudyConfig.model_fields
-    for part in location[:-1]:
-        if part in DEGRADATIONS:  # of a union pydantic names the kind as well
-            fields = DEGRADATIONS[str(part)].model_fields
-        elif part in fields and hasattr(fields[str(part)].annotation, "model_fields"):
-            fields = fields[str(part)].annotation.model_fields  # type: ignore[union-attr]
-    return list(fields)
+def _fields(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed where pydantic found an unknown one."""
+    cls: Any = StudyConfig
+    if len(place) > 1:
+        cls = StudyConfig.model_fields[str(place[0])].annotation
+    if len(place) > 2:
+        cls = VARIANTS[str(place[0])][str(place[1])]
+    return list(cls.model_fields)
 
 
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:

@@ -35,6 +35,12 @@ class OneOf:
         return core_schema.literal_schema(list(self.names))
 
 
+def variants(union: Any, discriminator: str) -> dict[str, type[Frozen]]:
+    """The classes of a tagged union, by the names that tell them apart."""
+    classes = get_args(get_args(union)[0])
+    return {get_args(cls.model_fields[discriminator].annotation)[0]: cls for cls in classes}
+
+
 def _known_loss(text: str) -> str:
     try:
         parse_loss(text)
@@ -93,10 +99,7 @@ class Downscale(Frozen):
 
 
 Degrade = Annotated[Gaussian | Speckle | SaltPepper | Masking | Poisson | Downscale, Field(discriminator="kind")]
-DEGRADATIONS: dict[str, type[Frozen]] = {
-    get_args(cls.model_fields["kind"].annotation)[0]: cls
-    for cls in (Gaussian, Speckle, SaltPepper, Masking, Poisson, Downscale)
-}
+DEGRADATIONS = variants(Degrade, "kind")
 
 
 class ModelConfig(Frozen):

@@ -748,7 +748,7 @@ def stored(study: StudyFile) -> Any:
         (["degrade.sigma=0.6"], [["degrade.sigma", "0.5", "0.6"]]),
         (["model.depth=4", "train.loss=l1"], [["model.depth", "2", "4"], ["train.loss", '"bce"', '"l1"']]),
         (['model.activation=["relu"]'], [["model.activation", "leaky_relu", '["relu"]']]),
-        (["sampler.seed=3"], [["sampler.seed", "(absent)", "3"]]),
+        (["sampler.n_ei_candidates=3"], [["sampler.n_ei_candidates", "(absent)", "3"]]),
     ],
 )
 def test_differences_from_a_stored_study(load: Load, overrides: list[str], lines: list[list[str]]) -> None:
