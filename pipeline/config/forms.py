@@ -20,7 +20,7 @@ from pipeline.config.trial import Frozen
 from pipeline.errors import ConfigError
 
 Number = int | float
-When = dict[str, tuple[Value, ...]]
+When = dict[str, list[Value]]
 SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
 
 # The validators' context is the key that is read; without one, as in tests, every value is legal.
@@ -46,11 +46,11 @@ def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 def _condition(raw: Any, info: ValidationInfo) -> When:
-    if not isinstance(raw, dict) or not raw or not all(isinstance(v, list | tuple) and v for v in raw.values()):
+    if not isinstance(raw, dict) or not raw or not all(isinstance(v, list) and v for v in raw.values()):
         raise refused(f"when = {raw!r} must read {{ KEY = [VALUE, …] }}")
     if info.context in raw:
         raise refused(f"when must name another key, not {info.context} itself")
-    return {parent: tuple(values) for parent, values in raw.items()}
+    return raw
 
 
 Legal = Annotated[Value, PlainValidator(_legal)]
@@ -66,10 +66,6 @@ class Fixed(Frozen):
     @property
     def values(self) -> tuple[Value, ...]:
         return (self.value,)
-
-    def parents(self) -> set[str]:
-        """The keys whose values decide whether and how this one is searched."""
-        return set()
 
     def canonical(self) -> Any:
         """Plain JSON values that read back as this form."""
@@ -89,11 +85,8 @@ class Choices(Frozen):
     def contains(self, value: Value) -> bool:
         return any(same(value, choice) for choice in self.values)
 
-    def parents(self) -> set[str]:
-        return set(self.when or ())
-
     def canonical(self) -> Any:
-        return list(self.values) if self.when is None else {"choices": list(self.values), "when": _plain(self.when)}
+        return list(self.values) if self.when is None else {"choices": list(self.values), "when": self.when}
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
@@ -135,21 +128,14 @@ class Range(Frozen):
         return self.low
 
     def contains(self, value: Value) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if self.integer and not isinstance(value, int):
-            return False
-        if not self.low <= value <= self.high:
+        allowed = int if self.integer else int | float
+        if isinstance(value, bool) or not isinstance(value, allowed) or not self.low <= value <= self.high:
             return False
         # A sampler adds steps up in binary floats: 0.1 + 2 * 0.1 = 0.30000000000000004 is a value of the range.
         return self.step is None or _off_step(value, self.low, self.step) < 1e-8
 
-    def parents(self) -> set[str]:
-        return set(self.when or ())
-
     def canonical(self) -> Any:
-        given = self.model_dump(exclude_defaults=True, exclude={"when"})
-        return given if self.when is None else given | {"when": _plain(self.when)}
+        return self.model_dump(exclude_defaults=True)
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step is not None else "")
@@ -167,9 +153,6 @@ class Split(Frozen):
         name = part_name(value) if part_name(value) in self.parts else "default"
         return name, self.parts[name]
 
-    def parents(self) -> set[str]:
-        return {self.by}
-
     def canonical(self) -> Any:
         return {"by": self.by, **{name: part.canonical() for name, part in self.parts.items()}}
 
@@ -180,6 +163,11 @@ Dimension = Fixed | Choices | Range | Split
 def part_name(value: Value) -> str:
     """What a value is called as the name of a part: TOML's table keys are text."""
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parents_of(dimension: Dimension) -> set[str]:
+    """The other keys that the form names: their values decide whether and how its own is searched."""
+    return {dimension.by} if isinstance(dimension, Split) else set(dimension.when or ())
 
 
 def parts_of(dimension: Dimension) -> list[Fixed | Choices | Range]:
@@ -217,7 +205,7 @@ def _read_split(key: str, raw: dict[str, Any], where: str) -> Split:
         raise ConfigError(f"{where}: by = {by!r} must name another key of [model] or [train]")
     parts: dict[str, Any] = {name: read_form(key, raw[name], f"{where}.{name}") for name in raw if name != "by"}
     for name, part in parts.items():
-        if part.parents():
+        if parents_of(part):
             raise ConfigError(f"{where}.{name}: a part of a split key takes neither `when` nor `by`")
     if not parts:
         raise ConfigError(f"{where}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
@@ -243,7 +231,3 @@ def _off_step(value: float, low: float, step: float) -> Fraction:
     """How far from a whole number of steps, as a part of one; exact on what was written, where 0.3 is 3 times 0.1."""
     steps = (Fraction(str(value)) - Fraction(str(low))) / Fraction(str(step))
     return abs(steps - round(steps))
-
-
-def _plain(when: When) -> dict[str, list[Value]]:
-    return {parent: list(values) for parent, values in when.items()}

@@ -13,7 +13,18 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pipeline.config.choices import APPLIES
-from pipeline.config.forms import Choices, Dimension, Fixed, Range, Split, When, part_name, parts_of, read_form
+from pipeline.config.forms import (
+    Choices,
+    Dimension,
+    Fixed,
+    Range,
+    Split,
+    When,
+    parents_of,
+    part_name,
+    parts_of,
+    read_form,
+)
 from pipeline.config.keys import DEFAULTS, FIELDS, SECTIONS, Value, as_declared, legal, same
 from pipeline.config.messages import hint, shown
 from pipeline.config.trial import ModelConfig, TrainConfig, applies
@@ -48,7 +59,7 @@ class Space:
 
     def parents(self, key: str) -> set[str]:
         """The keys whose values decide whether and how ``key`` is searched."""
-        found = self.dimension(key).parents()
+        found = parents_of(self.dimension(key))
         # A fixed key decides nothing. It is declared before the keys that apply beside it, so it comes first anyway.
         if key in APPLIES and not isinstance(self.dimension(APPLIES[key][0]), Fixed):
             found.add(APPLIES[key][0])
@@ -115,7 +126,7 @@ class Space:
     def conditional(self) -> bool:
         """Whether some dimension is searched in only a part of the trials."""
         return any(
-            not isinstance(dimension, Fixed) and (dimension.parents() or key in APPLIES)
+            not isinstance(dimension, Fixed) and (parents_of(dimension) or key in APPLIES)
             for key, dimension in self.given.items()
         )
 

@@ -110,12 +110,12 @@ def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> No
         (
             "dropout",
             "{ choices = [0.1, 0.2], when = { batch_norm = [false] } }",
-            Choices(choices=(0.1, 0.2), when={"batch_norm": (False,)}),
+            Choices(choices=(0.1, 0.2), when={"batch_norm": [False]}),
         ),
         (
             "dropout",
             '{ low = 0.1, high = 0.2, when = { batch_norm = [false], loss = ["bce"] } }',
-            Range(low=0.1, high=0.2, when={"batch_norm": (False,), "loss": ("bce",)}),
+            Range(low=0.1, high=0.2, when={"batch_norm": [False], "loss": ["bce"]}),
         ),
         (
             "lr",
