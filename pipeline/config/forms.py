@@ -1,7 +1,7 @@
 """The forms in which a study file gives a key: fixed (a value), choices (a list), a range, or split by another key.
 
 Comes in: a key and its TOML value. Goes out: one of four frozen models. What a form says about other keys (``when``,
-``by``) is checked by `space`, which has all of them.
+``by``) is checked by `space`, which knows all keys.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Number = int | float
 When = dict[str, list[Value]]
 SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
 
-# The validators' context is the key that is read; without one, as in tests, every value is legal.
+# The validators' context is the key that is read. Without one, as for a form made in code, every value is legal.
 
 
 def _legal(value: Any, info: ValidationInfo) -> Value:
@@ -73,7 +73,7 @@ class Fixed(Frozen):
 
 
 class Choices(Frozen):
-    """A list of values, searched where ``when`` holds."""
+    """A list of values, searched if ``when`` holds."""
 
     values: Annotated[tuple[Legal, ...], Field(alias="choices", strict=False), AfterValidator(_distinct)]
     when: Condition = None
@@ -93,7 +93,7 @@ class Choices(Frozen):
 
 
 class Range(Frozen):
-    """All numbers from ``low`` to ``high``, searched where ``when`` holds; integers if both ends are."""
+    """All numbers from ``low`` to ``high``, searched if ``when`` holds; integers if both ends are integers."""
 
     low: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
     high: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
@@ -131,7 +131,7 @@ class Range(Frozen):
         allowed = int if self.integer else int | float
         if isinstance(value, bool) or not isinstance(value, allowed) or not self.low <= value <= self.high:
             return False
-        # A sampler adds steps up in binary floats: 0.1 + 2 * 0.1 = 0.30000000000000004 is a value of the range.
+        # A sampler adds steps in binary floats: 0.1 + 2 * 0.1 = 0.30000000000000004 is a value of the range.
         return self.step is None or _off_step(value, self.low, self.step) < 1e-8
 
     def canonical(self) -> Any:
@@ -161,7 +161,7 @@ Dimension = Fixed | Choices | Range | Split
 
 
 def part_name(value: Value) -> str:
-    """What a value is called as the name of a part: TOML's table keys are text."""
+    """A value as the name of a part: the keys of a TOML table are text."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -175,19 +175,19 @@ def parts_of(dimension: Dimension) -> list[Fixed | Choices | Range]:
     return list(dimension.parts.values()) if isinstance(dimension, Split) else [dimension]
 
 
-def read_form(key: str, raw: Any, where: str) -> Dimension:
+def read_form(key: str, raw: Any, location: str) -> Dimension:
     """Read the form of a key from its TOML value.
 
     Args:
         key: of ``[model]`` or ``[train]``.
         raw: a value, a list or a table.
-        where: names the key in messages.
+        location: names the key in messages.
 
     Raises:
         ConfigError: the form is malformed, or one of its values is not legal for the key.
     """
     if isinstance(raw, dict) and "by" in raw:
-        return _read_split(key, raw, where)
+        return _read_split(key, raw, location)
     form: type[Fixed | Choices | Range]
     if isinstance(raw, dict):
         form = Choices if "choices" in raw else Range
@@ -196,38 +196,42 @@ def read_form(key: str, raw: Any, where: str) -> Dimension:
     try:
         return form.model_validate(raw, context=key)
     except ValidationError as error:
-        raise ConfigError(_describe(error, where)) from None
+        raise ConfigError(_describe(error, location)) from None
 
 
-def _read_split(key: str, raw: dict[str, Any], where: str) -> Split:
+def _read_split(key: str, raw: dict[str, Any], location: str) -> Split:
     by = raw["by"]
     if not isinstance(by, str) or by == key:
-        raise ConfigError(f"{where}: by = {by!r} must name another key of [model] or [train]")
-    parts: dict[str, Any] = {name: read_form(key, raw[name], f"{where}.{name}") for name in raw if name != "by"}
+        raise ConfigError(f"{location}: by = {by!r} must name another key of [model] or [train]")
+    parts: dict[str, Any] = {name: read_form(key, raw[name], f"{location}.{name}") for name in raw if name != "by"}
     for name, part in parts.items():
         if parents_of(part):
-            raise ConfigError(f"{where}.{name}: a part of a split key takes neither `when` nor `by`")
+            raise ConfigError(f"{location}.{name}: a part of a split key takes neither `when` nor `by`")
     if not parts:
-        raise ConfigError(f"{where}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
+        raise ConfigError(f"{location}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
     return Split(by=by, parts=parts)
 
 
-def _describe(error: ValidationError, where: str) -> str:
+def _describe(error: ValidationError, location: str) -> str:
     findings = error.errors(include_url=False)
     finding: ErrorDetails = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
     name = finding["loc"][-1] if finding["loc"] else ""
     if finding["type"] == "extra_forbidden":
-        return f"{where}: unknown {name!r}; write {SYNTAX}"
+        return f"{location}: unknown {name!r}; write {SYNTAX}"
     if finding["type"] == "missing":
-        return f"{where}: a range needs low and high; {name} is missing"
+        return f"{location}: a range needs low and high; {name} is missing"
     text = explain([finding])
-    if finding["type"] == "refused" and name in ("", "choices", "when"):  # of the whole form: a sentence of its own
-        return f"{where}: {text}"
-    place = f"{where}: {name}" if name in ("low", "high", "log", "step", "choices") else where
+    if finding["type"] == "refused" and name in (
+        "",
+        "choices",
+        "when",
+    ):  # about the whole form, so the text is complete
+        return f"{location}: {text}"
+    place = f"{location}: {name}" if name in ("low", "high", "log", "step", "choices") else location
     return f"{place} = {shown(finding['input'])}: {text}"
 
 
 def _off_step(value: float, low: float, step: float) -> Fraction:
-    """How far from a whole number of steps, as a part of one; exact on what was written, where 0.3 is 3 times 0.1."""
+    """The distance to a whole number of steps, in steps. Exact for the decimals as written: 0.3 is 3 times 0.1."""
     steps = (Fraction(str(value)) - Fraction(str(low))) / Fraction(str(step))
     return abs(steps - round(steps))

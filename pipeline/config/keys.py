@@ -34,12 +34,12 @@ def legal(key: str, value: Any) -> Value:
 
 
 def as_declared(key: str, value: Value) -> Value:
-    """A sampled integer of a key of decimals becomes a decimal."""
+    """A sampled value in the key's type: an integer of a key of decimals becomes a decimal."""
     if isinstance(DEFAULTS[key], float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
 
 
 def same(a: Value, b: Value) -> bool:
-    """Equal, and both truth values or neither: in TOML ``true`` is not 1."""
+    """Equal, and both booleans or neither: in TOML ``true`` is not 1."""
     return isinstance(a, bool) == isinstance(b, bool) and a == b

@@ -1,4 +1,4 @@
-"""What is said about a refused value: pydantic's findings in a few plain words, with the nearest allowed name.
+"""The text of refusals: pydantic's findings in a few words, with the nearest allowed name.
 
 Comes in: errors, values and lists of names. Goes out: text. Imports nothing of the project.
 """
@@ -46,7 +46,7 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}…"
 
 
-def location(path: Sequence[str]) -> str:
+def locate(path: Sequence[str]) -> str:
     """``name``, or ``[section] key``; keys that are not plain words are quoted."""
     parts = [part if PLAIN_KEY.fullmatch(part) else repr(part) for part in path]
     return "".join(parts) if len(parts) < 2 else f"[{parts[0]}] {'.'.join(parts[1:])}"

@@ -72,7 +72,7 @@ class Space:
             suggest: called with a parameter's name (``lr``, or ``lr@sgd`` for a split key) and its open dimension.
 
         Returns:
-            Every key of ``[model]`` and ``[train]``; one that is not searched here has its default.
+            Every key of ``[model]`` and ``[train]``; a key that is not searched in this trial has its default.
         """
         values: dict[str, Value] = {}
         for key in self.order:
@@ -110,7 +110,7 @@ class Space:
         return tuple(dict.fromkeys(found))
 
     def greatest(self, key: str, given: Mapping[str, Value] | None = None) -> Value:
-        """The greatest that a numeric key can be in trials where other keys have the ``given`` values."""
+        """The greatest value of a numeric key in trials whose other keys have the ``given`` values."""
         given = given or {}
         dimension = self.dimension(key)
         if isinstance(dimension, Split) and dimension.by in given:
@@ -130,13 +130,13 @@ class Space:
             for key, dimension in self.given.items()
         )
 
-    def check_enqueued(self, entry: Mapping[str, Any], where: str) -> None:
+    def check_enqueued(self, entry: Mapping[str, Any], location: str) -> None:
         """Refuse a configuration that the search could not have drawn."""
         for key in entry:
             if key in SECTIONS:
-                raise ConfigError(f"{where}: write the keys of [{key}] by themselves, such as bottleneck = 32")
+                raise ConfigError(f"{location}: write the keys of [{key}] directly, such as bottleneck = 32")
             if key not in FIELDS:
-                raise ConfigError(f"{where}: unknown key {key!r}{hint(key, FIELDS)}")
+                raise ConfigError(f"{location}: unknown key {key!r}{hint(key, FIELDS)}")
         asked: set[str] = set()
 
         def suggest(name: str, dimension: Choices | Range) -> Value:
@@ -145,21 +145,21 @@ class Space:
             if key in entry:
                 if not dimension.contains(entry[key]):
                     raise ConfigError(
-                        f"{where}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
-                        f"change one of them, give --set {FIELDS[key][0]}.{key}=…, or leave [[enqueue]] out by "
+                        f"{location}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
+                        f"change one of them, give --set {FIELDS[key][0]}.{key}=…, or omit [[enqueue]] with "
                         "--set enqueue=[]"
                     )
                 return entry[key]
             for child in self.given:
                 if child in entry and key in self.parents(child):
-                    raise ConfigError(f"{where}: {child} depends on {key}: give {key} too")
+                    raise ConfigError(f"{location}: {child} depends on {key}: give {key} too")
             return dimension.first
 
         values = self.resolve(suggest)
         for key, value in entry.items():
             if key not in asked and not same(values[key], value):
                 raise ConfigError(
-                    f"{where}: {key} = {value!r} is not searched there (it is {values[key]!r}); "
+                    f"{location}: {key} = {value!r} is not searched there (it is {values[key]!r}); "
                     f"list it in the file's [{FIELDS[key][0]}] or leave it out"
                 )
 
@@ -171,34 +171,34 @@ class Space:
         return out
 
     def _check_conditions(self, key: str, dimension: Dimension) -> None:
-        where = f"[{FIELDS[key][0]}] {key}"
+        location = f"[{FIELDS[key][0]}] {key}"
         for parent, values in (dimension.when or {}).items():
-            self._check_values(f"{where}: when", parent, values)
+            self._check_values(f"{location}: when", parent, values)
         if isinstance(dimension, Split):
             by = dimension.by
             named = (_value_of(by, name) for name in dimension.parts if name != "default")
-            self._check_values(f"{where}: by", by, named)
+            self._check_values(f"{location}: by", by, named)
             missing = [value for value in self.reachable(by) if part_name(value) not in dimension.parts]
             listed = isinstance(self.dimension(by), Fixed | Choices)
             if (missing or not listed) and "default" not in dimension.parts:
                 others = ", ".join(map(str, missing)) or "all others"
-                raise ConfigError(f"{where}: no part for {by} = {others}; add it, or a part named default")
+                raise ConfigError(f"{location}: no part for {by} = {others}; add it, or a part named default")
 
-    def _check_values(self, where: str, parent: str, values: Iterable[Value]) -> None:
+    def _check_values(self, location: str, parent: str, values: Iterable[Value]) -> None:
         """The values must be legal for ``parent``; if the file lists or ranges it, they must be among those.
 
         If the file fixes it, any legal value will do: fixing a key must stay an edit of one line.
         """
         if parent not in FIELDS:
-            raise ConfigError(f"{where}: unknown key {parent!r}{hint(parent, FIELDS)}")
+            raise ConfigError(f"{location}: unknown key {parent!r}{hint(parent, FIELDS)}")
         given = self.dimension(parent)
         for value in values:
             try:
                 legal(parent, value)
             except ValueError as error:
-                raise ConfigError(f"{where} = {shown(value)}: {error}") from None
+                raise ConfigError(f"{location} = {shown(value)}: {error}") from None
             if isinstance(given, Choices | Range) and not given.contains(value):
-                raise ConfigError(f"{where}: {value!r} is not among the study's values of {parent} ({given})")
+                raise ConfigError(f"{location}: {value!r} is not among the study's values of {parent} ({given})")
 
     def _sorted(self) -> tuple[str, ...]:
         graph = {key: self.parents(key) for key in FIELDS}
@@ -212,7 +212,7 @@ class Space:
                 sorter.done(*ready)
         except CycleError as error:
             circle = " -> ".join(error.args[1])
-            raise ConfigError(f"conditions go round in a circle: {circle}") from None
+            raise ConfigError(f"the conditions form a circle: {circle}") from None
         return tuple(order)
 
 

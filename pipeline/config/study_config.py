@@ -20,7 +20,7 @@ from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
 from pipeline.config.forms import Choices, Range
 from pipeline.config.keys import FIELDS, SECTIONS, Value
 from pipeline.config.loss_terms import parse_loss
-from pipeline.config.messages import explain, hint, location
+from pipeline.config.messages import explain, hint, locate, shown
 from pipeline.config.sampling import PRUNERS, SAMPLERS, Median, Pruner, Sampler, Tpe
 from pipeline.config.space import Space
 from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, OneOf, TrialConfig
@@ -33,7 +33,7 @@ VARIANTS = {"degrade": DEGRADATIONS, "sampler": SAMPLERS, "pruner": PRUNERS}
 
 
 class Budget(Frozen):
-    """``[budget]``: how many trials, how long each, how many side by side."""
+    """``[budget]``: how many trials, of how many epochs, how many at the same time."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 20
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
@@ -93,10 +93,10 @@ class StudyConfig(Frozen):
         )
 
     def single(self) -> StudyConfig:
-        """This study narrowed to one configuration: what the file fixes, and for the rest the first enqueued one.
+        """This study narrowed to one configuration: the fixed keys, and for the open ones the first enqueued entry.
 
         Raises:
-            ConfigError: keys that stay open; the message names them.
+            ConfigError: some keys stay open; the message names them.
         """
         entry, missing = self.enqueue[0] if self.enqueue else {}, []
 
@@ -108,10 +108,8 @@ class StudyConfig(Frozen):
 
         values = self.space.resolve(chosen)
         if missing:
-            where = [f"{FIELDS[key][0]}.{key}" for key in missing]
-            raise ConfigError(
-                f"one training needs a value for {', '.join(where)}: fix them, as with --set {where[0]}=…"
-            )
+            keys = [f"{FIELDS[key][0]}.{key}" for key in missing]
+            raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
         fixed = {section: {key: values[key] for key in cls.model_fields} for section, cls in SECTIONS.items()}
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
         return StudyConfig.model_validate(
@@ -123,7 +121,7 @@ class StudyConfig(Frozen):
         return self.model_dump(mode="json", exclude={"model", "train"}) | self.space.canonical()
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What sets this study apart from a stored one, a line each; the total and the model's name may change."""
+        """The differences from a stored study, one line each. The total and the model's name may differ."""
         mine, other = _flat(self.canonical()), _flat(stored)
         keys = [key for key in dict.fromkeys([*other, *mine]) if key not in ("budget.trials", "registered_model")]
         show = {key: [json.dumps(side[key]) if key in side else "(absent)" for side in (other, mine)] for key in keys}
@@ -170,11 +168,10 @@ def _check_ranking(config: StudyConfig) -> None:
 
 
 def check_name(name: str, what: str) -> str:
-    """Names become parts of paths and URIs, so they are checked before anything else is done with them."""
+    """Refuse a name that could not be part of a path and a URI."""
     if not NAME.fullmatch(name):
-        shown = name if len(name) <= 60 else name[:57] + "…"
         raise ConfigError(
-            f"{what} {shown!r} is not allowed: 1 to 100 letters, digits, '.', '_' or '-', "
+            f"{what} {shown(name)} is not allowed: 1 to 100 letters, digits, '.', '_' or '-', "
             "starting with a letter or digit"
         )
     return name
@@ -185,14 +182,14 @@ def _describe(findings: Sequence[ErrorDetails]) -> str:
     finding = findings[0]
     place, kind = finding["loc"], finding["type"]
     section = str(place[0])
-    # Of a tagged union pydantic names the tag after the section, and then, after the key, the branch of its type.
+    # In a tagged union the tag follows the section, and the branch of the key's own type follows the key.
     path = [section, *map(str, place[2:3] if section in VARIANTS else place[1:])]
-    where = location(path)
+    location = locate(path)
     if kind == "missing":
-        return f"{where} is missing"
+        return f"{location} is missing"
     if kind == "extra_forbidden":
         unknown = f"{place[1]} has no such key" if section in VARIANTS else "unknown key"
-        return f"{where}: {unknown}{hint(path[-1], _fields(place))}"
+        return f"{location}: {unknown}{hint(path[-1], _fields(place))}"
     if kind == "union_tag_not_found":
         return f"[{section}] kind is missing"
     if kind == "union_tag_invalid":
@@ -201,8 +198,8 @@ def _describe(findings: Sequence[ErrorDetails]) -> str:
         allowed = f"allowed: {', '.join(names)}{hint(tag, names, listing=False)}"
         return f"[{section}] {key} = {tag!r} is unknown; {allowed}"
     if isinstance(finding["input"], dict | list):
-        return f"{where}: {finding['msg'].replace('Input should', 'must')}"
-    return f"{where} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
+        return f"{location}: {finding['msg'].replace('Input should', 'must')}"
+    return f"{location} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
 
 
 def _fields(place: tuple[int | str, ...]) -> list[str]:
@@ -216,27 +213,27 @@ def _fields(place: tuple[int | str, ...]) -> list[str]:
 
 
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:
-    """Refuse what TOML reads but JSON does not carry; pydantic's reader would not name the key."""
+    """Refuse what TOML can hold and JSON cannot: pydantic's JSON reader would not name the key."""
     if len(path) > MAX_DEPTH:
-        raise ConfigError(f"{location(path)}: nested more than {MAX_DEPTH} deep")
+        raise ConfigError(f"{locate(path)}: nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _check_plain(str(key), path)
             _check_plain(inner, (*path, str(key)))
     elif isinstance(value, str):
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{location(path)}: {value!r} is not Unicode text")
+            raise ConfigError(f"{locate(path)}: {value!r} is not Unicode text")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{location(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
+        raise ConfigError(f"{locate(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
     elif not isinstance(value, bool | int | float):
-        raise ConfigError(f"{location(path)} = {value}: dates and times have no place in a study file")
+        raise ConfigError(f"{locate(path)} = {value}: dates and times are not allowed in a study file")
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of all sections as ``section.key``."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and not prefix:
-            flat |= _flat(value, f"{key}.")
-        else:
-            flat[prefix + key] = value
+        flat |= (
+            {f"{key}.{name}": inner for name, inner in value.items()} if isinstance(value, Mapping) else {key: value}
+        )
     return flat

@@ -28,7 +28,7 @@ LONGEST_PATH = 400  # of a picture folder: it is part of a data set's name, whic
 
 @dataclass(frozen=True)
 class StudyFile:
-    """A study file as read: its text is kept with the study."""
+    """A study file as it was read; its text is stored with the study."""
 
     path: Path
     text: str
@@ -37,7 +37,7 @@ class StudyFile:
 
     @property
     def sha256(self) -> str:
-        """Of the file's bytes and of the overrides given beside it."""
+        """Digest of the file's text and the overrides."""
         return hashlib.sha256("\0".join([self.text, *self.overrides]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -48,10 +48,10 @@ def load_study_file(
 
     Args:
         path: a TOML file of at most 1 MiB.
-        overrides: ``section.key=VALUE`` with a TOML value; bare words, or ``folder:PATH``, may go without quotes. A
-            key of ``[model]`` or ``[train]`` that is fixed so is fixed in the enqueued configurations too.
-        name: takes the place of the file's own name.
-        trials: takes the place of the file's own total.
+        overrides: ``section.key=VALUE`` with a TOML value; bare words and ``folder:PATH`` need no quotes. A key of
+            ``[model]`` or ``[train]`` that an override fixes is fixed in the enqueued configurations too.
+        name: replaces the file's name.
+        trials: replaces the file's number of trials.
 
     Raises:
         NotFoundError: there is no such file.
@@ -88,7 +88,7 @@ def _read(path: Path) -> str:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_BYTES >> 20} MiB, so not a study file")
     try:
-        return data.decode("utf-8-sig")  # some editors begin a file with a mark
+        return data.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
 
@@ -101,7 +101,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{shown}: write section.key=VALUE, such as train.lr=1e-3")
     try:
         [parsed] = tomllib.loads(f"value = {value}").values()
-    except (ValueError, RecursionError):  # not TOML, more than one line of it, or more digits than Python converts
+    except (ValueError, RecursionError):  # not TOML, more than one line, or more digits than Python converts
         if not BARE_WORDS.fullmatch(value.strip()) and not value.strip().startswith(PICTURE_FOLDER):
             raise ConfigError(f"{shown}: {value.strip()[:60]!r} is not a TOML value") from None
         parsed = value.strip()
@@ -116,16 +116,16 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _place_pictures(raw: dict[str, Any], file: Path) -> None:
-    """Make a picture folder's path absolute, from the study file's folder: workers have other working directories."""
+    """Make a picture folder's path absolute, relative to the study file: workers have other working directories."""
     named = raw.get("dataset")
     if not isinstance(named, str) or not named.startswith(PICTURE_FOLDER):
         return
     given = named.removeprefix(PICTURE_FOLDER)
     if not given or any(unicodedata.category(letter) == "Cc" for letter in given):
-        raise ConfigError(f"dataset = {named[:60]!r}: a path follows {PICTURE_FOLDER}, without control characters")
+        raise ConfigError(f"dataset = {named[:60]!r}: {PICTURE_FOLDER} needs a path without control characters")
     try:
         absolute = os.path.abspath(file.absolute().parent / Path(given).expanduser())
-    except RuntimeError as error:  # ~user of nobody
+    except RuntimeError as error:  # ~NAME of an unknown user
         raise ConfigError(f"dataset = {named[:60]!r}: {error}") from None
     if len(absolute) > LONGEST_PATH:
         raise ConfigError(

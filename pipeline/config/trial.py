@@ -1,7 +1,7 @@
-"""What one trial is: plain resolved values, nothing left to choose.
+"""One trial's configuration: a value for every key, nothing left to choose.
 
-A ``TrialConfig`` is all that a leg needs to know. It is frozen, small and JSON both ways, so it travels to a worker,
-is stored with the run and comes back the same.
+A ``TrialConfig`` is all that an epoch task needs. It is frozen and small, and converts to JSON and back without loss:
+it is sent to workers and stored with the run. Imports only the tables of choices.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pipeline.errors import ConfigError
 
 
 class Frozen(BaseModel):
-    """Strict and closed: no unknown key, no text for a number, no nan or infinity."""
+    """A strict model: no unknown key, no text for a number, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Restricts a text field to a table's names, so that they are listed in one place only."""
+    """Restricts a text field to the names of a table."""
 
     names: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class Poisson(Frozen):
 
 
 class Downscale(Frozen):
-    """Fewer pixels: each side divided by ``factor``. The model's input is smaller than its output."""
+    """Fewer pixels: each side is divided by ``factor``. The model's input is smaller than its output."""
 
     kind: Literal["downscale"]
     factor: Annotated[int, Field(ge=2, le=64)]
@@ -107,7 +107,7 @@ class ModelConfig(Frozen):
 
     layer_type: Annotated[str, OneOf(LAYER_TYPES)] = "linear"
     depth: Annotated[int, Field(ge=1, le=8)] = 3
-    # The width of the innermost linear layer, or the maps of the deepest convolutional level.
+    # The width of the innermost linear layer, or the channels of the deepest convolutional level.
     bottleneck: Annotated[int, Field(ge=1, le=4096)] = 64
     width: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = "auto"
     channels: Annotated[int, Field(ge=1, le=1024)] = 16
@@ -125,7 +125,7 @@ class TrainConfig(Frozen):
     """``[train]``: how the autoencoder is trained."""
 
     loss: Annotated[str, AfterValidator(_known_loss)] = "bce"
-    # Errors of intensities are at most 1, where torch's own 1.0 would make both that take it half the squared error.
+    # Errors are at most 1: with torch's default of 1.0 smooth_l1 and huber would both be half the squared error.
     delta: Annotated[float, Field(gt=0, le=100)] = 0.1
     optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -158,7 +158,7 @@ class TrialConfig(Frozen):
     replicate: Annotated[int, Field(ge=0)] = 0
 
     def params(self) -> dict[str, Any]:
-        """The flat parameters that are recorded: what applies to this trial, the searched keys first."""
+        """The flat parameters that are recorded: the keys that apply to this trial."""
         settings = {**self.model.model_dump(), **self.train.model_dump()}
         flat = {key: value for key, value in settings.items() if applies(key, settings)}
         flat |= {f"degrade.{key}": value for key, value in self.degrade.model_dump().items()}
@@ -167,7 +167,7 @@ class TrialConfig(Frozen):
 
 
 def applies(key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a key of ``[model]`` or ``[train]`` means anything beside these settings."""
+    """Whether a key of ``[model]`` or ``[train]`` has an effect with these settings."""
     if key not in APPLIES:
         return True
     parent, values = APPLIES[key]
@@ -176,10 +176,10 @@ def applies(key: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_depth(depth: int, input_size: tuple[int, int]) -> None:
-    """Refuse a convolutional autoencoder that would halve a side of a single pixel.
+    """Refuse a convolutional autoencoder that would halve a side of one pixel.
 
     Raises:
-        ConfigError: the depth, and the most that images of this size allow.
+        ConfigError: the depth is above what images of this size allow.
     """
     most = (min(input_size) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
     if depth > most:
