@@ -13,18 +13,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pipeline.config.choices import APPLIES
-from pipeline.config.forms import (
-    Choices,
-    Dimension,
-    Fixed,
-    Range,
-    Split,
-    When,
-    parents_of,
-    part_name,
-    parts_of,
-    read_form,
-)
+from pipeline.config.forms import Choices, Dimension, Fixed, Range, Split, parents_of, part_name, parts_of, read_form
 from pipeline.config.keys import DEFAULTS, FIELDS, SECTIONS, Value, as_declared, legal, same
 from pipeline.config.messages import hint, shown
 from pipeline.config.trial import ModelConfig, TrainConfig, applies
@@ -159,7 +148,7 @@ class Space:
         for key, value in entry.items():
             if key not in asked and not same(values[key], value):
                 raise ConfigError(
-                    f"{location}: {key} = {value!r} is not searched there (it is {values[key]!r}); "
+                    f"{location}: {key} = {value!r} is not searched with these values (it is {values[key]!r}); "
                     f"list it in the file's [{FIELDS[key][0]}] or leave it out"
                 )
 
@@ -235,5 +224,5 @@ def _value_of(key: str, name: str) -> Any:
             return name
 
 
-def _holds(when: When, values: Mapping[str, Value]) -> bool:
+def _holds(when: Mapping[str, list[Value]], values: Mapping[str, Value]) -> bool:
     return all(any(same(values[key], value) for value in allowed) for key, allowed in when.items())

@@ -188,7 +188,7 @@ def _describe(findings: Sequence[ErrorDetails]) -> str:
     if kind == "missing":
         return f"{location} is missing"
     if kind == "extra_forbidden":
-        unknown = f"{place[1]} has no such key" if section in VARIANTS else "unknown key"
+        unknown = f"{place[1]} takes no such argument" if section in VARIANTS else "unknown key"
         return f"{location}: {unknown}{hint(path[-1], _fields(place))}"
     if kind == "union_tag_not_found":
         return f"[{section}] kind is missing"
@@ -203,12 +203,11 @@ def _describe(findings: Sequence[ErrorDetails]) -> str:
 
 
 def _fields(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where pydantic found an unknown one."""
-    cls: Any = StudyConfig
-    if len(place) > 1:
-        cls = StudyConfig.model_fields[str(place[0])].annotation
-    if len(place) > 2:
-        cls = VARIANTS[str(place[0])][str(place[1])]
+    """The keys that are allowed where pydantic found an unknown one: in the file, a section or a tagged section."""
+    section = str(place[0])
+    if len(place) == 3:
+        return list(VARIANTS[section][str(place[1])].model_fields)
+    cls: Any = StudyConfig if len(place) == 1 else StudyConfig.model_fields[section].annotation
     return list(cls.model_fields)
 
 
