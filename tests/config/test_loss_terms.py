@@ -1,4 +1,4 @@
-"""The loss as a study file writes it."""
+"""The training loss as text in a study file: one loss or a weighted sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS = st.floats(1e-6, 1e6).map(lambda weight: f"{weight:.6g}".replace("e+", 
 
 
 @given(names=NAMES, data=st.data())
-def test_a_sum_is_read_as_it_was_written(names: list[str], data: st.DataObject) -> None:
+def test_a_sum_is_read_in_the_order_it_is_written(names: list[str], data: st.DataObject) -> None:
     weights = [data.draw(st.none() | WEIGHTS) for _ in names]
     text = " + ".join(
         name if weight is None else f"{weight} {name}" for name, weight in zip(names, weights, strict=True)
