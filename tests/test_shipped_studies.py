@@ -21,7 +21,7 @@ def test_there_are_study_files() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_shipped_study_can_be_run(file: Path) -> None:
+def test_a_shipped_study_passes_all_checks(file: Path) -> None:
     study = load_study_file(file)
     check(study.config)
     assert study.config.name == file.stem
@@ -29,7 +29,7 @@ def test_a_shipped_study_can_be_run(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_shipped_study_says_on_top_what_it_asks_and_what_it_found(file: Path) -> None:
+def test_a_shipped_study_begins_with_its_question_and_its_result(file: Path) -> None:
     head = file.read_text().partition("\nname")[0].splitlines()
     assert all(line.startswith("#") for line in head if line)
     text = " ".join(line.lstrip("# ") for line in head)
@@ -38,13 +38,13 @@ def test_a_shipped_study_says_on_top_what_it_asks_and_what_it_found(file: Path) 
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f.stem.startswith("report-")], ids=lambda file: file.stem)
-def test_the_students_own_configurations_are_single_trials(file: Path) -> None:
+def test_the_configurations_of_the_report_are_single_trials(file: Path) -> None:
     config = load_study_file(file).config
     assert config.budget.trials == 1
     assert config.space.searched() == []
 
 
-def test_quickstart_searches_what_it_should_on_the_embedded_digits(tmp_path: Path) -> None:
+def test_quickstart_searches_the_main_choices_on_the_embedded_digits(tmp_path: Path) -> None:
     config = load_study_file(FOLDER / "quickstart.toml").config
     assert config.dataset == "mnist-5k"
     assert config.budget.trials >= 16

@@ -316,7 +316,7 @@ def list_studies(
     from pipeline.search.records import ranked
     from pipeline.search.studies import load_searches
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for search in load_searches(where):
         records, config = search.records(), search.config
         best = ranked(records, config.objective.direction)

@@ -1,10 +1,15 @@
-"""Study files and what they become: ``load_study_file`` -> ``StudyConfig`` -> ``TrialConfig``.
+"""A study file becomes checked, frozen objects: ``load_study_file`` -> ``StudyConfig`` -> ``TrialConfig``.
 
-Comes in: TOML text and ``--set`` overrides. Goes out: frozen, validated objects. Imports only ``errors``.
+Comes in: TOML text and ``--set`` overrides. Goes out: the study's configuration, its search space (``Space``, with the
+forms of a key: ``Fixed``, ``Choices``, ``Range``, ``Split``), and one trial's resolved values. Also here: the tables of
+choices, the catalogue of data sets, and the results that pass between stages. Imports only ``errors``.
 """
 
-from pipeline.config.space import Choices, Fixed, Range, Space, Split, Value
-from pipeline.config.study_file import StudyConfig, StudyFile, check_name, load_study_file
+from pipeline.config.forms import Choices, Fixed, Range, Split
+from pipeline.config.keys import Value
+from pipeline.config.space import Space
+from pipeline.config.study_config import StudyConfig, check_name
+from pipeline.config.study_file import StudyFile, load_study_file
 from pipeline.config.trial import Degrade, Downscale, ModelConfig, TrainConfig, TrialConfig
 
 __all__ = [

@@ -1,11 +1,8 @@
-"""The choices a study file offers, one table entry each.
+"""The choices that a study file offers, one table entry each.
 
 Names on the left are what users write; class names on the right are looked up in ``torch.nn`` or ``torch.optim`` by
 the modules that build them. Nothing here imports torch, so a study file is checked in milliseconds.
 """
-
-import difflib
-from collections.abc import Iterable
 
 ACTIVATIONS = {
     "relu": "ReLU",
@@ -32,7 +29,7 @@ ACTIVATIONS = {
     "prelu": "PReLU",
 }
 
-# Of torch's own, these are left out: LBFGS needs a closure, SparseAdam sparse gradients, and Muon takes matrices only.
+# Left out of torch's optimizers: LBFGS needs a closure, SparseAdam sparse gradients, and Muon takes matrices only.
 OPTIMIZERS = {
     "adam": "Adam",
     "adamw": "AdamW",
@@ -43,18 +40,16 @@ OPTIMIZERS = {
     "adadelta": "Adadelta",
     "rmsprop": "RMSprop",
     "sgd": "SGD",
-    "asgd": "ASGD",  # torch begins to average after a million steps, so here it is SGD with a rate that decays
+    "asgd": "ASGD",  # torch averages after a million steps only, so here it is SGD with a decaying rate
     "adafactor": "Adafactor",
-    "rprop": "Rprop",  # goes by the gradient's sign, so wants batches near the whole training set; lr is its first step
+    "rprop": "Rprop",  # uses only the gradient's sign, so it needs batches near the whole training set
 }
 
-# Alone or as a sum with weights, "bce + 0.2 ssim": see `losses`.
+# One of them, or a weighted sum such as "bce + 0.2 ssim": see `loss_terms`.
 LOSSES = ("bce", "mse", "l1", "smooth_l1", "huber", "ssim")
 SCHEDULERS = ("constant", "cosine", "one_cycle")
 PRECISIONS = ("float32", "bfloat16", "auto")
 LAYER_TYPES = ("linear", "conv")
-SAMPLERS = ("tpe", "random")
-PRUNERS = ("median", "successive_halving", "hyperband", "none")
 
 # What a study may rank its trials by, and whether more is better.
 OBJECTIVES = {
@@ -70,8 +65,8 @@ LOSS_OBJECTIVES = ("bce", "mse", "l1")
 
 ALL_BUT_RPROP = tuple(name for name in OPTIMIZERS if name != "rprop")
 
-# Keys that mean something only where another key has one of these values. Elsewhere they are neither searched nor
-# recorded, so that fixing or narrowing the other key stays an edit of one line.
+# Keys that apply only if another key has one of these values. Otherwise they are neither searched nor recorded, so that
+# fixing or narrowing the other key stays an edit of one line.
 APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "width": ("layer_type", ("linear",)),
     "channels": ("layer_type", ("conv",)),
@@ -90,11 +85,3 @@ APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "lr_scheduler": ("optimizer", ALL_BUT_RPROP),
     "delta": ("loss", ("smooth_l1", "huber")),  # anywhere in a sum
 }
-
-
-def hint(name: str, names: Iterable[str], listing: bool = True) -> str:
-    """The end of a message about an unknown name: the nearest one, or else all, where they are to be listed."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; allowed: {', '.join(names)}" if listing else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from pipeline.config.choices import LOSSES, hint
+from pipeline.config.choices import LOSSES
+from pipeline.config.messages import hint
 
 TERM = re.compile(r"(?:([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?) )?([a-z][a-z0-9_]*)")
 FORM = "a loss, or a sum such as 'bce + 0.2 ssim'"
@@ -19,7 +20,7 @@ def parse_loss(text: str) -> dict[str, float]:
         text: ``[WEIGHT] LOSS [+ [WEIGHT] LOSS]…``, with single spaces.
 
     Raises:
-        ValueError: an unknown loss, one that stands twice, a weight that is no number above 0, or another form.
+        ValueError: an unknown loss, a loss that occurs twice, a weight not above 0, or another form.
     """
     weights: dict[str, float] = {}
     for term in text.split(" + "):
@@ -30,9 +31,9 @@ def parse_loss(text: str) -> dict[str, float]:
         if name not in LOSSES:
             raise ValueError(f"{_short(name)} is not a loss; allowed: {', '.join(LOSSES)}{hint(name, LOSSES, False)}")
         if name in weights:
-            raise ValueError(f"{name} stands twice in the sum")
+            raise ValueError(f"{name} occurs twice in the sum")
         if not 0 < weight <= 1e6:
-            raise ValueError(f"the weight of {name} must lie above 0 and be at most 1e6")
+            raise ValueError(f"the weight of {name} must be above 0 and at most 1e6")
         weights[name] = weight
     return weights
 

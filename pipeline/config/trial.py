@@ -1,38 +1,51 @@
-"""What one trial is: plain resolved values, nothing left to choose.
+"""One trial's configuration: a value for every key, nothing left to choose.
 
-A ``TrialConfig`` is all that a leg needs to know. It is frozen, small and JSON both ways, so it travels to a worker,
-is stored with the run and comes back the same.
+A ``TrialConfig`` is all that an epoch task needs. It is frozen and small, and converts to JSON and back without loss:
+it is sent to workers and stored with the run. Imports only the tables of choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, core_schema
 
 from pipeline.config.choices import ACTIVATIONS, APPLIES, LAYER_TYPES, OPTIMIZERS, PRECISIONS, SCHEDULERS
 from pipeline.config.loss_terms import parse_loss
+from pipeline.config.messages import refused
 from pipeline.errors import ConfigError
 
 
 class Frozen(BaseModel):
-    """Strict and closed: no unknown key, no text for a number, no nan or infinity."""
+    """A strict model: no unknown key, no text for a number, no NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def one_of(names: object) -> Any:
-    """A ``Literal`` of a table's names, so that a choice is listed in one place only."""
-    return Literal[tuple(names)]  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class OneOf:
+    """Restricts a text field to the names of a table."""
+
+    names: tuple[str, ...]
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: object) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
+
+def variants(union: Any, discriminator: str) -> dict[str, type[Frozen]]:
+    """The classes of a tagged union, by the names that tell them apart."""
+    classes = get_args(get_args(union)[0])
+    return {get_args(cls.model_fields[discriminator].annotation)[0]: cls for cls in classes}
 
 
 def _known_loss(text: str) -> str:
     try:
         parse_loss(text)
     except ValueError as error:
-        raise PydanticCustomError("loss", "{reason}", {"reason": str(error)}) from None
+        raise refused(str(error)) from None
     return text
 
 
@@ -78,7 +91,7 @@ class Poisson(Frozen):
 
 
 class Downscale(Frozen):
-    """Fewer pixels: each side divided by ``factor``. The model's input is smaller than its output."""
+    """Fewer pixels: each side is divided by ``factor``. The model's input is smaller than its output."""
 
     kind: Literal["downscale"]
     factor: Annotated[int, Field(ge=2, le=64)]
@@ -86,24 +99,21 @@ class Downscale(Frozen):
 
 
 Degrade = Annotated[Gaussian | Speckle | SaltPepper | Masking | Poisson | Downscale, Field(discriminator="kind")]
-DEGRADATIONS: dict[str, type[Frozen]] = {
-    get_args(cls.model_fields["kind"].annotation)[0]: cls
-    for cls in (Gaussian, Speckle, SaltPepper, Masking, Poisson, Downscale)
-}
+DEGRADATIONS = variants(Degrade, "kind")
 
 
 class ModelConfig(Frozen):
     """``[model]``: the shape of the autoencoder."""
 
-    layer_type: one_of(LAYER_TYPES) = "linear"  # type: ignore[valid-type]
+    layer_type: Annotated[str, OneOf(LAYER_TYPES)] = "linear"
     depth: Annotated[int, Field(ge=1, le=8)] = 3
-    # The width of the innermost linear layer, or the maps of the deepest convolutional level.
+    # The width of the innermost linear layer, or the channels of the deepest convolutional level.
     bottleneck: Annotated[int, Field(ge=1, le=4096)] = 64
     width: Literal["auto"] | Annotated[int, Field(ge=1, le=8192)] = "auto"
     channels: Annotated[int, Field(ge=1, le=1024)] = 16
     convs: Annotated[int, Field(ge=1, le=8)] = 1
     kernel: Literal[3, 5, 7] = 3
-    activation: one_of(ACTIVATIONS) = "relu"  # type: ignore[valid-type]
+    activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "relu"
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
     alpha: Annotated[float, Field(gt=0, le=10)] = 1.0
     batch_norm: bool = True
@@ -115,9 +125,9 @@ class TrainConfig(Frozen):
     """``[train]``: how the autoencoder is trained."""
 
     loss: Annotated[str, AfterValidator(_known_loss)] = "bce"
-    # Errors of intensities are at most 1, where torch's own 1.0 would make both that take it half the squared error.
+    # Errors are at most 1: with torch's default of 1.0 smooth_l1 and huber would both be half the squared error.
     delta: Annotated[float, Field(gt=0, le=100)] = 0.1
-    optimizer: one_of(OPTIMIZERS) = "adam"  # type: ignore[valid-type]
+    optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = "adam"
     lr: Annotated[float, Field(gt=0)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     nesterov: bool = False
@@ -128,8 +138,8 @@ class TrainConfig(Frozen):
     rho: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
-    lr_scheduler: one_of(SCHEDULERS) = "one_cycle"  # type: ignore[valid-type]
-    precision: one_of(PRECISIONS) = "float32"  # type: ignore[valid-type]
+    lr_scheduler: Annotated[str, OneOf(SCHEDULERS)] = "one_cycle"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
 
 
 class TrialConfig(Frozen):
@@ -148,7 +158,7 @@ class TrialConfig(Frozen):
     replicate: Annotated[int, Field(ge=0)] = 0
 
     def params(self) -> dict[str, Any]:
-        """The flat parameters that are recorded: what applies to this trial, the searched keys first."""
+        """The flat parameters that are recorded: the keys that apply to this trial."""
         settings = {**self.model.model_dump(), **self.train.model_dump()}
         flat = {key: value for key, value in settings.items() if applies(key, settings)}
         flat |= {f"degrade.{key}": value for key, value in self.degrade.model_dump().items()}
@@ -157,7 +167,7 @@ class TrialConfig(Frozen):
 
 
 def applies(key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a key of ``[model]`` or ``[train]`` means anything beside these settings."""
+    """Whether a key of ``[model]`` or ``[train]`` has an effect with these settings."""
     if key not in APPLIES:
         return True
     parent, values = APPLIES[key]
@@ -166,10 +176,10 @@ def applies(key: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_depth(depth: int, input_size: tuple[int, int]) -> None:
-    """Refuse a convolutional autoencoder that would halve a side of a single pixel.
+    """Refuse a convolutional autoencoder that would halve a side of one pixel.
 
     Raises:
-        ConfigError: the depth, and the most that images of this size allow.
+        ConfigError: the depth is above what images of this size allow.
     """
     most = (min(input_size) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
     if depth > most:

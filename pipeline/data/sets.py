@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from pipeline.config.catalogue import CATALOGUE
+from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.data import embedded, folder, published
 from pipeline.data.formats import read
 from pipeline.data.published import Status
@@ -24,7 +24,7 @@ from pipeline.errors import DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
 HELD_OUT = 5_000  # images of val and of select at most; a tenth of the training images at most
-OWN = "folder:"  # begins the name of a data set of the user's own pictures; the folder's absolute path follows
+OWN = PICTURE_FOLDER
 
 
 @dataclass(frozen=True)

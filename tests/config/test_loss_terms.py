@@ -1,4 +1,4 @@
-"""The loss as a study file writes it."""
+"""The training loss as text in a study file: one loss or a weighted sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS = st.floats(1e-6, 1e6).map(lambda weight: f"{weight:.6g}".replace("e+", 
 
 
 @given(names=NAMES, data=st.data())
-def test_a_sum_is_read_as_it_was_written(names: list[str], data: st.DataObject) -> None:
+def test_a_sum_is_read_in_the_order_it_is_written(names: list[str], data: st.DataObject) -> None:
     weights = [data.draw(st.none() | WEIGHTS) for _ in names]
     text = " + ".join(
         name if weight is None else f"{weight} {name}" for name, weight in zip(names, weights, strict=True)
@@ -55,7 +55,7 @@ def test_any_text_is_a_loss_or_is_refused_in_one_line(text: str) -> None:
     [
         ("bec", ["'bec'", "did you mean 'bce'", "smooth_l1"]),
         ("bce + 0.2 sim", ["'sim'", "did you mean 'ssim'"]),
-        ("bce + 0.2 bce", ["bce stands twice"]),
+        ("bce + 0.2 bce", ["bce occurs twice"]),
         ("bce + 0 ssim", ["weight of ssim", "above 0"]),
         ("bce - 0.2 ssim", ["bce - 0.2 ssim", "'bce + 0.2 ssim'"]),
         ("bce+ssim", ["'bce+ssim'", "'bce + 0.2 ssim'"]),
@@ -68,7 +68,7 @@ def test_any_text_is_a_loss_or_is_refused_in_one_line(text: str) -> None:
         ("x" * 10_000, ["xxx…"]),
     ],
 )
-def test_what_is_wrong_is_said(text: str, words: list[str]) -> None:
+def test_a_malformed_loss_is_refused_with_the_reason(text: str, words: list[str]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_loss(text)
     for word in words:

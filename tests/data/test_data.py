@@ -20,7 +20,6 @@ from torchvision import datasets
 
 from pipeline import data
 from pipeline.config.catalogue import CATALOGUE
-from pipeline.config.study_file import DATASETS
 from pipeline.data import Split, load, load_test, parse_idx, sets, stratified, verify
 from pipeline.data.formats import parse_libsvm
 from pipeline.errors import DataError
@@ -485,10 +484,6 @@ def test_an_index_left_out_is_a_zero() -> None:
 
 
 # --- The catalogue, and the published files where a machine has them ----------------------------------------------
-
-
-def test_the_catalogue_is_what_study_files_may_name() -> None:
-    assert tuple(CATALOGUE) == DATASETS
 
 
 def test_every_published_file_has_its_own_checksums() -> None:

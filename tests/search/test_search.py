@@ -25,11 +25,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from pipeline.config import StudyConfig
-from pipeline.config.choices import PRUNERS, SAMPLERS
-from pipeline.config.study_file import Sampler
+from pipeline.config.sampling import PRUNERS, SAMPLERS
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
-from pipeline.search import samplers
 from pipeline.search.ask_tell import OpenTrial, Search
 from pipeline.search.records import EndedTrial, RunningTrial, Summary, ranked
 from pipeline.search.studies import load_search, open_search, study_names
@@ -421,52 +419,6 @@ def record(number: int, value: float | None) -> EndedTrial:
 
 
 # --- opening and refusing ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "parts"),
-    [
-        ({"sampler": {"nonsense": 1}}, ["[sampler] nonsense", "tpe", "n_startup_trials"]),
-        ({"sampler": {"seed": 1}}, ["[sampler] seed", "allowed: "]),
-        ({"sampler": {"n_startup_trials": "ten"}}, ["[sampler] n_startup_trials = 'ten'", "int"]),
-        ({"sampler": {"n_startup_trials": True}}, ["[sampler] n_startup_trials = True", "int"]),
-        ({"sampler": {"n_startup_trials": 2.5}}, ["[sampler] n_startup_trials = 2.5", "int"]),
-        ({"sampler": {"multivariate": "yes"}}, ["[sampler] multivariate = 'yes'", "bool"]),
-        ({"sampler": {"multivariate": False, "group": True}}, ["[sampler]", "group"]),
-        ({"pruner": {"n_startup_trials": -1}}, ["[pruner]", "n_startup_trials", "-1"]),
-        ({"pruner": {"patience": 1}}, ["[pruner] patience", "median", "n_warmup_steps"]),
-        (
-            {"pruner": {"name": "hyperband", "n_startup_trials": 1}},
-            ["n_startup_trials", "hyperband", "reduction_factor"],
-        ),
-    ],
-)
-def test_arguments_that_optuna_does_not_take_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        samplers.check(configuration(**changes))
-    assert all(part in str(refusal.value) for part in parts), refusal.value
-    assert len(str(refusal.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("arguments", [{"reduction_factor": 1}, {"min_resource": 0}, {"max_resource": "much"}])
-def test_arguments_that_fail_only_when_they_are_used_are_refused(arguments: dict[str, Any]) -> None:
-    raw = {"name": "hyperband", **arguments}
-    with pytest.raises(ConfigError, match=r"\[pruner\]"):
-        samplers.check(configuration().model_copy(update={"pruner": type(configuration().pruner)(**raw)}))
-
-
-@pytest.mark.parametrize("arguments", [{"n_ei_candidates": 0}, {"n_ei_candidates": -1}, {"prior_weight": -1.0}])
-def test_sampler_arguments_that_would_end_a_study_in_the_middle_are_refused(arguments: dict[str, Any]) -> None:
-    [(name, value)] = arguments.items()
-    with pytest.raises(ConfigError, match=rf"\[sampler\] tpe cannot draw with {name} = {value}"):
-        samplers.check(configuration().model_copy(update={"sampler": Sampler(name="tpe", **arguments)}))
-
-
-@combined
-def test_what_is_offered_is_accepted(sampler: str, pruner: str) -> None:
-    samplers.check(configuration(sampler, pruner))
-    assert set(samplers.SAMPLERS) == set(SAMPLERS)
-    assert set(samplers.PRUNERS) == set(PRUNERS)
 
 
 @pytest.fixture

@@ -1,0 +1,237 @@
+"""The forms in which a study file gives a key: fixed (a value), choices (a list), a range, or split by another key.
+
+Comes in: a key and its TOML value. Goes out: one of four frozen models. What a form says about other keys (``when``,
+``by``) is checked by `space`, which knows all keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
+
+from pipeline.config.keys import FIELDS, Value, as_declared, legal, same
+from pipeline.config.messages import explain, refused, shown
+from pipeline.config.trial import Frozen
+from pipeline.errors import ConfigError
+
+Number = int | float
+When = dict[str, list[Value]]
+SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
+
+# The validators' context is the key that is read. Without one, as for a form made in code, every value is legal.
+
+
+def _legal(value: Any, info: ValidationInfo) -> Value:
+    return legal(info.context, value) if info.context else value
+
+
+def _number(value: Any, info: ValidationInfo) -> Value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise refused("must be a finite number")
+    return as_declared(info.context, value) if info.context else value
+
+
+def _distinct(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    if not values:
+        raise refused("the list of choices is empty")
+    for i, value in enumerate(values):
+        if any(same(value, other) for other in values[:i]):
+            raise refused(f"{value!r} occurs twice in the list of choices")
+    return values
+
+
+def _condition(raw: Any, info: ValidationInfo) -> When:
+    if not isinstance(raw, dict) or not raw or not all(isinstance(v, list) and v for v in raw.values()):
+        raise refused(f"when = {raw!r} must read {{ KEY = [VALUE, …] }}")
+    if info.context in raw:
+        raise refused(f"when must name another key, not {info.context} itself")
+    return raw
+
+
+Legal = Annotated[Value, PlainValidator(_legal)]
+Condition = Annotated[When | None, PlainValidator(_condition)]
+
+
+class Fixed(Frozen):
+    """One value; there is nothing to search."""
+
+    value: Legal
+    when: ClassVar[None] = None
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        return (self.value,)
+
+    def canonical(self) -> Any:
+        """Plain JSON values that read back as this form."""
+        return self.value
+
+
+class Choices(Frozen):
+    """A list of values, searched if ``when`` holds."""
+
+    values: Annotated[tuple[Legal, ...], Field(alias="choices", strict=False), AfterValidator(_distinct)]
+    when: Condition = None
+
+    @property
+    def first(self) -> Value:
+        return self.values[0]
+
+    def contains(self, value: Value) -> bool:
+        return any(same(value, choice) for choice in self.values)
+
+    def canonical(self) -> Any:
+        return list(self.values) if self.when is None else {"choices": list(self.values), "when": self.when}
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+class Range(Frozen):
+    """All numbers from ``low`` to ``high``, searched if ``when`` holds; integers if both ends are integers."""
+
+    low: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+    high: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+    log: bool = False
+    step: Annotated[Number | None, PlainValidator(_number), Field(gt=0)] = None
+    when: Condition = None
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Range:
+        annotation = FIELDS[info.context][1].annotation if info.context else None
+        if get_origin(annotation) is Literal:
+            raise refused(f"{', '.join(map(str, get_args(annotation)))} can be listed, but not ranged")
+        if self.low >= self.high:
+            raise refused(f"low = {self.low} must be below high = {self.high} (a plain value fixes the key)")
+        if self.log and self.low <= 0:
+            raise refused(f"low = {self.low} must be above 0 on a log scale")
+        if self.step is not None:
+            if self.log:
+                raise refused("step and log cannot be combined")
+            if self.integer and not isinstance(self.step, int):
+                raise refused(f"step = {self.step} must be an integer, as low and high are")
+            if _off_step(self.high, self.low, self.step):
+                raise refused(f"high - low must be a multiple of step = {self.step}")
+        return self
+
+    @property
+    def integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    @property
+    def first(self) -> Value:
+        return self.low
+
+    def contains(self, value: Value) -> bool:
+        allowed = int if self.integer else int | float
+        if isinstance(value, bool) or not isinstance(value, allowed) or not self.low <= value <= self.high:
+            return False
+        # A sampler adds steps in binary floats: 0.1 + 2 * 0.1 = 0.30000000000000004 is a value of the range.
+        return self.step is None or _off_step(value, self.low, self.step) < 1e-8
+
+    def canonical(self) -> Any:
+        return self.model_dump(exclude_defaults=True)
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step is not None else "")
+
+
+class Split(Frozen):
+    """A form for each value of another key; ``default`` is the part of all values that have none of their own."""
+
+    by: str
+    parts: Mapping[str, Fixed | Choices | Range]
+    when: ClassVar[None] = None
+
+    def part(self, value: Value) -> tuple[str, Fixed | Choices | Range]:
+        """The name and the form of the part that belongs to a value of the other key."""
+        name = part_name(value) if part_name(value) in self.parts else "default"
+        return name, self.parts[name]
+
+    def canonical(self) -> Any:
+        return {"by": self.by, **{name: part.canonical() for name, part in self.parts.items()}}
+
+
+Dimension = Fixed | Choices | Range | Split
+
+
+def part_name(value: Value) -> str:
+    """A value as the name of a part: the keys of a TOML table are text."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parents_of(dimension: Dimension) -> set[str]:
+    """The other keys that the form names: their values decide whether and how its own is searched."""
+    return {dimension.by} if isinstance(dimension, Split) else set(dimension.when or ())
+
+
+def parts_of(dimension: Dimension) -> list[Fixed | Choices | Range]:
+    """The parts of a split key; of any other the form itself."""
+    return list(dimension.parts.values()) if isinstance(dimension, Split) else [dimension]
+
+
+def read_form(key: str, raw: Any, location: str) -> Dimension:
+    """Read the form of a key from its TOML value.
+
+    Args:
+        key: of ``[model]`` or ``[train]``.
+        raw: a value, a list or a table.
+        location: names the key in messages.
+
+    Raises:
+        ConfigError: the form is malformed, or one of its values is not legal for the key.
+    """
+    if isinstance(raw, dict) and "by" in raw:
+        return _read_split(key, raw, location)
+    form: type[Fixed | Choices | Range]
+    if isinstance(raw, dict):
+        form = Choices if "choices" in raw else Range
+    else:
+        form, raw = (Choices, {"choices": raw}) if isinstance(raw, list) else (Fixed, {"value": raw})
+    try:
+        return form.model_validate(raw, context=key)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, location)) from None
+
+
+def _read_split(key: str, raw: dict[str, Any], location: str) -> Split:
+    by = raw["by"]
+    if not isinstance(by, str) or by == key:
+        raise ConfigError(f"{location}: by = {by!r} must name another key of [model] or [train]")
+    parts: dict[str, Any] = {name: read_form(key, raw[name], f"{location}.{name}") for name in raw if name != "by"}
+    for name, part in parts.items():
+        if parents_of(part):
+            raise ConfigError(f"{location}.{name}: a part of a split key takes neither `when` nor `by`")
+    if not parts:
+        raise ConfigError(f"{location}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
+    return Split(by=by, parts=parts)
+
+
+def _describe(error: ValidationError, location: str) -> str:
+    findings = error.errors(include_url=False)
+    finding: ErrorDetails = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
+    name = finding["loc"][-1] if finding["loc"] else ""
+    if finding["type"] == "extra_forbidden":
+        return f"{location}: unknown {name!r}; write {SYNTAX}"
+    if finding["type"] == "missing":
+        return f"{location}: a range needs low and high; {name} is missing"
+    text = explain([finding])
+    if finding["type"] == "refused" and name in (
+        "",
+        "choices",
+        "when",
+    ):  # about the whole form, so the text is complete
+        return f"{location}: {text}"
+    place = f"{location}: {name}" if name in ("low", "high", "log", "step", "choices") else location
+    return f"{place} = {shown(finding['input'])}: {text}"
+
+
+def _off_step(value: float, low: float, step: float) -> Fraction:
+    """The distance to a whole number of steps, in steps. Exact for the decimals as written: 0.3 is 3 times 0.1."""
+    steps = (Fraction(str(value)) - Fraction(str(low))) / Fraction(str(step))
+    return abs(steps - round(steps))

@@ -1,0 +1,194 @@
+"""A whole study: defaults, names, the objective, and the comparison with a stored study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from config_for_tests import SPACE, Load, assert_refused, assert_short, first, stored
+
+from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
+from pipeline.config.keys import DEFAULTS
+from pipeline.errors import ConfigError
+
+BAD = {
+    "unknown key of the file": ("[bugdet]\ntrials = 3", ["bugdet", "budget"]),
+    "unknown key of a section": ("[budget]\ntrails = 3", ["budget", "trails", "did you mean 'trials'"]),
+    "unknown key of degrade": ("clipped = true", ["degrade", "clipped", "did you mean 'clip'"]),
+    "boolean for trials": ("[budget]\ntrials = true", ["budget", "trials", "True", "integer"]),
+    "no trials": ("[budget]\ntrials = 0", ["budget", "trials", "0"]),
+    "unknown sampler": ('[sampler]\nname = "cmaes"', ["sampler", "name", "cmaes", "tpe"]),
+    "unknown pruner": ('[pruner]\nname = "median2"', ["pruner", "name", "median2"]),
+    "unknown objective": ('[objective]\nmetric = "pnsr"', ["objective", "metric", "pnsr", "psnr"]),
+    "a section that is a list": ("[[budget]]\ntrials = 1", ["budget"]),
+    "model that is a list": ("[[model]]\ndepth = 1", ["model"]),
+    "enqueue that is a table": ("[enqueue]\ndepth = 1", ["enqueue"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_section_is_refused_with_file_key_and_value(load: Load, case: str, tmp_path: Path) -> None:
+    assert_refused(load, tmp_path, *BAD[case])
+
+
+def test_a_file_with_all_sections_loads(tiny_study: Path) -> None:
+    study = load_study_file(tiny_study)
+    assert (study.config.name, study.config.dataset, study.config.degrade.kind) == ("tiny", "mnist-5k", "gaussian")
+    assert (study.config.budget.trials, study.config.budget.epochs, study.config.budget.concurrency) == (3, 2, 2)
+    assert study.config.space.searched() == ["bottleneck", "lr"]
+    assert study.text == tiny_study.read_text()
+
+
+def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> None:
+    config = load().config
+    values = config.space.resolve(first)
+    assert values == DEFAULTS
+    assert config.space.searched() == []
+    assert config.trial(values, 3, "cpu").model == ModelConfig()
+    assert config.trial(values, 3, "cpu").train == TrainConfig()
+    assert config.trial(values, 3, "cpu").number == 3
+
+
+@pytest.mark.parametrize("name", ["a", "0", "A.b_c-9", "x" * 100, "mnist-5k.sigma0.5"])
+def test_a_good_name_is_accepted(load: Load, name: str) -> None:
+    assert check_name(name, "name") == name
+    assert load(name=name).config.name == name
+
+
+def test_the_name_of_mlflows_default_experiment_is_refused(load: Load) -> None:
+    with pytest.raises(ConfigError, match="MLflow's own") as error:
+        load(name="Default")
+    assert_short(error)
+    assert load(name="default").config.name == "default"
+
+
+BAD_NAMES = [
+    "../x",
+    "..",
+    ".",
+    "a/b",
+    "a\\b",
+    "x" * 101,
+    "x" * 600,
+    "{x}",
+    "%s",
+    "a b",
+    "-a",
+    "_a",
+    "a\n",
+    "\na",
+    "é",
+    "a\0",
+    "\ud800",
+    "${HOME}",
+    "a;b",
+    "a:b",
+]
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    # An empty registered_model stands for the study's name.
+    [
+        ("name", ""),
+        ("argument", ""),
+        *((key, n) for key in ("name", "registered_model", "argument") for n in BAD_NAMES),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_bad_name_is_refused(load: Load, key: str, name: str) -> None:
+    overrides = [] if key == "argument" else [f"{key}={json.dumps(name, ensure_ascii=False)}"]
+    with pytest.raises(ConfigError) as error:
+        load("", *overrides, name=name if key == "argument" else None)
+    message = assert_short(error)
+    assert "study.toml" in message
+    assert ("registered_model" if key == "registered_model" else "name") in message
+
+
+@pytest.mark.parametrize("metric", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("loss", "searches"),
+    [
+        ('"mse"', False),
+        ('["mse"]', False),
+        ('["mse", "bce"]', True),
+        ('{ choices = ["mse"], when = { skip = [true] } }', True),  # otherwise it is the default, bce
+        ('{ by = "lr_scheduler", cosine = "mse", default = "l1" }', True),
+        ('{ by = "lr_scheduler", cosine = "mse", default = "mse" }', False),
+    ],
+)
+def test_a_search_over_losses_cannot_be_ranked_by_a_loss(load: Load, metric: str, loss: str, searches: bool) -> None:
+    text = f'[objective]\nmetric = "{metric}"\n[train]\nloss = {loss}\n'
+    if not (searches and metric in LOSS_OBJECTIVES):
+        assert load(text).config.objective.direction == OBJECTIVES[metric]
+        return
+    with pytest.raises(ConfigError) as error:
+        load(text)
+    message = assert_short(error)
+    for word in ("study.toml", "objective", metric, "mse", "psnr"):
+        assert word in message
+
+
+@pytest.mark.parametrize("metric", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("loss", "trained_on_ssim"),
+    [
+        ('["bce", "ssim"]', True),
+        ('["bce", "mse + 0.2 ssim"]', True),
+        ('{ by = "lr_scheduler", cosine = "l1", default = "0.5 ssim" }', True),
+        ('["bce", "bce + 0.2 l1"]', False),
+    ],
+)
+def test_a_search_over_losses_with_ssim_cannot_be_ranked_by_ssim(
+    load: Load, metric: str, loss: str, trained_on_ssim: bool
+) -> None:
+    text = f'[objective]\nmetric = "{metric}"\n[train]\nloss = {loss}\n'
+    if metric in ("psnr", "class_kept") or (metric == "ssim" and not trained_on_ssim):
+        assert load(text).config.objective.metric == metric
+        return
+    with pytest.raises(ConfigError) as error:
+        load(text)
+    message = assert_short(error)
+    assert "psnr" in message
+    assert ("by psnr or ssim" in message) is not trained_on_ssim
+
+
+def test_trials_of_one_loss_can_be_ranked_by_it(load: Load) -> None:
+    assert load('[objective]\nmetric = "ssim"\n[train]\nloss = "bce + 0.2 ssim"\n').config.objective.metric == "ssim"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        ([], []),
+        (["budget.trials=99", "registered_model=best"], []),
+        (["seed=1"], [["seed", "0", "1"]]),
+        (["budget.epochs=99"], [["budget.epochs", "10", "99"]]),
+        (["degrade.sigma=0.6"], [["degrade.sigma", "0.5", "0.6"]]),
+        (["model.depth=4", "train.loss=l1"], [["model.depth", "2", "4"], ["train.loss", '"bce"', '"l1"']]),
+        (['model.activation=["relu"]'], [["model.activation", "leaky_relu", '["relu"]']]),
+        (["sampler.n_ei_candidates=3"], [["sampler.n_ei_candidates", "(absent)", "3"]]),
+    ],
+)
+def test_differences_from_a_stored_study(load: Load, overrides: list[str], lines: list[list[str]]) -> None:
+    space = SPACE.replace("negative_slope", "# negative_slope")
+    before, after = load(space), load(space, *overrides)
+    found = after.config.differences(stored(before))
+    assert len(found) == len(lines)
+    for line, words in zip(found, lines, strict=True):
+        for word in words:
+            assert word in line
+
+
+def test_writing_a_default_explicitly_is_no_difference(load: Load) -> None:
+    plain, spelt = load(), load('[train]\nlr = 1e-3\nloss = "bce"\n[budget]\nepochs = 10\n')
+    assert spelt.config.differences(stored(plain)) == []
+    assert plain.config.differences(stored(spelt)) == []
+
+
+def test_a_removed_key_is_a_difference(load: Load) -> None:
+    [line] = load().config.differences(stored(load("", "pruner.n_startup_trials=3")))
+    assert "pruner.n_startup_trials" in line
+    assert "(absent)" in line
