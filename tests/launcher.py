@@ -1,8 +1,9 @@
-"""Runs `study` commands in processes of their own, forked from one that has imported everything already.
+"""Runs `study` commands in separate processes, forked from one that has already imported the whole program.
 
-Started as a script by `studies_for_tests.Launcher`. Each line on standard input is a request. Its command runs in a
-fork, which is as killable as any process and starts in milliseconds. A request may ask besides to be killed by SIGKILL
-just before the n-th statement with a given text is sent to a database, so that a kill hits an exact moment.
+`studies_for_tests.Launcher` starts this file as a script. Each line on standard input is a request for one command.
+The command runs in a fork: it can be killed like any process, and it starts in milliseconds. A request can also name
+a text and a number n. The command then kills itself with SIGKILL just before it sends the n-th database statement that
+contains the text, so that tests can kill it at an exact point.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 
 def kill_before(text: str, count: int) -> None:
-    """Kill this process before the ``count``-th statement that contains ``text``; a commit is the statement COMMIT."""
+    """Kill this process before the ``count``-th statement that contains ``text``. A commit counts as ``COMMIT``."""
     import sqlalchemy
 
     seen = 0
@@ -34,7 +35,7 @@ def kill_before(text: str, count: int) -> None:
 
 
 def command(request: dict[str, Any]) -> None:
-    """Become the command that is asked for."""
+    """Run the requested command in this process, then exit."""
     os.setsid()
     for stream in ("stdout", "stderr"):
         os.dup2(os.open(request[stream], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), getattr(sys, stream).fileno())

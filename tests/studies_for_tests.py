@@ -1,7 +1,7 @@
-"""A study that is real and small, the means to run, kill and resume it, and what must hold of any study that ended.
+"""A small, real study; helpers that run, kill and resume it; checks that every finished study must pass.
 
-Plain functions; the fixtures made of them stand in `study_fixtures`. Asserts here bring their own messages, as pytest
-explains those of test modules only.
+These are plain functions and classes; `study_fixtures` makes fixtures of them. Asserts here carry their own messages,
+because pytest explains failed asserts in test modules only.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from pipeline.study.driver import StudyOutcome
 from pipeline.study.session import Options
 from pipeline.tracking.store import connect
 
-STUDY = Path(sys.executable).with_name("study")  # the command as it is installed
+STUDY = Path(sys.executable).with_name("study")  # the installed command
 TRIALS, EPOCHS = 6, 3
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 
-# Digits of 4 x 4 pixels made 28 x 28 again. An epoch takes a tenth of a second, and three of them do better than the
-# best linear map. One trial is enqueued whose learning rate is absurd; the pruner ends some of the others.
+# Restores digits of 4 x 4 pixels to 28 x 28. An epoch takes 0.1 s, and three epochs beat the best linear map.
+# One trial is enqueued with a learning rate that makes it diverge; the pruner stops some of the others.
 SMALL = f"""\
 # A study for tests.
 name = "small"
@@ -78,7 +78,7 @@ batch_size = 32
 
 
 class Recorder:
-    """A reporter that keeps what it is told, and may act on it: ``act(event)`` is called with each."""
+    """A reporter that stores every event and calls ``act(event)`` with it."""
 
     def __init__(self, act: Callable[[tuple[Any, ...]], None] = lambda _: None) -> None:
         self.events: list[tuple[Any, ...]] = []
@@ -112,21 +112,21 @@ class Recorder:
 
 @dataclass
 class Place:
-    """A home, and the study file beside it."""
+    """A home and the study file next to it."""
 
     path: Path
     file: Path
 
     @property
     def home(self) -> Home:
-        # MLflow keeps in memory where it saw a run's artifacts, and the runs of a copied place have the same ids.
+        # MLflow caches where a run's artifacts are by the run's id, and the runs of a copied place have the same ids.
         _artifact_repos_cache.clear()
         return open_home(self.path)
 
     def run(
         self, *overrides: str, name: str | None = None, trials: int | None = None, workers: int = 0, **rest: Any
     ) -> tuple[StudyOutcome, Recorder]:
-        """Run the study in this process, as the command would."""
+        """Run the study in this process, as the command does."""
         reporter = rest.pop("reporter", None) or Recorder()
         file = load_study_file(self.file, overrides, name, trials)
         return run_study(file, self.home, Options(workers=workers, **rest), reporter), reporter
@@ -138,7 +138,7 @@ class Place:
         return connect(self.home)
 
     def runs(self, role: str | None = None, name: str = "small") -> list[Run]:
-        """The study's runs, of one role or all, in the order of their names."""
+        """The study's runs sorted by name, those of one role or all of them."""
         experiment = self.client().get_experiment_by_name(name)
         assert experiment is not None
         query = f"tags.`study.role` = '{role}'" if role else ""
@@ -146,7 +146,7 @@ class Place:
         return sorted(found, key=lambda run: run.info.run_name)
 
     def arguments(self, *more: str) -> list[str]:
-        """Of a `study run` command in this place."""
+        """The arguments of a `study run` command in this place."""
         return ["run", str(self.file), "--home", str(self.path), *more]
 
 
@@ -158,7 +158,7 @@ def new_place(migrated: Path, folder: Path) -> Place:
 
 
 def copied(place: Place, folder: Path) -> Place:
-    """A copy of a place; MLflow keeps the artifacts' locations as absolute paths, so they are written anew."""
+    """Copy a place. MLflow stores the artifacts' locations as absolute paths, so these are replaced in the copy."""
     path = folder / "home"
     shutil.copytree(place.path, path)
     file = shutil.copy(place.file, folder)
@@ -170,12 +170,12 @@ def copied(place: Place, folder: Path) -> Place:
     return Place(path, Path(file))
 
 
-# --- commands in processes of their own ---------------------------------------------------------------------------
+# --- commands in separate processes -------------------------------------------------------------------------------
 
 
 @dataclass
 class Command:
-    """A command that was started by a `Launcher`."""
+    """A command started by a `Launcher`."""
 
     pid: int
     folder: Path
@@ -189,7 +189,7 @@ class Command:
         return (self.folder / "stderr").read_text()
 
     def until(self, text: str) -> None:
-        """Wait until it has printed a text."""
+        """Wait until the command has printed a text."""
         wait_for(lambda: text in self.stdout or self.ended(), f"{text!r} from {self}")
         assert text in self.stdout, f"ended without {text!r}: {self.stdout}{self.stderr}"
 
@@ -198,13 +198,13 @@ class Command:
         return status.exists() and bool(status.read_text())
 
     def code(self) -> int:
-        """Wait for its end; minus the signal's number if one killed it."""
+        """Wait for the command to end. Returns its exit code, or minus the number of the signal that killed it."""
         wait_for(self.ended, f"the end of {self}")
         return int((self.folder / "status").read_text())
 
 
 class Launcher:
-    """Starts commands, one at a time, by forking a process that has imported the program already."""
+    """Starts commands, one at a time, by forking a process that has already imported the program."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
@@ -217,9 +217,9 @@ class Launcher:
         """Start `study` with these arguments.
 
         Args:
-            arguments: of the command line.
-            cwd: its working directory; an empty one by default.
-            kill_before: a text and a number: it dies before the so-manieth database statement with that text.
+            arguments: the arguments of the command line.
+            cwd: the command's working directory; a new, empty one by default.
+            kill_before: a text and a number n: the command dies before the n-th database statement with that text.
         """
         if self._last is not None:
             self._last.code()
@@ -240,7 +240,7 @@ class Launcher:
         return self._last
 
     def run(self, *arguments: str, **rest: Any) -> Command:
-        """Start a command and wait for its end."""
+        """Start a command and wait until it has ended."""
         command = self.start(*arguments, **rest)
         command.code()
         return command
@@ -260,11 +260,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
         time.sleep(0.02)
 
 
-# --- what must hold -----------------------------------------------------------------------------------------------
+# --- what every finished study must satisfy -----------------------------------------------------------------------
 
 
 def facts(place: Place, name: str = "small") -> list[Any]:
-    """All of a study that must come out the same however it was run: everything but ids, places and the clock."""
+    """Everything about a study that must not depend on how it was run: all but ids, paths and times."""
     trials = {t.number: t for t in place.search(name).trials()}
     runs = {run.data.tags["trial.number"]: run for run in place.runs("trial", name)}
     out: list[Any] = []
@@ -302,7 +302,7 @@ def history(place: Place, run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def panels(place: Place, run: Run) -> list[tuple[int, str]]:
-    """The steps of a run's panels, sorted, each with the digest of its pixels."""
+    """The (step, SHA-256 of the pixels) pairs of a run's panels, sorted."""
     found = []
     for entry in place.client().list_artifacts(run.info.run_id, "images"):
         file = Path(entry.path).name.replace("%", "+")
@@ -315,7 +315,7 @@ def panels(place: Place, run: Run) -> list[tuple[int, str]]:
 
 
 def artifact(place: Place, run: Run, path: str) -> Path:
-    """Where a run's artifact lies in the home."""
+    """The path of a run's artifact in the home."""
     file = place.path / "artifacts" / run.info.artifact_uri.rsplit("/artifacts/", 1)[1]
     return file / path if path else file
 
@@ -327,14 +327,14 @@ def models(place: Place, name: str = "small") -> list[Any]:
 
 
 def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name: str = "small") -> None:
-    """What every study that ran to its end keeps, whatever happened to it on the way."""
+    """Check what every finished study must satisfy, whatever happened while it ran."""
     problems = list(unsound(place, trials, epochs, name))
     if problems:
         raise AssertionError("\n".join(problems))
 
 
 def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
-    """What does not hold, in words."""
+    """Yield one line of text for every check that fails."""
 
     def differ(what: str, found: Any, wanted: Any) -> Iterator[str]:
         if found != wanted:
@@ -367,7 +367,7 @@ def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
             yield from differ(f"{key} of {where}", [step for step, _ in values], wanted)
         yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], steps)
 
-    for run in by_id.values():  # baselines and the study's own
+    for run in by_id.values():  # the baselines, the judge and the study's own run
         where, role = run.info.run_name, run.data.tags["study.role"]
         yield from differ(f"status of {where}", run.info.status, "FINISHED")
         yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], [0] * (role == "baseline"))
@@ -385,7 +385,7 @@ def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
 
 @dataclass
 class Printed:
-    """What a call of the command line in this process printed, and its exit code."""
+    """The output and the exit code of a command that was called in this process."""
 
     code: int
     stdout: str = ""
@@ -394,7 +394,7 @@ class Printed:
 
 
 def study(*arguments: str) -> Printed:
-    """Call the command line in this process."""
+    """Call a `study` command in this process."""
     from pipeline.cli.app import app
 
     out, err = io.StringIO(), io.StringIO()

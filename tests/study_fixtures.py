@@ -1,6 +1,6 @@
-"""Fixtures of real, small studies; a test module takes them by ``pytest_plugins = ["study_fixtures"]``.
+"""Fixtures with real, small studies. A test module loads them with ``pytest_plugins = ["study_fixtures"]``.
 
-The finished study is made once a session, in a home that no test may change; a test that needs to takes a copy.
+The finished study is run once per session. No test may change its home; a test that has to change it uses a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.tracking.store import connect
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with a judge and empty databases: making these takes longer than a small study."""
+    """A home with a judge and empty databases, shared because creating these takes longer than a small study."""
     path = tmp_path_factory.mktemp("migrated") / "home"
     home = open_home(path)
     home.prepare()
@@ -31,13 +31,13 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(migrated: Path, tmp_path: Path) -> Place:
-    """An empty home with a study file beside it, for one test."""
+    """A home without studies, and a study file next to it, for one test."""
     return new_place(migrated, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def finished(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """The small study, run without interruption in one process. To be read, not changed."""
+    """The small study, run without interruption in one process. Tests must not change it."""
     place = new_place(migrated, tmp_path_factory.mktemp("finished"))
     place.run()
     return place

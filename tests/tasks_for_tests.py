@@ -1,4 +1,4 @@
-"""Tasks for the engines; worker processes import them from here."""
+"""Tasks that the tests of `pipeline.workers` submit. Worker processes import them from this module."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def refuse(text: str) -> None:
 
 
 def pages_taken_anew() -> int:
-    """Pages that the system hands out while 20 steps make and free 8 arrays of 4,096 pages each."""
+    """Count the page faults of 20 steps that each allocate and free 8 arrays of 4,096 pages."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
         step = [torch.ones(2**22) for _ in range(8)]
@@ -41,14 +41,14 @@ def sleep(seconds: float) -> str:
 
 
 def signal_and_sleep(which: signal.Signals, seconds: float) -> str:
-    """What a terminal or another process does to this one in the middle of a task."""
+    """Send a signal to this process in the middle of a task, as a terminal or another process would."""
     os.kill(os.getpid(), which)
     time.sleep(seconds)
     return "slept"
 
 
 def note_and_sleep(folder: Path, seconds: float) -> str:
-    """Leave a file that names this process, then take a while; the second time be quick."""
+    """Create a file named after this process, then sleep. If the folder holds a file already, return at once."""
     again = any(folder.iterdir())
     (folder / str(os.getpid())).touch()
     time.sleep(0 if again else seconds)
@@ -60,7 +60,7 @@ def kill_the_worker() -> None:
 
 
 def kill_the_worker_afterwards(folder: Path) -> str:
-    """The first time: return, and die before the result can have been fetched by someone who waits a second."""
+    """Return, and on the first call kill the worker 0.3 s later, before a driver that waits a second has the result."""
     if not any(folder.iterdir()):
         (folder / str(os.getpid())).touch()
         threading.Timer(0.3, kill_the_worker).start()

@@ -277,8 +277,6 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     if not home.artifacts.is_dir():
         was = local_path(old)
         raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {was}")
-            f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {local_path(old)}"
-        )
     database = Path(home.tracking_uri.removeprefix("sqlite:///"))
     text = f"the home was moved: its artifacts are recorded at {local_path(old)}"
 

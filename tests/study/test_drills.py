@@ -1,6 +1,6 @@
-"""Fault drills: real servers, real signals, real locks. Whatever happens, the study ends as if nothing had.
+"""Fault drills with real servers, signals and locks: after each fault the study ends with the same results.
 
-The drills that take long are marked slow. Nothing here depends on how fast the machine is; waits are bounded.
+Drills that take long are marked slow. No test depends on the speed of the machine; every wait has a limit.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 class Server:
-    """An MLflow server that keeps its files in a home, so that they can be looked at without it."""
+    """An MLflow server that stores its files in a home, so that tests can read them without the server."""
 
     def __init__(self, home: Path) -> None:
         self.home, self.port = home, free_port()
@@ -76,7 +76,7 @@ class Server:
             return False
 
     def kill(self) -> None:
-        """End every process of it at once."""
+        """Kill all processes of the server."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -86,7 +86,7 @@ class Server:
 
 @dataclass
 class Served(Place):
-    """A place whose MLflow is a server."""
+    """A place whose MLflow store is a server."""
 
     uri: str = ""
 
@@ -98,7 +98,7 @@ class Served(Place):
         return super().arguments("--tracking-uri", self.uri, *more)
 
     def settled(self) -> Place:
-        """The same place read without the server, whose artifacts are then files."""
+        """The same place without the server: the locations of artifacts become paths of files."""
         columns = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
         files = f"{(self.path / 'artifacts').as_uri()}/"
         with contextlib.closing(sqlite3.connect(self.path / "mlflow.db")) as database, database:
@@ -121,7 +121,7 @@ def served(place: Place, server: Server) -> Served:
 
 
 def on_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
-    """A reporter that does something, once, when it is told of the so-manieth event of a kind."""
+    """A reporter that calls ``action`` once, at the ``count``-th event of a kind."""
     seen = 0
 
     def act(event: tuple[Any, ...]) -> None:
@@ -139,7 +139,7 @@ def assert_same_as(finished: Place, place: Place) -> None:
     assert facts(place) == facts(finished)
 
 
-# At an epoch the driver can go on for a while without the store; after a trial's end it needs it at once.
+# The driver can continue without the store after an epoch; after a trial's end it needs the store at once.
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("baseline", 1), ("epoch", 2), ("trial", 2)])
 def test_a_server_killed_and_restarted_loses_nothing(
@@ -159,10 +159,10 @@ def test_a_server_killed_and_restarted_loses_nothing(
     assert_same_as(finished, served.settled())
 
 
-# After the fourth trial's end the next one is pruned in its first epoch, of which the store then knows nothing.
+# The trial after the fourth is pruned in its first epoch, while the store has received nothing about it.
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
-def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from(
+def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
     finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
     with monkeypatch.context() as patch:
@@ -172,7 +172,7 @@ def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from
         assert caught.value.exit_code == 1
         assert "nothing is lost: once it is reachable, run the same command again to resume" in str(caught.value)
 
-        done = study(*served.arguments("--workers", "0"))  # it is not even there when the command starts
+        done = study(*served.arguments("--workers", "0"))  # the server is already down when the command starts
         assert (done.code, len(done.stderr.splitlines())) == (1, 1), done
         assert done.stderr.startswith(f"error: MLflow at {server.uri} cannot be used")
     server.start()
@@ -181,18 +181,18 @@ def test_a_server_that_never_comes_back_ends_in_an_error_and_can_be_gone_on_from
     assert_same_as(finished, served.settled())
 
 
-def test_a_server_that_is_not_there_is_said_in_a_line(place: Place) -> None:
+def test_an_unreachable_server_is_reported_in_one_line(place: Place) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     done = study(*Served(place.path, place.file, uri).arguments("--workers", "0"))
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
     assert done.stderr.startswith(f"error: MLflow at {uri} cannot be used")
 
 
-# --- replies that are lost ----------------------------------------------------------------------------------------
+# --- lost replies -------------------------------------------------------------------------------------------------
 
 
 class Losing(ThreadingHTTPServer):
-    """Passes requests on, and loses the replies to some: the server has done them, the client cannot know."""
+    """A proxy that forwards requests and drops some replies: the server did the work, but the client cannot know."""
 
     daemon_threads = True
 
@@ -202,7 +202,7 @@ class Losing(ThreadingHTTPServer):
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, *_: object) -> None:
-        """A client that has gone is none of our business."""
+        """Ignore clients that have disconnected."""
 
 
 class Passing(BaseHTTPRequestHandler):
@@ -279,8 +279,10 @@ def test_a_lost_reply_to_create_run_leaves_one_run(finished: Place, served: Serv
 
 
 @pytest.mark.slow
-def test_the_first_reply_of_every_kind_may_be_lost(finished: Place, served: Served, server: Server) -> None:
-    """But for the requests with which a command makes sure that the store is there, which end it with an error."""
+def test_a_lost_first_reply_to_every_kind_of_request_changes_nothing(
+    finished: Place, served: Served, server: Server
+) -> None:
+    """Except the requests that check at the start that the store is reachable: a lost reply to those is an error."""
     seen: dict[str, int] = {}
 
     def every_first(what: str) -> bool:
@@ -296,12 +298,12 @@ def test_the_first_reply_of_every_kind_may_be_lost(finished: Place, served: Serv
     assert_same_as(finished, served.settled())
 
 
-# --- databases that are locked ------------------------------------------------------------------------------------
+# --- locked databases ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("database", ["optuna.db", "mlflow.db"])
-def test_a_locked_database_is_waited_for(finished: Place, place: Place, database: str, seconds: int) -> None:
+def test_the_driver_waits_for_a_locked_database(finished: Place, place: Place, database: str, seconds: int) -> None:
     locked: list[threading.Timer] = []
 
     def lock() -> None:
@@ -320,21 +322,21 @@ def test_a_locked_database_is_waited_for(finished: Place, place: Place, database
     assert_same_as(finished, place)
 
 
-# --- a disk that is full ------------------------------------------------------------------------------------------
+# --- a full disk --------------------------------------------------------------------------------------------------
 
 
 def limit_files(pid: int, size: int) -> None:
-    """No file that this process writes can grow beyond a size, as if the disk were full."""
+    """Limit the size of every file that a process writes, as if the disk were full."""
     hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [4096, 60_000, 1_500_000])
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+def test_a_full_disk_is_reported_and_leaves_no_partial_file(
     finished: Place, place: Place, launcher: Launcher, size: int
 ) -> None:
-    """Checkpoints are larger than the first sizes, the databases than all of them."""
+    """Checkpoints are larger than the first two sizes; the databases are larger than all three."""
     command = launcher.start(*place.arguments("--workers", "0"))
     command.until("epoch")
     limit_files(command.pid, size)
@@ -349,10 +351,10 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize("command", [["models"], ["promote", "small"], ["doctor"]], ids=lambda c: c[0])
-def test_the_libraries_own_loggers_add_nothing_to_an_error(
+def test_loggers_of_libraries_add_nothing_to_an_error_message(
     finished_copy: Place, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
-    """MLflow logs a whole traceback of whatever its database refuses, before it raises."""
+    """MLflow logs a traceback of every database error before it raises the error."""
     monkeypatch.setenv("STUDY_PATIENCE_S", "0")
     with contextlib.closing(sqlite3.connect(finished_copy.path / "mlflow.db")) as database, database:
         for table in ("registered_models", "latest_metrics"):
@@ -369,7 +371,7 @@ def test_the_libraries_own_loggers_add_nothing_to_an_error(
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes of a driver: those of its descendants that have imported torch."""
+    """The worker processes of a driver: its descendants that have imported torch."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -379,7 +381,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_halted_for_a_while_changes_nothing(finished: Place, place: Place, launcher: Launcher) -> None:
+def test_a_worker_that_is_paused_for_a_while_changes_nothing(finished: Place, place: Place, launcher: Launcher) -> None:
     command = launcher.start(*place.arguments("--workers", "2"))
     command.until("epoch 1/")
     worker = workers_of(command.pid)[0]
@@ -394,7 +396,7 @@ def test_a_worker_that_is_halted_for_a_while_changes_nothing(finished: Place, pl
 def test_a_checkpoint_that_does_not_fit_on_the_disk_ends_the_command(
     finished: Place, place: Place, launcher: Launcher
 ) -> None:
-    """Workers write nothing but checkpoints; the databases are the driver's, which has room enough here."""
+    """Workers write only checkpoints. The driver, which writes the databases, has enough room here."""
     command = launcher.start(*place.arguments("--workers", "1"))
     command.until("epoch 1/")
     for worker in workers_of(command.pid):
@@ -442,8 +444,8 @@ batch_size = [2, 256]
 
 
 @pytest.mark.slow
-def test_a_leg_whose_worker_always_dies_fails_its_trial_and_no_other(place: Place, launcher: Launcher) -> None:
-    """The first trial's steps are so many that there is time to kill its worker in the middle."""
+def test_a_trial_whose_worker_always_dies_fails_and_no_other_does(place: Place, launcher: Launcher) -> None:
+    """The first trial has so many steps that there is time to kill its worker in the middle of an epoch."""
     place.file.write_text(DEADLY)
     command = launcher.start(*place.arguments("--workers", "1"))
     command.until("linear")  # the last of the baselines
@@ -451,7 +453,7 @@ def test_a_leg_whose_worker_always_dies_fails_its_trial_and_no_other(place: Plac
     while len(killed) < 4 and not command.ended():
         for worker in workers_of(command.pid):
             with contextlib.suppress(psutil.Error):
-                # A worker has taken its leg up once it works on something with torch loaded.
+                # With torch loaded, a worker that uses CPU time is working on its epoch.
                 before = worker.cpu_times().user
                 wait_for(lambda w=worker, b=before: w.cpu_times().user > b + 1, "work of the worker")
                 worker.kill()
@@ -468,10 +470,10 @@ SLOW_LEG = DEADLY.replace("trials = 2", "trials = 1").replace("epochs = 1", "epo
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_long_leg_in_the_driver_s_own_process_is_abandoned(
+def test_a_long_epoch_in_the_driver_s_own_process_is_interrupted(
     place: Place, launcher: Launcher, which: signal.Signals
 ) -> None:
-    """Its epoch is 1,750 large steps; a leg is pure and writes at its end, so nothing is lost by leaving it."""
+    """The epoch has 1,750 large steps and writes only at its end, so stopping it earlier loses nothing."""
     place.file.write_text(SLOW_LEG)
     command = launcher.start(*place.arguments("--workers", "0"))
     command.until("linear")  # the last of the baselines
@@ -488,9 +490,9 @@ def test_a_long_leg_in_the_driver_s_own_process_is_abandoned(
     assert list((place.path / "checkpoints").rglob("*.*")) == []
 
 
-# --- legs that fail -----------------------------------------------------------------------------------------------
+# --- epochs that fail ---------------------------------------------------------------------------------------------
 
-# A process of its own: one with so little room may not survive what else a test does.
+# Runs in a separate process: a test process with so little memory may not survive.
 GREEDY = """
 import resource, sys
 from pathlib import Path
@@ -509,7 +511,7 @@ for bottleneck in (4096, 16):
 """
 
 
-def test_a_leg_that_exhausts_the_memory_is_its_trial_s_failure_and_the_next_goes_well(tmp_path: Path) -> None:
+def test_an_epoch_that_runs_out_of_memory_fails_its_trial_and_the_next_trial_works(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", GREEDY, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     failed, other = done.stdout.splitlines()
@@ -518,10 +520,10 @@ def test_a_leg_that_exhausts_the_memory_is_its_trial_s_failure_and_the_next_goes
     assert [path.name for path in tmp_path.glob("*/*.safetensors")], "the other's"
 
 
-def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
+def test_an_error_of_the_machine_ends_the_study_and_fails_no_trial(
     finished: Place, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever torch raises but for want of memory, the next trial would meet as well."""
+    """Any torch error other than running out of memory would affect the next trial as well."""
     calls = 0
 
     def breaks(*arguments: Any) -> torch.Tensor:
@@ -549,7 +551,7 @@ def test_a_machine_that_is_broken_ends_the_study_and_fails_no_trial(
     assert_same_as(finished, place)
 
 
-# --- studies that cannot work -------------------------------------------------------------------------------------
+# --- studies that cannot run --------------------------------------------------------------------------------------
 
 
 def nothing_in(folder: Path, *but: str) -> bool:
@@ -605,11 +607,11 @@ def test_damaged_data_is_refused_before_anything_is_written(
     assert not home.exists()
 
 
-def test_a_study_whose_trials_all_diverge_ends_and_says_so(place: Place) -> None:
-    # With relu every unit would die, and the loss be finite.
+def test_a_study_whose_trials_all_diverge_ends_with_an_error(place: Place) -> None:
+    # With relu, all units would die and the loss would stay finite.
     diverging = "activation = 'leaky_relu'\n\n[train]\noptimizer = 'sgd'\nlr = 1e9\n"
     place.file.write_text(DEADLY.replace("\n[train]\n", diverging).replace("batch_size = 2\n", "batch_size = 256\n"))
-    for _ in range(2):  # the second time there is nothing to do, and that is said no less
+    for _ in range(2):  # the second run has nothing to do and reports the same error
         done = study(*place.arguments("--workers", "0"))
         assert (done.code, len(done.stderr.splitlines())) == (1, 1), done
         assert done.stderr.startswith("error: study deadly: no trial was completed")
@@ -624,10 +626,12 @@ def test_a_study_whose_trials_all_diverge_ends_and_says_so(place: Place) -> None
 
 
 @pytest.mark.slow
-def test_a_second_driver_is_refused_and_the_first_ends_well(finished: Place, place: Place, launcher: Launcher) -> None:
+def test_a_second_driver_is_refused_and_the_first_finishes_the_study(
+    finished: Place, place: Place, launcher: Launcher
+) -> None:
     command = launcher.start(*place.arguments("--workers", "0"))
     command.until("epoch")
-    os.kill(command.pid, signal.SIGSTOP)  # it shall not end before the second has tried
+    os.kill(command.pid, signal.SIGSTOP)  # so that it cannot end before the second driver starts
     try:
         done = study(*place.arguments("--workers", "0"))
     finally:
@@ -643,7 +647,7 @@ NAMES = ["../x", "a/b", "x" * 600, "{x}", "", ".", "..", "a b", "-", "a'b", "a\n
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:8]))
-def test_names_that_cannot_be_used_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
     file = tmp_path / "study.toml"
     file.write_text(DEADLY)
     done = study("run", str(file), "--home", str(tmp_path / "home"), "--workers", "0", f"--name={name}")
@@ -654,7 +658,7 @@ def test_names_that_cannot_be_used_are_refused_before_anything_is_written(tmp_pa
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "x" * 600, "{x}", "nosuch", "a'b", "a\nb"], ids=lambda n: repr(n[:8]))
 @pytest.mark.parametrize("command", [["show"], ["promote"], ["export", "-o", "table.csv"]], ids=lambda c: c[0])
-def test_names_of_no_study_are_refused(
+def test_unknown_study_names_are_refused(
     finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -680,7 +684,7 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         "reproduce": ["0" * 32],
     }
     done = study(command, *arguments.get(command, []))
-    assert done.code == (0 if command in ("list", "models") else 2), done  # there simply is no study
+    assert done.code == (0 if command in ("list", "models") else 2), done  # to these two it is a home without studies
     assert len(done.stderr.splitlines()) == (0 if done.code == 0 else 1)
     assert (tmp_path / "mlruns").read_text() == "not a folder"
     assert nothing_in(tmp_path, "study.toml", "mlruns")
@@ -698,12 +702,12 @@ def test_a_home_that_is_read_only_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["torch", "git.commit", "hardware"])
-def test_what_changed_since_is_said_and_not_refused(finished: Place, finished_copy: Place, key: str) -> None:
+def test_a_changed_environment_is_reported_and_not_refused(finished: Place, finished_copy: Place, key: str) -> None:
     search = finished_copy.search()
     search.environment = search.environment | {key: "quite another"}
     done = study(*finished_copy.arguments("--workers", "0"))
     assert (done.code, done.stderr) == (0, ""), done
     assert f"{key} was quite another and is " in done.stdout
     again = study(*finished_copy.arguments("--workers", "0"))
-    assert "quite another" not in again.stdout  # it is recorded now
+    assert "quite another" not in again.stdout  # the first resume recorded the new value
     assert facts(finished_copy) == facts(finished)
