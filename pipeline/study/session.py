@@ -54,6 +54,9 @@ class RunLabel:
     tags: dict[str, str]
 
 
+Label = Callable[[int], RunLabel]
+
+
 @dataclass(frozen=True)
 class Session:
     """All that the steps of one run share."""
@@ -68,7 +71,7 @@ class Session:
     stop: threading.Event  # set when the user asks to stop
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
-    label: Callable[[int], RunLabel]  # of the trial with this number
+    label: Label  # of the trial with this number
 
     @property
     def objective(self) -> str:
@@ -80,8 +83,29 @@ class Session:
         return DataInput(self.data.name, self.data.digest, self.data.sizes)
 
 
+Opener = Callable[[Home, StudyConfig, str, Device], tuple[Search, Label]]
+
+
+def open_stored(home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
+    """Open or create a study that is stored in the home, for data of this digest."""
+    search = open_search(home, config, {"data.sha256": digest, "device": device})
+    return search, trial_labels(search.uid)
+
+
+def trial_labels(study_uid: str) -> Label:
+    """How the runs of a study's trials are labelled, by number."""
+
+    def label(number: int) -> RunLabel:
+        tags = {"study.role": "trial", "trial.number": str(number)}
+        return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
+
+    return label
+
+
 @contextmanager
-def open_session(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Iterator[Session]:
+def open_session(
+    file: StudyFile, home: Home, options: Options, reporter: Reporter, opener: Opener = open_stored
+) -> Iterator[Session]:
     """Check a study and everything it needs, take its lock, and open or create it.
 
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
@@ -93,35 +117,20 @@ def open_session(file: StudyFile, home: Home, options: Options, reporter: Report
     """
     config = file.config
     samplers.check(config)
-    device = choose_device(options.device)
+    device = _device(options.device)
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
-    with home.driver_lock(config.name), stop_signals() as stop:
-        search = open_search(home, config, {"data.sha256": data.digest, "device": device})
-        tracking = open_tracking(home, config.name, experiment_note(file, data), stop.is_set)
+    with home.driver_lock(config.name), _stop_signals() as stop:
+        search, label = opener(home, config, data.digest, device)
+        tracking = open_tracking(home, config.name, _experiment_note(file, data), stop.is_set)
         judge = judge_of(data, home.judges, stop.is_set)
-        tags, label = run_tags(file, data, judge), trial_labels(search.uid)
+        tags = _run_tags(file, data, judge)
         yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label)
 
 
-def trial_labels(study_uid: str) -> Callable[[int], RunLabel]:
-    """How the runs of a study's trials are labelled, by number."""
-
-    def label(number: int) -> RunLabel:
-        tags = {"study.role": "trial", "trial.number": str(number)}
-        return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
-
-    return label
-
-
-def choose_device(asked: str) -> Device:
-    """The device for what the user asked.
-
-    Raises:
-        InputError: CUDA was asked for and is not there.
-    """
+def _device(asked: str) -> Device:
     if asked == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
@@ -149,7 +158,7 @@ def start_workers(session: Session, options: Options) -> workers.Workers:
     return started
 
 
-def run_tags(file: StudyFile, data: Dataset, judge: Judge | None) -> dict[str, str]:
+def _run_tags(file: StudyFile, data: Dataset, judge: Judge | None) -> dict[str, str]:
     """The tags of every run: what it was made from and with."""
     return {
         "study.name": file.config.name,
@@ -163,7 +172,7 @@ def run_tags(file: StudyFile, data: Dataset, judge: Judge | None) -> dict[str, s
     }
 
 
-def experiment_note(file: StudyFile, data: Dataset) -> str:
+def _experiment_note(file: StudyFile, data: Dataset) -> str:
     """The experiment's heading in MLflow, Markdown."""
     config = file.config
     how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
@@ -177,7 +186,7 @@ def experiment_note(file: StudyFile, data: Dataset) -> str:
 
 
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[threading.Event]:
     """SIGINT or SIGTERM sets the event; a second one ends the process. Only the main thread can handle signals."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -7,30 +7,20 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipeline import workers
-from pipeline.config import StudyFile, Value
-from pipeline.data.prepare import prepare
+from pipeline.config import StudyConfig, StudyFile
 from pipeline.errors import StudyError
-from pipeline.evaluation.judge import judge_of
 from pipeline.home import Home
 from pipeline.search import samplers
+from pipeline.search.ask_tell import Search
 from pipeline.search.studies import detached
 from pipeline.study.doctor import moved, repair
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import (
-    Options,
-    RunLabel,
-    Session,
-    choose_device,
-    experiment_note,
-    run_tags,
-    stop_signals,
-)
+from pipeline.study.session import Device, Label, Options, RunLabel, Session, open_session
 from pipeline.study.window import Window
-from pipeline.tracking.runs import StoredRun, Tracking, open_tracking
+from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
 
 
@@ -62,37 +52,29 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     samplers.check(file.config)
-    file = replace(file, config=file.config.single())
-    config, device = file.config, choose_device(options.device)
-    data = prepare(config, home.data_dir, options.download)
-    home.prepare()
-    trial = config.trial(config.space.resolve(_nothing_open), 0, device)
-    uid = training_uid(config.name, data.digest, trial.model_dump_json())
-    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
-    with home.driver_lock(config.name), stop_signals() as stop:  # one process writes to an experiment
-        tracking = open_tracking(home, config.name, experiment_note(file, data), stop.is_set)
-        repair(moved(home, tracking), reporter, stop)
-        run = _ended(tracking, label)
+    single = replace(file, config=file.config.single())
+    with open_session(single, home, options, reporter, _open_single) as session:
+        repair(moved(home, session.tracking), reporter, session.stop)
+        run = _ended(session)
         if run is None:
-            judge, search = judge_of(data, home.judges, stop.is_set), detached(config, uid)
-            tags = run_tags(file, data, judge)
-            session = Session(
-                config, home, data, device, search, tracking, reporter, stop, judge, tags, lambda _: label
-            )
             worker = workers.start(0, None)
-            reporter.begun(config, data, 0, worker.slots)
+            reporter.begun(session.config, session.data, 0, worker.slots)
             Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
-            run = _ended(tracking, label)
-        shutil.rmtree(home.checkpoints(uid, 0).parent, ignore_errors=True)  # a kill may have left them
+            run = _ended(session)
+        shutil.rmtree(home.checkpoints(session.search.uid, 0).parent, ignore_errors=True)  # a kill may have left them
         if run is None:
-            raise StudyError(f"{label.name}: its run is not in MLflow any more")
+            raise StudyError(f"{session.label(0).name}: its run is not in MLflow any more")
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 
-def _ended(tracking: Tracking, label: RunLabel) -> StoredRun | None:
-    run = tracking.stored(label.uid)
+def _open_single(_home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
+    """A study in memory, of the one trial that the configuration fixes."""
+    trial = config.trial(config.space.resolve(lambda _, form: form.first), 0, device)  # nothing is open
+    uid = training_uid(config.name, digest, trial.model_dump_json())
+    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
+    return detached(config, uid), lambda _: label
+
+
+def _ended(session: Session) -> StoredRun | None:
+    run = session.tracking.stored(session.label(0).uid)
     return run if run is not None and run.status in ("FINISHED", "FAILED") else None
-
-
-def _nothing_open(name: str, _: Any) -> Value:
-    raise AssertionError(f"{name} is open in a single training")
