@@ -393,7 +393,7 @@ class Printed:
 
 def study(*arguments: str) -> Printed:
     """Call the command line in this process."""
-    from pipeline.cli.app import app
+    from pipeline.cli import app
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

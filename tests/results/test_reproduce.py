@@ -50,7 +50,7 @@ def test_a_trial_that_diverged_diverges_again(finished: Place) -> None:
     done = reproduce(finished, run_id_of(finished, "FAIL"))
     said = [
         "identical: 0 figures of 0 epochs of trial-0000",
-        "it failed as it did then: non-finite loss (nan) in epoch 1",
+        "it failed as recorded: non-finite loss (nan) in epoch 1",
     ]
     assert (done.code, done.lines, done.stderr) == (0, said, "")
 
@@ -74,7 +74,7 @@ def test_a_failure_that_was_not_the_training_s_is_named_as_such(finished_copy: P
     done = reproduce(finished_copy, run.info.run_id)
     assert done.code == 1
     assert done.lines[0].startswith("0 of ")
-    assert done.lines[1] == "  it failed then: its worker died 4 times; now: epoch 3 was trained"
+    assert done.lines[1] == "  failure: recorded 'its worker died 4 times', now 'epoch 3 was trained'"
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
@@ -88,7 +88,7 @@ def test_of_a_run_that_was_made_again_what_it_has_is_compared(finished_copy: Pla
     compared = len(figures) + 2 if state == "COMPLETE" else 0  # all of the best epoch, the objective of two others
     epochs = 3 if state == "COMPLETE" else 0
     assert (done.code, done.stderr) == (0, ""), done
-    assert done.lines[0] == "the run was lost and made again by doctor: of most epochs it has the objective only"
+    assert done.lines[0] == "the run was lost and rebuilt by doctor: for most epochs it has the objective only"
     assert done.lines[1] == f"identical: {compared} figures of {epochs} epochs of {lost.info.run_name}"
 
 
@@ -120,9 +120,9 @@ def test_a_metric_that_is_missing_is_a_difference(finished_copy: Place) -> None:
 @pytest.mark.parametrize(
     ("tag", "value", "said"),
     [
-        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch 1.0.0 then, "),
-        ("env.hardware", "an abacus", "hardware: an abacus then, "),
-        ("git.commit", "0123456", "git.commit: 0123456 then, "),
+        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch: recorded 1.0.0, now "),
+        ("env.hardware", "an abacus", "hardware: recorded an abacus, now "),
+        ("git.commit", "0123456", "git.commit: recorded 0123456, now "),
     ],
 )
 def test_what_is_different_about_the_machine_is_named(finished_copy: Place, tag: str, value: str, said: str) -> None:
