@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import mlflow.pytorch
 from mlflow import MlflowClient
 from mlflow.entities import (
     Experiment,
