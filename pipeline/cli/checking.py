@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.program import RunArgument, command
+from pipeline.cli.tables import counted
 from pipeline.errors import StudyError
 from pipeline.home import Home
 
@@ -43,7 +44,6 @@ def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
-    from pipeline.cli.tables import counted
     from pipeline.study.doctor import examine_home
 
     found, repairable, repaired = 0, 0, 0

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.program import JsonOption, app, command
+from pipeline.cli.tables import make_table, print_result
 from pipeline.errors import StudyError
 from pipeline.home import Home
 
@@ -17,7 +18,6 @@ app.add_typer(group, name="data")
 @command("list", group)
 def list_data(home: Home, as_json: JsonOption = False) -> None:
     """List every data set: state, images, licence, location."""
-    from pipeline.cli.tables import make_table, print_result
     from pipeline.config.catalogue import CATALOGUE
     from pipeline.data import survey
 
@@ -53,7 +53,6 @@ def verify_data(
 
     Fails where a data set is damaged, or where the one that was named is absent.
     """
-    from pipeline.cli.tables import print_result
     from pipeline.config.catalogue import CATALOGUE
     from pipeline.data import verify
 

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline.cli.hints import serve_command
 from pipeline.cli.program import JsonOption, NameArgument, command
+from pipeline.cli.tables import counted, make_table, print_result
 from pipeline.cli.viewing import find_study
 from pipeline.errors import InputError
+from pipeline.files import check_output
 from pipeline.home import Home
 
 
@@ -27,8 +30,6 @@ def promote(
 
     The test split is read once, here; its figures are reported and decide nothing.
     """
-    from pipeline.cli.hints import serve_command
-    from pipeline.cli.tables import print_result
     from pipeline.results.promote import promote as promote_trial
     from pipeline.search.ask_tell import load_search
 
@@ -49,7 +50,6 @@ def promote(
 @command()
 def models(home: Home, as_json: JsonOption = False) -> None:
     """List the registered models and their versions."""
-    from pipeline.cli.tables import make_table, print_result
     from pipeline.tracking.registry import registered
 
     versions = registered(home)
@@ -67,8 +67,6 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="A file; .csv, .md, .html or .json.")],
 ) -> None:
     """Write a study's summary table to a file."""
-    from pipeline.cli.tables import counted
-    from pipeline.files import check_output
     from pipeline.results.table import WRITERS, summary_table, write_table
 
     search = find_study(home, name)
@@ -88,7 +86,6 @@ def delete(
 
     Its trials, runs, pictures, models and the versions registered from it cannot be restored.
     """
-    from pipeline.cli.tables import counted
     from pipeline.study.delete import delete as delete_study
     from pipeline.study.delete import inventory
 

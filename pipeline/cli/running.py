@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.program import (
-    DeviceOption,
-    FileArgument,
-    JsonOption,
-    NameOption,
-    RunArgument,
-    SetOption,
-    command,
-)
+from pipeline.cli.hints import mlflow_ui_command, next_commands
+from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
+from pipeline.cli.tables import console, leaderboard, make_table, print_result, print_shown
 from pipeline.errors import StudyError
+from pipeline.files import check_output
 from pipeline.home import Home
+from pipeline.study.reporter import PlainLines, figure, split_sizes
 
 if TYPE_CHECKING:
     from pipeline.study.reporter import Reporter
@@ -42,8 +38,6 @@ def run(
     device: DeviceOption = "auto",
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
-    from pipeline.cli.hints import mlflow_ui_command, next_commands
-    from pipeline.cli.tables import leaderboard, print_shown
     from pipeline.config import load_study_file
     from pipeline.study.driver import Options, run_study
 
@@ -81,7 +75,6 @@ def train(
 
     Keys that the file leaves open take the values of its first [[enqueue]] entry.
     """
-    from pipeline.cli.hints import next_commands
     from pipeline.config import load_study_file
     from pipeline.study.driver import Options
     from pipeline.study.single import train_one
@@ -107,13 +100,10 @@ def evaluate(
 ) -> None:
     """Evaluate a run's model on the validation split.
 
-    The metrics stand beside those recorded for the run's best epoch.
+    The metrics are printed beside those recorded for the run's best epoch.
     """
-    from pipeline.cli.tables import make_table, print_result
-    from pipeline.files import check_output
     from pipeline.results.pictures import PICTURES, write_picture
     from pipeline.results.reproduce import evaluate as evaluate_run
-    from pipeline.study.reporter import figure
 
     if picture is not None:
         check_output(picture, PICTURES)
@@ -129,22 +119,15 @@ def evaluate(
 
 
 @command()
-def prepare(
-    home: Home,
-    file: FileArgument,
-    overrides: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Find or download a study's data set, and verify it.
 
     A data set that the study cannot be run on is refused.
     """
-    from pipeline.cli.tables import print_result
     from pipeline.config import load_study_file
     from pipeline.data import OWN, copies, verify
     from pipeline.data.prepare import prepare as prepare_data
     from pipeline.search.samplers import check
-    from pipeline.study.reporter import split_sizes
 
     config = load_study_file(file, overrides or ()).config
     check(config)
@@ -174,8 +157,6 @@ def prepare(
 def _reporter() -> Iterator[Reporter]:
     """What shows the progress of a run: a table redrawn in place in a terminal, else plain lines."""
     from pipeline.cli.progress import LiveTable
-    from pipeline.cli.tables import console
-    from pipeline.study.reporter import PlainLines
 
     terminal = console()
     if terminal.is_terminal:

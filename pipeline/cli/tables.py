@@ -13,7 +13,6 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pipeline.search.records import ranked
 from pipeline.study.reporter import figure
 
 if TYPE_CHECKING:
@@ -77,6 +76,8 @@ def leaderboard(
 ) -> Iterator[RenderableType]:
     """The best trials and the baselines, with as many columns as the terminal has room for."""
     from rich.text import Text
+
+    from pipeline.search.records import ranked
 
     states = [record.state for record in records]
     counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.cli.hints import called_as
 from pipeline.cli.program import JsonOption, NameArgument, command
+from pipeline.cli.tables import leaderboard, make_table, print_result
 from pipeline.errors import NotFoundError
 from pipeline.home import Home
 
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
 @command("list")
 def list_studies(home: Home, as_json: JsonOption = False) -> None:
     """List the studies of a home."""
-    from pipeline.cli.hints import called_as
-    from pipeline.cli.tables import make_table, print_result
     from pipeline.search.ask_tell import load_search, study_names
     from pipeline.search.records import ranked
 
@@ -48,7 +48,6 @@ def list_studies(home: Home, as_json: JsonOption = False) -> None:
 @command()
 def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show one study: leaderboard, baselines, failures, importances."""
-    from pipeline.cli.tables import leaderboard, print_result
     from pipeline.results.table import summary_rows
 
     search = find_study(home, name)

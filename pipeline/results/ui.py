@@ -48,13 +48,8 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # It starts further processes, which do not end with it: they share a session, so that they can be ended together.
-    server = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | ENVIRONMENT,
-        start_new_session=True,
-    )
+    null, environment = subprocess.DEVNULL, os.environ | ENVIRONMENT
+    server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
