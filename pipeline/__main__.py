@@ -1,6 +1,6 @@
 """``python -m pipeline`` is ``study``."""
 
-from pipeline.cli.app import main
+from pipeline.cli import main
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -22,23 +22,28 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield here, folders, names
 
 
-def check_place(path: Path) -> None:
-    """Refuse a place where the user's file cannot be written, before anything is computed for it.
+def check_output(path: Path, formats: Collection[str]) -> None:
+    """Refuse a file that the user asked for and that cannot be written, before anything is computed for it.
+
+    Args:
+        path: as given with ``-o``.
+        formats: the suffixes that are allowed, such as ``.csv``.
 
     Raises:
-        InputError: it is a folder, or lies in none that can be written to.
+        InputError: the suffix is none of them, the path is a folder, or its folder is absent or not writable.
     """
+    if path.suffix.lower() not in formats:
+        raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(formats)}")
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"-o {path}: cannot be written there; name a file in a folder that exists")
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write the user's file whole; an older one is replaced.
+    """Write a file that the user asked for; an older one is replaced whole.
 
     Raises:
-        InputError: as `check_place`, or the disk refuses it.
+        InputError: it cannot be written.
     """
-    check_place(path)
     try:
         write_atomically(path, data)
     except OSError as error:

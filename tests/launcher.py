@@ -45,7 +45,7 @@ def command(request: dict[str, Any]) -> None:
     if request["kill_before"]:
         kill_before(*request["kill_before"])
 
-    from pipeline.cli.app import main
+    from pipeline.cli import main
 
     code = 1
     try:

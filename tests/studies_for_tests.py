@@ -394,8 +394,8 @@ class Printed:
 
 
 def study(*arguments: str) -> Printed:
-    """Call a `study` command in this process."""
-    from pipeline.cli.app import app
+    """Call the command line in this process."""
+    from pipeline.cli import app
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

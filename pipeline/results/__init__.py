@@ -1,1 +1,1 @@
-"""What a user takes away: the table, pictures, promotion, reproduction, the UI."""
+"""What a user takes away from a study: the table, pictures, promotion, reproduction, the UI."""

@@ -1,6 +1,7 @@
-"""The contact sheet: the same ten images as many restorations see them, one under another.
+"""The contact sheet: the same images as each of several restorations sees them, one row per restoration.
 
-Comes in: panels as `evaluate.panel` makes them. Goes out: one picture, uint8 ``[rows, columns, 3]``. Matplotlib only.
+What comes in: panels as `evaluation.panel` makes them. What goes out: one picture, uint8 ``[rows, columns, 3]``, or a
+PNG file. The only module that imports matplotlib.
 """
 
 from __future__ import annotations
@@ -14,47 +15,37 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from pipeline.errors import InputError
-from pipeline.files import check_place, write_output
+from pipeline.files import write_output
 
 PANEL_ROWS = ("clean", "degraded", "restored", "error")
+PICTURES = (".png",)  # the formats that a picture is written in
+DPI, LABELS = 100, 180  # of the contact sheet: pixels per inch, and the width in pixels that labels take
 
 
 def contact_sheet(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Clean and degraded images on top, then what each restoration made of them.
+    """The clean and the degraded images on top, and below them each restoration's row.
 
     Args:
-        panels: label to panel; all of the same images, so of the same shape, uint8 ``[4 h, w]``.
+        panels: label to panel; all of the same images and so of the same shape, uint8 ``[4 h, w]``.
 
     Returns:
-        uint8 RGB, at the panels' own resolution.
+        uint8 RGB at the resolution of the panels.
     """
     first = next(iter(panels.values()))
     rows = {"clean": _row(first, "clean"), "degraded": _row(first, "degraded")}
     rows |= {label: _row(panel, "restored") for label, panel in panels.items()}
     height, width = rows["clean"].shape
-    dpi, margin = 100, 180
-    figure = Figure(figsize=((width + margin) / dpi, height * len(rows) / dpi), dpi=dpi, facecolor="white")
+    total = width + LABELS
+    figure = Figure(figsize=(total / DPI, height * len(rows) / DPI), dpi=DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    for place, (label, row) in enumerate(rows.items()):
-        bottom = 1 - (place + 1) / len(rows)
-        axes = figure.add_axes((margin / (width + margin), bottom, width / (width + margin), 1 / len(rows)))
+    for place, (label, row) in enumerate(rows.items(), 1):
+        bottom = 1 - place / len(rows)
+        axes = figure.add_axes((LABELS / total, bottom, width / total, 1 / len(rows)))
         axes.imshow(row, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
-        figure.text((margin - 12) / (width + margin), bottom + 0.5 / len(rows), label, ha="right", va="center", size=10)
+        figure.text((LABELS - 12) / total, bottom + 0.5 / len(rows), label, ha="right", va="center", size=10)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def check_picture(path: Path) -> None:
-    """Refuse a place where no PNG file can be written, before anything is computed for it.
-
-    Raises:
-        InputError: another suffix, or no such folder.
-    """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"-o {path}: pictures are written as .png")
-    check_place(path)
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

@@ -120,8 +120,7 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
         raise NotFoundError(f"study {config.name} has no trial {number}; it has 0 to {len(records) - 1}")
     record = records[number]
     if not isinstance(record, EndedTrial) or record.state != "COMPLETE":
-        state = record.state if isinstance(record, EndedTrial) else "RUNNING"
-        raise InputError(f"trial {number} is {state}; only complete trials have a model to promote")
+        raise InputError(f"trial {number} is {record.state}; only complete trials have a model to promote")
     return record
 
 

@@ -1,7 +1,7 @@
-"""Do again what a run records: train it and compare every metric of every epoch, or evaluate its model.
+"""Repeat what a run records: train it again and compare every metric of every epoch, or evaluate its model.
 
-Comes in: a run id. Goes out: what differs, and what is different about the machine and its libraries; or figures and
-the panel.
+What comes in: a run id. What goes out: the differences, with what has changed about the machine and its libraries; or
+the figures and the panel. Imports no optuna.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pipeline.tracking.runs import StoredRun, metric_histories, read_run
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of one epoch that came out otherwise; None where it is missing on that side."""
+    """One metric of one epoch that differs; None where it is missing on that side."""
 
     epoch: int
     metric: str
@@ -41,20 +41,28 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """How a trial failed in training: the recorded reason, and what happened now."""
+
+    recorded: str
+    now: str
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """What came of training a run again."""
+    """The outcome of training a run again."""
 
     run: str
     epochs: int
     compared: int
     differences: list[Difference]
-    failure: tuple[str, str] | None  # of a trial that failed in training: why then, and what became of it now
-    reconstructed: bool  # the run was lost and made again: of most epochs it has the objective only
-    surroundings: list[str]  # what is different here, and may be why
+    failure: Failure | None  # of a trial that failed in training
+    reconstructed: bool  # `doctor` rebuilt the run: for most epochs it has the objective only
+    surroundings: list[str]  # what is not as recorded, and may be the reason
 
     @property
     def identical(self) -> bool:
-        return not self.differences and (self.failure is None or self.failure[0] == self.failure[1])
+        return not self.differences and (self.failure is None or self.failure.recorded == self.failure.now)
 
 
 @dataclass(frozen=True)
@@ -65,22 +73,22 @@ class Evaluation:
     best_epoch: int
     figures: dict[str, float]
     recorded: dict[str, float]
-    panel: np.ndarray  # as `evaluate.panel` makes it
+    panel: np.ndarray  # as `evaluation.panel` makes it
 
 
 def reproduce(home: Home, run_id: str) -> Reproduction:
     """Train a run's trial again from what the run records, in this process, and compare.
 
-    A trial that failed in training is trained into the epoch that failed. Of a run that `doctor` made again only what
-    it has can be compared. Nothing is written to the home, but for the data set's judge where that is gone.
+    A trial that failed in training is trained up to the epoch that failed. Of a run that `doctor` rebuilt, only what
+    the run has is compared. Nothing is written to the home, except the data set's judge where it is missing.
 
     Args:
-        home: whose tracking store has the run.
+        home: the home whose tracking store has the run.
         run_id: of a trial or a single training.
 
     Raises:
         NotFoundError: there is no such run.
-        InputError: the run records no training, its data set is not the one that is here, or it was trained on a GPU
+        InputError: the run records no training, its data set differs from the one here, or it was trained on a GPU
             and there is none.
     """
     stored, config, data = _recorded(home, run_id)
@@ -93,50 +101,30 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         for epoch, value in history.items()
     }
     epochs = max((epoch for epoch, _ in recorded), default=0)
-    # A value that is not finite failed its trial after the epoch, which is recorded; else the next epoch broke off.
-    broke_off = stored.tags.get("trial.state") == "FAIL" and all(map(math.isfinite, recorded.values()))
-    now, failure = _train(config, home, judge_of(data, home.judges), epochs + broke_off)
-    outcome = None
-    if broke_off:
-        then = stored.tags.get("trial.reason", "no reason is recorded")
-        outcome = (then, failure or f"epoch {epochs + 1} was trained")
+    # A value that is not finite fails its trial after the epoch, which is recorded. Else the next epoch failed.
+    next_failed = stored.tags.get("trial.state") == "FAIL" and all(map(math.isfinite, recorded.values()))
+    now, reason = _train(config, home, judge_of(data, home.judges), epochs + next_failed)
+    failure = None
+    if next_failed:
+        recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
+        failure = Failure(recorded_reason, reason or f"epoch {epochs + 1} was trained")
     now = {key: value for key, value in now.items() if key[0] <= epochs}
     reconstructed = "reconstructed" in stored.tags
     keys = sorted(recorded if reconstructed else {*recorded, *now})
-    differences = [
-        Difference(*key, recorded.get(key), now.get(key))
-        for key in keys
-        if recorded.get(key) != now.get(key) and not _both_nan(recorded.get(key), now.get(key))
-    ]
-    around = _surroundings(stored.tags)
-    return Reproduction(stored.name, epochs, len(keys), differences, outcome, reconstructed, around)
-
-
-def _train(
-    config: TrialConfig, home: Home, judge: Judge | None, epochs: int
-) -> tuple[dict[tuple[int, str], float], str | None]:
-    """Every metric by epoch and name but the times, and why training failed if it did."""
-    metrics: dict[tuple[int, str], float] = {}
-    before: Checkpoint | None = None
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(epochs):
-            outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
-            if isinstance(outcome, Failed):
-                return metrics, outcome.reason
-            before, result = outcome.checkpoint, outcome.result
-            figures = result.metrics.items()
-            metrics |= {(result.epoch, name): value for name, value in figures if not name.startswith("time/")}
-    return metrics, None
+    pairs = {key: (recorded.get(key), now.get(key)) for key in keys}
+    differences = [Difference(*key, *pair) for key, pair in pairs.items() if not _same(*pair)]
+    surroundings = _surroundings(stored.tags)
+    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, surroundings)
 
 
 def evaluate(home: Home, run_id: str) -> Evaluation:
-    """Evaluate a trained run's model on *val*, after its files are verified.
+    """Verify the files of a trained run's model, and evaluate it on *val*.
 
-    Nothing is written, but for the data set's judge where that is gone.
+    Nothing is written to the home, except the data set's judge where it is missing.
 
     Raises:
         NotFoundError: there is no such run.
-        InputError: the run records no training, has no model, or its data set is not the one that is here.
+        InputError: the run records no training, has no model, or its data set differs from the one here.
         TrackingError: the model's files are not those that were logged.
     """
     stored, config, data = _recorded(home, run_id)
@@ -151,7 +139,7 @@ def evaluate(home: Home, run_id: str) -> Evaluation:
 
 
 def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]:
-    """A run that trained something, what it trained, and the data that it did so on."""
+    """A run of a training, the configuration it records, and the data it was trained on."""
     stored = read_run(home, run_id)
     try:
         config = TrialConfig.model_validate_json(stored.tags["trial.config"])
@@ -164,19 +152,35 @@ def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]
     return stored, config, data
 
 
-def _both_nan(a: float | None, b: float | None) -> bool:
-    return a is not None and b is not None and a != a and b != b
+def _train(
+    config: TrialConfig, home: Home, judge: Judge | None, epochs: int
+) -> tuple[dict[tuple[int, str], float], str | None]:
+    """Every metric except the times, by epoch and name; and the reason if training failed."""
+    metrics: dict[tuple[int, str], float] = {}
+    before: Checkpoint | None = None
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(epochs):
+            outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
+            if isinstance(outcome, Failed):
+                return metrics, outcome.reason
+            before, result = outcome.checkpoint, outcome.result
+            figures = result.metrics.items()
+            metrics |= {(result.epoch, name): value for name, value in figures if not name.startswith("time/")}
+    return metrics, None
+
+
+def _same(recorded: float | None, now: float | None) -> bool:
+    """Whether two figures are equal, or both NaN."""
+    return recorded == now or (recorded is not None and now is not None and recorded != recorded and now != now)
 
 
 def _surroundings(tags: dict[str, str]) -> list[str]:
-    before = json.loads(tags.get("env.versions", "{}"))
-    now = versions()
-    found = [
-        f"{name} {before.get(name, 'unknown')} then, {now[name]} now" for name in now if before.get(name) != now[name]
+    """Versions, hardware and code that are not as a run's tags record them."""
+    recorded = json.loads(tags.get("env.versions", "{}"))
+    recorded |= {"hardware": tags.get("env.hardware"), **{key: tags.get(key) for key in git_state()}}
+    now = versions() | {"hardware": hardware()} | git_state()
+    return [
+        f"{name}: recorded {recorded.get(name) or 'unknown'}, now {value}"
+        for name, value in now.items()
+        if recorded.get(name) != value
     ]
-    if tags.get("env.hardware") != hardware():
-        found.append(f"hardware: {tags.get('env.hardware', 'unknown')} then, {hardware()} now")
-    for key, value in git_state().items():
-        if tags.get(key) != value:
-            found.append(f"{key}: {tags.get(key, 'unknown')} then, {value} now")
-    return found

@@ -1,99 +1,107 @@
-"""The summary table of a study, as a data frame and as a file.
+"""The summary table of a study: as plain rows, as a data frame, and as a file.
 
-Comes in: a study's records from Optuna's database. Goes out: a pandas DataFrame, CSV or Markdown … by the suffix.
+What comes in: a study's records. What goes out: rows, a pandas DataFrame, or a file in the format of its suffix.
+Imports no torch, and pandas only where a data frame is made.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from pipeline.files import check_output, write_output
+from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
 
-from pipeline.errors import InputError
-from pipeline.files import write_output
-from pipeline.search.records import EndedTrial, StoredTrial, ranked
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-def _filled(table: pd.DataFrame) -> pd.DataFrame:
-    """Missing values as empty cells, whatever the column's type would print for them."""
-    return table.astype(object).where(table.notna(), "")
-
-
-def plain_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Rows of JSON values, None for what is missing; with all their digits, where pandas' own JSON has ten decimals."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
-
+COST = ("parameters", "multiply_adds")
+SUMMARY = ("best_epoch", "epochs", "duration_s", "run_id")  # columns that are fields of a trial's summary
+INTEGERS = ("rank", "number", *COST, "best_epoch", "epochs")
 
 WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     ".csv": lambda table: table.to_csv(index=False),
-    ".md": lambda table: _filled(table).to_markdown(index=False, floatfmt=".6g") + "\n",
-    ".html": lambda table: _filled(table).to_html(index=False, float_format="{:.6g}".format),
-    ".json": lambda table: json.dumps(plain_rows(table), indent=2) + "\n",
+    ".md": lambda table: _filled(table, "").to_markdown(index=False, floatfmt=".6g") + "\n",
+    ".html": lambda table: _filled(table, "").to_html(index=False, float_format="{:.6g}".format),
+    ".json": lambda table: json.dumps(_plain_rows(table), indent=2) + "\n",
 }
 
 
-def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFrame:
-    """One row a trial: complete trials by rank, then the others by number.
+def summary_rows(records: Sequence[StoredTrial], direction: str) -> list[dict[str, Any]]:
+    """One row per trial: complete trials by rank, then the others by number.
 
     Args:
         records: the study's trials.
         direction: ``maximize`` or ``minimize``, of the objective.
 
     Returns:
-        Columns ``rank`` (from 1; empty for trials that are not complete), ``number``, ``state``, ``objective``, every
-        ``val/…`` metric at the best epoch, the parameters that were searched, ``parameters`` and ``multiply_adds``,
-        ``best_epoch``, ``epochs``, ``duration_s`` (training alone), ``run_id``, ``started`` (ISO 8601
-        with the offset from UTC).
+        Every row has the columns of `summary_table`; None is a missing value.
     """
-    order = ranked(records, direction)
-    rank = {record.number: place for place, record in enumerate(order, 1)}
-    rest = [record for record in records if record.number not in rank]
-    rows = [_row(record, rank.get(record.number)) for record in [*order, *rest]]
-    keys = {name: list(dict.fromkeys(key for row in rows for key in row[name])) for name in ("metrics", "params")}
-    columns = ["rank", "number", "state", "objective", *keys["metrics"], *keys["params"]]
-    columns += ["parameters", "multiply_adds", "best_epoch", "epochs", "duration_s", "run_id", "started"]
-    flat = [row["head"] | row["metrics"] | row["params"] | row["tail"] for row in rows]
-    table = pd.DataFrame(flat, columns=columns)
-    whole = ["rank", "number", "parameters", "multiply_adds", "best_epoch", "epochs"]
-    whole += [key for key in keys["params"] if _all_integers(row["params"].get(key) for row in rows)]
-    return table.astype(dict.fromkeys(whole, "Int64"))
+    return _rows(records, direction)[1]
+
+
+def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFrame:
+    """The rows of `summary_rows` as a data frame.
+
+    Returns:
+        Columns ``rank`` (from 1; empty for trials that are not complete), ``number``, ``state``, ``objective``, every
+        ``val/…`` metric at the best epoch, the searched parameters, ``parameters`` and ``multiply_adds``,
+        ``best_epoch``, ``epochs``, ``duration_s`` (of training and validation), ``run_id``, ``started`` (ISO 8601 with
+        the offset from UTC).
+    """
+    import pandas as pd
+
+    columns, rows = _rows(records, direction)
+    searched = {key for record in records for key in record.params}
+    integers = [*INTEGERS, *(key for key in searched if _all_integers(row[key] for row in rows))]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(integers, "Int64"))
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
     """Write a table in the format of the file's suffix; an older file is replaced whole.
 
     Raises:
-        InputError: an unknown suffix, or a place that cannot be written.
+        InputError: as `check_output`, or the file cannot be written.
     """
-    writer = WRITERS.get(path.suffix.lower())
-    if writer is None:
-        raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(WRITERS)}")
-    write_output(path, writer(table).encode())
+    check_output(path, WRITERS)
+    write_output(path, WRITERS[path.suffix.lower()](table).encode())
 
 
-def _row(record: StoredTrial, rank: int | None) -> dict[str, dict[str, Any]]:
-    summary = record.summary if isinstance(record, EndedTrial) else None
-    state, value = (record.state, record.value) if isinstance(record, EndedTrial) else ("RUNNING", None)
-    metrics = {k: v for k, v in (summary.metrics if summary else {}).items() if k.startswith("val/")}
-    return {
-        "head": {"rank": rank, "number": record.number, "state": state, "objective": value},
-        "metrics": metrics,
-        "params": record.params,
-        "tail": {
-            "parameters": summary.cost.get("parameters") if summary else None,
-            "multiply_adds": summary.cost.get("multiply_adds") if summary else None,
-            "best_epoch": summary.best_epoch if summary else None,
-            "epochs": summary.epochs if summary else None,
-            "duration_s": summary.duration_s if summary else None,
-            "run_id": summary.run_id if summary else None,
-            "started": record.started.astimezone().isoformat(timespec="seconds"),
-        },
-    }
+def _rows(records: Sequence[StoredTrial], direction: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The columns of the table in their order, and its rows."""
+    best = ranked(records, direction)
+    ranks = {record.number: rank for rank, record in enumerate(best, 1)}
+    order = [*best, *(record for record in records if record.number not in ranks)]
+    metrics = [name for record in ended(order) for name in record.summary.metrics if name.startswith("val/")]
+    params = [key for record in order for key in record.params]
+    columns = ["rank", "number", "state", "objective", *dict.fromkeys(metrics), *dict.fromkeys(params), *COST, *SUMMARY]
+    columns.append("started")
+    rows = [_values(record) | {"rank": ranks.get(record.number)} for record in order]
+    return columns, [{column: row.get(column) for column in columns} for row in rows]
 
 
-def _all_integers(values: Any) -> bool:
+def _values(record: StoredTrial) -> dict[str, Any]:
+    """What is known of a trial, by column; and more."""
+    started = record.started.astimezone().isoformat(timespec="seconds")
+    known: dict[str, Any] = {"number": record.number, "state": record.state, "started": started}
+    if not isinstance(record, EndedTrial):
+        return known | record.params
+    summary, known["objective"] = record.summary, record.value
+    return known | summary.metrics | record.params | summary.cost | {name: getattr(summary, name) for name in SUMMARY}
+
+
+def _filled(table: pd.DataFrame, missing: str | None) -> pd.DataFrame:
+    """The table with this in place of missing values, whatever the columns' types."""
+    return table.astype(object).where(table.notna(), missing)
+
+
+def _plain_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """Rows of JSON values, with all digits of a number; pandas' own JSON has ten decimals."""
+    return _filled(table, None).to_dict("records")
+
+
+def _all_integers(values: Iterable[Any]) -> bool:
     present = [value for value in values if value is not None]
     return bool(present) and all(isinstance(value, int) and not isinstance(value, bool) for value in present)

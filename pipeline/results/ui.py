@@ -1,4 +1,7 @@
-"""The MLflow UI on a home, served on 127.0.0.1 only."""
+"""The MLflow UI on a home, served on 127.0.0.1 only.
+
+What comes in: a home and a study's name. What goes out: a server process that ends with the command.
+"""
 
 from __future__ import annotations
 
@@ -13,27 +16,28 @@ from contextlib import suppress
 
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
+from pipeline.tracking.runs import read_tracking
 
-STARTING_S = 60
-POLITELY_S = 5
+START_SECONDS = 60  # until the server answers
+STOP_SECONDS = 5  # until its processes are killed
+# The server's job runners, for evaluating language models, are eight more processes.
+ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
-    """Serve the UI until it is interrupted.
+    """Serve the UI until the user interrupts it.
 
     Args:
-        home: whose tracking store is shown.
-        study: open at this study's runs; None at the list of experiments.
+        home: the home whose tracking store is shown.
+        study: the study whose runs are opened; None opens the list of experiments.
         port: on 127.0.0.1; 0 takes a free one.
-        open_browser: also open a browser window, where there is one.
+        open_browser: also open a browser window, where there is a browser.
 
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
         InputError: the port is taken.
-        StudyError: the server ended by itself.
+        StudyError: the server did not start, or it ended without being asked to.
     """
-    from pipeline.tracking.runs import read_tracking
-
     if not home.has_tracking():
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
     page = f"/#/experiments/{read_tracking(home, study).experiment_id}/runs" if study else "/"
@@ -43,48 +47,29 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # A session of its own, because the server starts further processes and ending it does not end them.
-    # Its job runners (for evaluating language models) are eight more processes that a study has no use for.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    nowhere = subprocess.DEVNULL
-    server = subprocess.Popen(command, stdout=nowhere, stderr=nowhere, env=environment, start_new_session=True)
-    before = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
+    # It starts further processes, which do not end with it: they share a session, so that they can be ended together.
+    null, environment = subprocess.DEVNULL, os.environ | ENVIRONMENT
+    server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}{page}"
-        print(f"MLflow UI: {address}\nCtrl-C ends it", flush=True)
+        print(f"MLflow UI: {address}\npress Ctrl-C to stop it", flush=True)
         if open_browser:
             webbrowser.open(address)
         server.wait()
-        raise StudyError(f"the MLflow server ended by itself with exit code {server.returncode}")
+        raise StudyError(f"the MLflow server ended unexpectedly with exit code {server.returncode}")
     except KeyboardInterrupt:
         pass
     finally:
         _end(server)
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
-def _end(server: subprocess.Popen[bytes]) -> None:
-    """End the server and all that it started; politely, then not."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, how)
-        deadline = time.monotonic() + POLITELY_S
-        while time.monotonic() < deadline and _group_alive(server):
-            time.sleep(0.05)
-
-
-def _group_alive(server: subprocess.Popen[bytes]) -> bool:
-    server.poll()
-    try:
-        os.killpg(server.pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _free(port: int) -> int:
+    """The port, if it is free; a free one for 0."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
@@ -94,8 +79,8 @@ def _free(port: int) -> int:
 
 
 def _wait(server: subprocess.Popen[bytes], port: int) -> None:
-    """Until the server answers, so that the address that is printed works."""
-    deadline = time.monotonic() + STARTING_S
+    """Wait until the server answers, so that the address that is printed works."""
+    deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise StudyError(f"the MLflow server did not start (exit code {server.returncode})")
@@ -103,4 +88,16 @@ def _wait(server: subprocess.Popen[bytes], port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    raise StudyError(f"the MLflow server did not answer within {STARTING_S} s")
+    raise StudyError(f"the MLflow server did not answer within {START_SECONDS} s")
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End the server and every process that it started: by SIGTERM, then by SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_SECONDS
+        with suppress(ProcessLookupError):  # no process of the group is left
+            os.killpg(server.pid, number)
+            while time.monotonic() < deadline:
+                server.poll()
+                os.killpg(server.pid, 0)
+                time.sleep(0.05)

@@ -36,6 +36,10 @@ class RunningTrial:
     values: dict[str, Value]  # every key of [model] and [train]
     started: datetime
 
+    @property
+    def state(self) -> Literal["RUNNING"]:
+        return "RUNNING"
+
 
 @dataclass(frozen=True)
 class EndedTrial:

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: processes, printed text, exit codes."""
+"""The command line as a user sees it: processes, printed text, exit codes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from studies_for_tests import SMALL, STUDY, TRIALS, Launcher, Place, assert_soun
 pytest_plugins = ["study_fixtures"]
 
 
-def test_from_a_study_file_to_a_champion_and_a_table(
+def test_study_from_file_to_champion_and_table(
     finished: Place, place: Place, launcher: Launcher, tmp_path: Path
 ) -> None:
-    """The user's verbs, with real Dask workers, in a working directory that only gains what was asked for."""
+    """The main commands, with real Dask workers; the working directory gets only the file that was asked for."""
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     home = ("--home", str(place.path))
@@ -32,7 +32,7 @@ def test_from_a_study_file_to_a_champion_and_a_table(
     ran = launcher.run(*place.arguments("--workers", "2"), cwd=cwd)
     assert ran.code() == 0, ran.stderr
     assert_sound(place)
-    assert facts(place) == facts(finished), "two workers, or none: the same numbers"
+    assert facts(place) == facts(finished), "the numbers depend on the number of workers"
     best = place.search().records()
     value = max(record.value for record in best if record.value is not None)
     for words in ("baseline bicubic", "baseline linear", "epoch 3/3", "loss", "next:", "study", f"{value:.4g}"):
@@ -63,8 +63,8 @@ def test_from_a_study_file_to_a_champion_and_a_table(
     assert sorted(os.listdir(cwd)) == ["table.csv"]
 
 
-def test_the_default_home_is_all_that_a_working_directory_gains(tmp_path: Path) -> None:
-    """As it is installed, and as a first user meets it: nothing is there yet."""
+def test_run_writes_only_the_default_home_to_the_working_directory(tmp_path: Path) -> None:
+    """The installed command in an empty folder, as a new user runs it."""
     (tmp_path / "small.toml").write_text(SMALL)
     command = [str(STUDY), "run", "small.toml", "--trials", "2", "--workers", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -78,19 +78,19 @@ def test_the_default_home_is_all_that_a_working_directory_gains(tmp_path: Path) 
 
 
 def in_a_terminal(*command: str) -> list[str]:
-    """What a terminal of 80 columns is given, without its colours."""
+    """The lines that a command prints in a terminal of 80 columns, without colours."""
     leader, follower = os.openpty()
     with subprocess.Popen([STUDY, *command], stdout=follower, env={**os.environ, "COLUMNS": "80", "TERM": "xterm"}):
         os.close(follower)
         shown = b""
-        with contextlib.suppress(OSError):  # which is how the end of a terminal reads
+        with contextlib.suppress(OSError):  # raised at the end of the output
             while chunk := os.read(leader, 1 << 16):
                 shown += chunk
     os.close(leader)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).splitlines()
 
 
-def test_a_narrow_terminal_gets_what_was_searched_and_is_told_what_it_lacks(finished: Place) -> None:
+def test_leaderboard_in_a_narrow_terminal_names_the_columns_left_out(finished: Place) -> None:
     lines = in_a_terminal("show", "small", "--home", str(finished.path))
     heading = next(line.split() for line in lines if line.split()[:2] == ["rank", "trial"])
     assert max(map(len, lines)) <= 80
@@ -100,13 +100,13 @@ def test_a_narrow_terminal_gets_what_was_searched_and_is_told_what_it_lacks(fini
     assert "sharpness" not in heading
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(finished: Place) -> None:
+def test_closed_pipe_is_no_error(finished: Place) -> None:
     command = shlex.join([str(STUDY), "list", "--json", "--home", str(finished.path)])
     done = subprocess.run(f"{command} | true", shell=True, capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
 
-def test_single_trainings_have_no_table(place: Place) -> None:
+def test_show_and_export_refuse_a_study_of_single_trainings(place: Place) -> None:
     chosen = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.optimizer=adam", "train.lr=1e-2")
     flags = [part for override in chosen for part in ("--set", override)]
     done = study("train", place.file, "--home", place.path, "--name", "alone", *flags)
@@ -117,7 +117,7 @@ def test_single_trainings_have_no_table(place: Place) -> None:
         assert "alone has single trainings only" in refused.stderr
 
 
-def test_promote_answers_scripts_too(finished_copy: Place) -> None:
+def test_promote_and_models_print_json(finished_copy: Place) -> None:
     done = study("promote", "small", "--json", "--home", str(finished_copy.path))
     assert (done.code, done.stderr) == (0, "")
     promotion = json.loads(done.stdout)
@@ -127,7 +127,7 @@ def test_promote_answers_scripts_too(finished_copy: Place) -> None:
     assert (version["version"], version["aliases"], version["run_id"]) == ("1", ["champion"], promotion["run_id"])
 
 
-def test_a_gate_that_refuses_is_one_line_and_exit_1(place: Place) -> None:
+def test_promotion_refused_by_the_gate_is_one_line_and_exit_code_1(place: Place) -> None:
     poor = (
         "--set",
         "enqueue=[]",
@@ -148,7 +148,7 @@ def test_a_gate_that_refuses_is_one_line_and_exit_1(place: Place) -> None:
     assert "small version 1 is champion" in forced.stdout
 
 
-def test_json_for_scripts(finished: Place) -> None:
+def test_reading_commands_print_json(finished: Place) -> None:
     home = ("--home", str(finished.path))
     [listed] = json.loads(study("list", "--json", *home).stdout)
     assert (listed["name"], listed["ended"], listed["metric"]) == ("small", TRIALS, "psnr")
@@ -159,8 +159,8 @@ def test_json_for_scripts(finished: Place) -> None:
     assert json.loads(study("models", "--json", *home).stdout) == []
 
 
-def test_what_is_no_number_in_json_is_null(finished_copy: Place) -> None:
-    """The sharpness of flat images is nan; scripts' parsers end at that word."""
+def test_nan_is_null_in_json(finished_copy: Place) -> None:
+    """The sharpness of flat images is NaN, which JSON parsers refuse."""
     search = finished_copy.search()
     search.baselines = {"linear": search.baselines["linear"] | {"val/sharpness": math.nan}}
     shown = study("show", "small", "--json", "--home", str(finished_copy.path)).stdout
@@ -169,8 +169,8 @@ def test_what_is_no_number_in_json_is_null(finished_copy: Place) -> None:
     assert document["baselines"]["linear"]["val/psnr"] > 0
 
 
-def test_the_next_commands_go_to_the_same_places(finished: Place, tmp_path: Path) -> None:
-    """Typed as they are printed: with the options that were given, and spaces quoted."""
+def test_next_commands_have_the_options_that_were_given(finished: Place, tmp_path: Path) -> None:
+    """They can be typed as they are printed: spaces are quoted."""
     (tmp_path / "my place").mkdir()
     place = copied(finished, tmp_path / "my place")
     data, storage = tmp_path / "my data", f"sqlite:///{place.path}/optuna.db?timeout=60"
@@ -187,19 +187,20 @@ REFUSED = {
     "a key misspelled": (("run", "FILE", "--set", "model.dept=3"), "did you mean 'depth'"),
     "a value out of bounds": (("run", "FILE", "--set", "budget.trials=0"), "trials"),
     "a name that is a path": (("run", "FILE", "--name", "../x"), "not allowed"),
-    "fewer than no workers": (("run", "FILE", "--workers", "-1"), "--workers"),
+    "a negative number of workers": (("run", "FILE", "--workers", "-1"), "--workers"),
     "a factor that does not divide": (("run", "FILE", "--set", "degrade.factor=5"), "allowed: 2, 4, 7"),
     "no such study": (("show", "absent"), "no study 'absent'"),
     "no such study to promote": (("promote", "../absent"), "no study"),
-    "an unknown format": (("export", "absent", "-o", "x.doc"), "absent"),
+    "no such study to export": (("export", "absent", "-o", "x.doc"), "absent"),
+    "an unknown format": (("evaluate", "0" * 32, "-o", "x.jpg"), "allowed: .png"),
     "a tracking URI of another kind": (("list", "--tracking-uri", "file:///tmp"), "allowed"),
-    "a port that is none": (("ui", "--port", "99999"), "65535"),
+    "a port out of range": (("ui", "--port", "99999"), "65535"),
     "no such option": (("run", "FILE", "--frobnicate"), "--frobnicate"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_bad_input_is_two_lines_exit_2_and_nothing_written(case: str, place: Place, tmp_path: Path) -> None:
+def test_bad_input_is_at_most_two_lines_exit_code_2_and_writes_nothing(case: str, place: Place, tmp_path: Path) -> None:
     arguments, says = REFUSED[case]
     home = tmp_path / "untouched"
     given = [str(place.file) if word == "FILE" else word for word in arguments]
@@ -207,12 +208,12 @@ def test_bad_input_is_two_lines_exit_2_and_nothing_written(case: str, place: Pla
     assert done.code == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    if case not in ("no such option", "a port that is none"):  # whose usage text is the command-line library's
+    if case not in ("no such option", "a port out of range"):  # typer prints its usage text
         assert len(done.stderr.strip().splitlines()) <= 2
     assert not home.exists()
 
 
-def test_debug_shows_where(tmp_path: Path) -> None:
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = study("run", str(tmp_path / "absent.toml"), "--debug")
     assert done.code == 2
     assert "Traceback" in done.stderr
@@ -226,13 +227,13 @@ def test_a_study_with_no_complete_trial_fails(place: Place) -> None:
     assert study("promote", "small", "--home", str(place.path)).code == 1
 
 
-def test_the_program_is_a_module_too() -> None:
+def test_program_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "pipeline", "--help"], capture_output=True, text=True, check=True)
     for command in ("run", "list", "show", "ui", "promote", "models", "export", "reproduce", "doctor"):
         assert f"  {command} " in done.stdout
 
 
-def test_every_command_takes_the_places(finished: Place) -> None:
+def test_every_command_has_the_common_options(finished: Place) -> None:
     for command in ("run", "list", "show", "ui", "promote", "models", "export", "reproduce", "doctor"):
         text = study(command, "--help").stdout
         for option in ("--home", "--data-dir", "--tracking-uri", "--storage", "--debug"):
@@ -240,7 +241,7 @@ def test_every_command_takes_the_places(finished: Place) -> None:
     assert study("list", "--home", str(finished.path)).code == 0
 
 
-def test_the_ui_is_served_on_this_machine_only_and_ends_whole(finished: Place) -> None:
+def test_ui_is_served_on_this_machine_only_and_ends_with_all_its_processes(finished: Place) -> None:
     command = [str(STUDY), "ui", "small", "--port", "0", "--no-browser", "--home", str(finished.path)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -259,7 +260,7 @@ def test_the_ui_is_served_on_this_machine_only_and_ends_whole(finished: Place) -
         server.communicate()
 
 
-def test_the_ui_of_a_home_without_studies_says_so(tmp_path: Path) -> None:
+def test_ui_of_a_home_without_studies_is_refused(tmp_path: Path) -> None:
     done = study("ui", "--home", str(tmp_path / "none"))
     assert done.code == 2
     assert "no study" in done.stderr

@@ -1,4 +1,4 @@
-"""What a user sees while a study runs."""
+"""The live table in a terminal, and the plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipeline.data import load
 from pipeline.study.reporter import PlainLines, figure
 
 METRICS = {"train/loss": 0.25, "val/psnr": 17.123456, "time/epoch_s": 1.25}
-# Texts of libraries and paths of users hold what a terminal library may take for its own signs.
+# Messages of libraries and paths of users may contain brackets, which rich takes for markup.
 AWKWARD = "RuntimeError in epoch 2: [enforce fail at alloc_cpu.cpp:117] no memory [/tmp/a[b]/c]"
 
 
-def tell(reporter: Any, config: Any, data: Any) -> None:
+def report_events(reporter: Any, config: Any, data: Any) -> None:
     reporter.begun(config, data, 1, 2)
     reporter.baseline("degraded", {"val/psnr": 9.5})
     reporter.best(0, 16.5)
@@ -39,8 +39,8 @@ def known(tiny_study: Path, tmp_path: Path) -> tuple[Any, Any]:
     return config, load(config.dataset, tmp_path)
 
 
-def test_plain_lines_are_an_event_each_and_say_all(known: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    tell(PlainLines(), *known)
+def test_plain_lines_print_one_line_per_event(known: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    report_events(PlainLines(), *known)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 11
     for line, words in zip(
@@ -63,10 +63,10 @@ def test_plain_lines_are_an_event_each_and_say_all(known: tuple[Any, Any], capsy
     assert "\x1b" not in "".join(lines)
 
 
-def test_the_live_table_says_it_too(known: tuple[Any, Any]) -> None:
+def test_live_table_shows_the_same_events(known: tuple[Any, Any]) -> None:
     screen = io.StringIO()
     with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
-        tell(live, *known)
+        report_events(live, *known)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     for words in (
         "tiny",
@@ -81,7 +81,7 @@ def test_the_live_table_says_it_too(known: tuple[Any, Any]) -> None:
     assert text.count(AWKWARD) == 2
 
 
-def test_the_live_table_of_a_resumed_study_begins_with_its_best(known: tuple[Any, Any]) -> None:
+def test_live_table_of_a_resumed_study_starts_with_its_best_trial(known: tuple[Any, Any]) -> None:
     screen = io.StringIO()
     with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
         live.begun(*known, 1, 2)

@@ -1,4 +1,4 @@
-"""`study reproduce`: a recorded trial trained again, "identical" or what differs and why that may be."""
+"""`study reproduce`: a recorded trial is trained again, and is identical or the differences are listed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def run_id_of(place: Place, state: str) -> str:
 
 
 def change_metrics(place: Place, statement: str, *values: object, many: bool = False) -> None:
-    """Change one metric, or many, behind MLflow's back."""
+    """Change one metric, or many, directly in MLflow's database."""
     with contextlib.closing(sqlite3.connect(place.path / "mlflow.db")) as database, database:
         changed = database.execute(statement, values).rowcount
         assert changed > 1 if many else changed == 1
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
-def test_a_trial_comes_out_the_same_to_the_bit(finished: Place, state: str) -> None:
+def test_reproduced_trial_is_identical_to_the_bit(finished: Place, state: str) -> None:
     run_id = run_id_of(finished, state)
     run = finished.client().get_run(run_id)
     (summary,) = [r.summary for r in finished.search().records() if r.summary and r.summary.run_id == run_id]
@@ -46,16 +46,16 @@ def test_a_trial_comes_out_the_same_to_the_bit(finished: Place, state: str) -> N
     assert sorted(path for path in finished.path.rglob("*") if path.suffix != ".lock") == before
 
 
-def test_a_trial_that_diverged_diverges_again(finished: Place) -> None:
+def test_diverged_trial_diverges_again(finished: Place) -> None:
     done = reproduce(finished, run_id_of(finished, "FAIL"))
     said = [
         "identical: 0 figures of 0 epochs of trial-0000",
-        "it failed as it did then: non-finite loss (nan) in epoch 1",
+        "it failed as recorded: non-finite loss (nan) in epoch 1",
     ]
     assert (done.code, done.lines, done.stderr) == (0, said, "")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is said without a GPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests the message without a GPU")
 def test_a_training_on_a_gpu_is_not_reproduced_without_one(finished_copy: Place) -> None:
     run_id = run_id_of(finished_copy, "COMPLETE")
     config = json.loads(finished_copy.client().get_run(run_id).data.tags["trial.config"])
@@ -65,8 +65,8 @@ def test_a_training_on_a_gpu_is_not_reproduced_without_one(finished_copy: Place)
     assert "trained on a GPU" in done.stderr
 
 
-def test_a_failure_that_was_not_the_training_s_is_named_as_such(finished_copy: Place) -> None:
-    """As of a trial whose worker was killed over and over by the machine."""
+def test_failure_outside_training_is_not_reproduced(finished_copy: Place) -> None:
+    """The machine killed the trial's worker again and again."""
     run = finished_copy.client().get_run(run_id_of(finished_copy, "COMPLETE"))
     for tag, value in (("trial.state", "FAIL"), ("trial.reason", "its worker died 4 times")):
         finished_copy.client().set_tag(run.info.run_id, tag, value)
@@ -74,11 +74,11 @@ def test_a_failure_that_was_not_the_training_s_is_named_as_such(finished_copy: P
     done = reproduce(finished_copy, run.info.run_id)
     assert done.code == 1
     assert done.lines[0].startswith("0 of ")
-    assert done.lines[1] == "  it failed then: its worker died 4 times; now: epoch 3 was trained"
+    assert done.lines[1] == "  failure: recorded 'its worker died 4 times', now 'epoch 3 was trained'"
 
 
 @pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
-def test_of_a_run_that_was_made_again_what_it_has_is_compared(finished_copy: Place, state: str) -> None:
+def test_rebuilt_run_is_compared_only_in_what_it_has(finished_copy: Place, state: str) -> None:
     lost = finished_copy.client().get_run(run_id_of(finished_copy, state))
     finished_copy.client().delete_run(lost.info.run_id)
     assert study("doctor", "--repair", "--home", str(finished_copy.path)).code == 0
@@ -88,7 +88,7 @@ def test_of_a_run_that_was_made_again_what_it_has_is_compared(finished_copy: Pla
     compared = len(figures) + 2 if state == "COMPLETE" else 0  # all of the best epoch, the objective of two others
     epochs = 3 if state == "COMPLETE" else 0
     assert (done.code, done.stderr) == (0, ""), done
-    assert done.lines[0] == "the run was lost and made again by doctor: of most epochs it has the objective only"
+    assert done.lines[0] == "the run was lost and rebuilt by doctor: for most epochs it has the objective only"
     assert done.lines[1] == f"identical: {compared} figures of {epochs} epochs of {lost.info.run_name}"
 
 
@@ -104,11 +104,11 @@ def test_a_metric_that_differs_is_named_with_its_epoch(finished_copy: Place) -> 
     assert done.code == 1
     assert done.lines[0].startswith("1 of ")
     assert f"  epoch 2 val/psnr: recorded {changed}, now {then}" in done.lines
-    assert len(done.lines) > 2  # why that may be
+    assert len(done.lines) > 2  # what may be the reason
     assert done.stderr == "error: trial-0001 was not reproduced\n" or "was not reproduced" in done.stderr
 
 
-def test_a_metric_that_is_missing_is_a_difference(finished_copy: Place) -> None:
+def test_missing_metric_is_a_difference(finished_copy: Place) -> None:
     run_id = run_id_of(finished_copy, "COMPLETE")
     where = "where run_uuid = ? and key = 'val/ssim' and step = 1"
     change_metrics(finished_copy, f"delete from metrics {where}", run_id)
@@ -120,15 +120,15 @@ def test_a_metric_that_is_missing_is_a_difference(finished_copy: Place) -> None:
 @pytest.mark.parametrize(
     ("tag", "value", "said"),
     [
-        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch 1.0.0 then, "),
-        ("env.hardware", "an abacus", "hardware: an abacus then, "),
-        ("git.commit", "0123456", "git.commit: 0123456 then, "),
+        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch: recorded 1.0.0, now "),
+        ("env.hardware", "another processor", "hardware: recorded another processor, now "),
+        ("git.commit", "0123456", "git.commit: recorded 0123456, now "),
     ],
 )
-def test_what_is_different_about_the_machine_is_named(finished_copy: Place, tag: str, value: str, said: str) -> None:
+def test_differences_of_the_machine_are_listed(finished_copy: Place, tag: str, value: str, said: str) -> None:
     run_id = run_id_of(finished_copy, "COMPLETE")
     finished_copy.client().set_tag(run_id, tag, value)
-    assert reproduce(finished_copy, run_id).code == 0  # the figures are what counts
+    assert reproduce(finished_copy, run_id).code == 0  # only the figures are compared
     where = "where run_uuid = ? and key = 'train/loss' and step = 3"
     change_metrics(finished_copy, f"update metrics set value = 1 {where}", run_id)
     done = reproduce(finished_copy, run_id)
@@ -168,7 +168,7 @@ def test_a_damaged_record_is_refused(finished_copy: Place, text: str) -> None:
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 
-def test_a_home_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_absent_home_is_not_created(tmp_path: Path) -> None:
     done = study("reproduce", "0" * 32, "--home", str(tmp_path / "nowhere"))
     assert done.code in (1, 2)
     assert len(done.stderr.splitlines()) <= 2

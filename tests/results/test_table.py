@@ -1,4 +1,4 @@
-"""The summary table: its columns, its order, and the files it is written to."""
+"""The summary table: columns, order of rows, and files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from studies_for_tests import Place
 
 from pipeline.errors import InputError
-from pipeline.results.table import WRITERS, summary_table, write_table
+from pipeline.results.table import WRITERS, summary_rows, summary_table, write_table
 from pipeline.search.records import Record, Summary, ranked
 
 pytest_plugins = ["study_fixtures"]
@@ -36,7 +36,7 @@ MIXED = [
 ]
 
 
-def test_columns_come_in_the_promised_order() -> None:
+def test_columns_are_in_the_documented_order() -> None:
     table = summary_table(MIXED, "maximize")
     head = ["rank", "number", "state", "objective", "val/psnr", "val/ssim", "loss", "lr", "momentum"]
     tail = ["parameters", "multiply_adds", "best_epoch", "epochs", "duration_s", "run_id", "started"]
@@ -44,7 +44,7 @@ def test_columns_come_in_the_promised_order() -> None:
 
 
 @pytest.mark.parametrize(("direction", "order"), [("maximize", [2, 0, 1]), ("minimize", [0, 2, 1])])
-def test_complete_trials_come_by_rank_and_the_others_after_them(direction: str, order: list[int]) -> None:
+def test_complete_trials_are_sorted_by_rank_and_precede_the_others(direction: str, order: list[int]) -> None:
     table = summary_table(MIXED, direction)
     assert table["number"].tolist() == order
     assert table["rank"].tolist()[:2] == [1, 2]
@@ -58,6 +58,11 @@ def test_ranks_follow_the_objective(values: list[float], direction: str) -> None
     objectives = table["objective"].tolist()
     assert objectives == sorted(values, reverse=direction == "maximize")
     assert table["number"].tolist() == [r.number for r in ranked(records, direction)]
+
+
+def test_rows_hold_the_values_of_the_table() -> None:
+    table = summary_table(MIXED, "maximize")
+    assert summary_rows(MIXED, "maximize") == table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 def test_a_study_without_trials_gives_an_empty_table() -> None:
@@ -85,7 +90,7 @@ def _html(text: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_every_format_is_read_back(suffix: str, tmp_path: Path) -> None:
+def test_every_format_can_be_read_back(suffix: str, tmp_path: Path) -> None:
     table, file = summary_table(MIXED, "maximize"), tmp_path / f"table{suffix}"
     write_table(table, file)
     read = READERS[suffix](file.read_text())
@@ -98,12 +103,12 @@ def test_every_format_is_read_back(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".md", ".html"])
-def test_tables_for_people_have_six_digits_of_small_numbers_too(suffix: str, tmp_path: Path) -> None:
+def test_markdown_and_html_show_six_digits_of_small_numbers(suffix: str, tmp_path: Path) -> None:
     write_table(pd.DataFrame({"weight_decay": [1.1621474e-07, None], "run_id": ["a", "b"]}), tmp_path / f"t{suffix}")
     assert "1.16215e-07" in (tmp_path / f"t{suffix}").read_text()
 
 
-def test_an_older_file_is_replaced(tmp_path: Path) -> None:
+def test_existing_file_is_replaced(tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     file.write_text("old\n" * 1000)
     write_table(summary_table(MIXED, "maximize"), file)
@@ -113,13 +118,13 @@ def test_an_older_file_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "says"), [("table.xlsx", ".csv"), ("table", "no suffix"), ("absent/table.csv", "folder")]
 )
-def test_places_and_formats_that_cannot_be_are_refused(name: str, says: str, tmp_path: Path) -> None:
+def test_unknown_format_or_absent_folder_is_refused(name: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         write_table(summary_table(MIXED, "maximize"), tmp_path / name)
     assert not os.listdir(tmp_path)
 
 
-def test_a_real_study_has_a_row_a_trial(finished: Place) -> None:
+def test_a_real_study_has_one_row_per_trial(finished: Place) -> None:
     records = finished.search().records()
     table = summary_table(records, "maximize")
     assert sorted(table["number"]) == [r.number for r in records]
@@ -145,7 +150,7 @@ def test_numbers_keep_all_their_digits_and_integers_stay_integers(finished: Plac
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_what_is_missing_is_empty(suffix: str, finished: Place, tmp_path: Path) -> None:
+def test_missing_values_are_empty(suffix: str, finished: Place, tmp_path: Path) -> None:
     text = _written(summary_table(finished.search().records(), "maximize"), tmp_path / f"table{suffix}").read_text()
     assert not [word for word in ("nan", "NaN", "None", "<NA>", "&lt;NA&gt;") if word in text]
 
@@ -155,14 +160,14 @@ def _written(table: pd.DataFrame, file: Path) -> Path:
     return file
 
 
-def test_a_folder_in_the_file_s_place_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_folder_of_that_name_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "table.csv").mkdir()
     with pytest.raises(InputError, match="cannot be written there"):
         write_table(summary_table(MIXED, "maximize"), tmp_path / "table.csv")
     assert (tmp_path / "table.csv").is_dir()
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which nobody can make files")
-def test_a_folder_that_takes_no_files_is_refused() -> None:
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no file can be created")
+def test_folder_that_is_not_writable_is_refused() -> None:
     with pytest.raises(InputError, match="cannot be written"):
         write_table(summary_table(MIXED, "maximize"), Path("/proc/table.csv"))

@@ -215,14 +215,14 @@ def test_what_is_amiss_is_found_mended_and_gone(finished: Place, finished_copy: 
     assert (found.code, len(found.lines)) == (1, fault.findings), found
     assert fault.says in found.stdout
     counted = "1 finding" if fault.findings == 1 else f"{fault.findings} findings"
-    assert found.stderr == f"error: {counted}; `study doctor --repair` mends them\n"
+    assert found.stderr == f"error: {counted}; `study doctor --repair` repairs them\n"
     assert doctor(finished_copy).lines == found.lines  # looking changes nothing
 
     mended = doctor(finished_copy, "--repair")
     assert (mended.code, mended.stderr) == (0, ""), mended
     said = [line for line in mended.lines if "note: " not in line]
     assert 1 <= len(said) <= fault.findings  # mending one thing may mend another
-    assert all(": mended: " in line for line in said)
+    assert all(": repaired: " in line for line in said)
 
     after = doctor(finished_copy)
     assert (after.code, after.lines) == (0, [f"{finished_copy.path}: {WELL}"]), after

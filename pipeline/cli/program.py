@@ -1,0 +1,123 @@
+"""The program `study`: its application, the options that every command has, and how errors are reported.
+
+What comes in: the words of the command line. What goes out: a call of one command's function, and an exit code.
+No command module imports a heavy library at its top, so that ``study --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline.errors import Interrupted, StudyError
+from pipeline.home import Home, open_home
+
+app = typer.Typer(
+    name="study",
+    help="Hyperparameter studies of image-restoration autoencoders: run, compare, promote, export.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (TOML).")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An MLflow run id, of a trial or a single training.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="The study's name. [default: the file's]")]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
+
+
+def main() -> None:
+    """Entry point of ``study``."""
+    app()
+
+
+def command(name: str | None = None, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command, of the program or of a group of commands.
+
+    The function receives the `Home` first. The command also has the options of `_open_home` and ``--debug``, and
+    reports errors as `_reported_errors` does.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        common = list(inspect.signature(_open_home, eval_str=True).parameters.values())
+        debug = inspect.Parameter(
+            "debug",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+        )
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common, debug)]
+
+        def run_command(**arguments: Any) -> None:
+            with _reported_errors(arguments.pop("debug")):
+                home = _open_home(**{p.name: arguments.pop(p.name) for p in common})
+                function(home, **arguments)
+
+        run_command.__doc__ = function.__doc__
+        run_command.__name__ = function.__name__
+        run_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run_command.__annotations__ = {p.name: p.annotation for p in parameters}
+        group.command(name)(run_command)
+        return function
+
+    return register
+
+
+def _open_home(
+    home: Annotated[Path | None, typer.Option("--home", help="Folder of the studies. [default: mlruns]")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Folder of the data sets. [default: $STUDY_DATA_DIR or the cache]")
+    ] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="MLflow server. [default: $MLFLOW_TRACKING_URI or in the home]")
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", help="Optuna's database. [default: $OPTUNA_STORAGE or in the home]")
+    ] = None,
+) -> Home:
+    """The options that every command has, and the home that they name."""
+    return open_home(home, data_dir, tracking_uri, storage)
+
+
+@contextmanager
+def _reported_errors(debug: bool) -> Iterator[None]:
+    """Report an error as one or two lines on stderr, and exit with its code.
+
+    The libraries' loggers are disabled meanwhile, because they would print tracebacks first: an error in a library
+    arrives here as an exception.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(disabled if debug else logging.CRITICAL)
+    try:
+        yield
+    except (typer.Exit, BrokenPipeError):  # typer ends the program quietly where the reader of a pipe has closed it
+        raise
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        raise typer.Exit(Interrupted.exit_code) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, StudyError):
+            print(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from None
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        print(f"error: unexpected {type(error).__name__}: {reason}; --debug shows the traceback", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        logging.disable(disabled)
