@@ -53,7 +53,7 @@ class Objective(Frozen):
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        return OBJECTIVES[self.metric]  # type: ignore[return-value]
+        return OBJECTIVES[self.metric]
 
 
 class Sampler(Frozen):

@@ -8,12 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import StudyConfig
+from pipeline.config.metrics import METRICS, SSIM_WINDOW
 from pipeline.config.trial import check_depth
 from pipeline.data import OWN, Dataset, forget, load
 from pipeline.data.degrade import input_size
 from pipeline.errors import ConfigError, DataError
-
-SMALLEST = 11  # pixels a side: SSIM's window
 
 
 def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
@@ -39,14 +38,15 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
             f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
             "images; all batches above that would be the same one"
         )
-    if config.objective.metric == "class_kept" and data.classes < 2:
+    metric = config.objective.metric
+    if METRICS[metric].needs_judge and data.classes < 2:
         raise DataError(
-            f"dataset {config.dataset}: it has no classes for [objective] metric = 'class_kept'; rank by psnr or ssim"
+            f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
         )
-    if min(data.image_size) < SMALLEST:
+    if min(data.image_size) < SSIM_WINDOW:
         height, width = data.image_size
-        least = f"{SMALLEST} x {SMALLEST}"
         raise DataError(
-            f"dataset {config.dataset}: SSIM needs images of at least {least} pixels, not {height} x {width}"
+            f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"not {height} x {width}"
         )
     return data

@@ -133,6 +133,14 @@ def test_a_study_never_sees_the_test_split(tiny_data: Path) -> None:
     assert {name for name, value in vars(seen).items() if isinstance(value, Split)} == {"train", "val", "select"}
 
 
+def test_intensities_are_scaled_to_0_to_1() -> None:
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    floats = sets.to_float(images)
+    assert (floats.min(), floats.max(), floats.dtype) == (0, 1, torch.float32)
+    assert torch.equal((floats * 255).round().to(torch.uint8), images)
+    assert images.max() == 255
+
+
 # --- IDX files -----------------------------------------------------------------------------------------------------
 
 

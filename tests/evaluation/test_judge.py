@@ -11,17 +11,12 @@ import tiny
 import torch
 
 from pipeline.config.trial import Downscale, Gaussian
-from pipeline.data import Dataset, load
+from pipeline.data import Dataset
 from pipeline.data.sets import to_float
 from pipeline.errors import Interrupted, StudyError
 from pipeline.evaluation import scores as scoring
 from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import judge_of
-
-
-@pytest.fixture
-def seen(tiny_data: Path) -> Dataset:
-    return load(tiny.NAME, tiny_data)
 
 
 def test_it_knows_clean_images_and_is_the_same_on_any_number_of_threads(seen: Dataset, tmp_path: Path) -> None:
