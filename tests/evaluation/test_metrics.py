@@ -188,7 +188,7 @@ def glossary() -> dict[str, tuple[str, str]]:
     rows = page.partition(header)[2].split("\n\n")[0].splitlines()[2:]
     found: dict[str, tuple[str, str]] = {}
     for row in rows:
-        names, units, better, _ = (cell.strip() for cell in row.strip("| ").split(" | "))
+        names, units, better, _ = (cell.strip() for cell in row.strip().strip("|").split("|"))
         listed = [name.strip("`") for name in names.split(", ")]
         each = units.split(", ") if ", " in units else [units] * len(listed)
         found |= {name: (unit, better) for name, unit in zip(listed, each, strict=True)}
