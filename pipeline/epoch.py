@@ -33,7 +33,7 @@ from pipeline.evaluation.scores import validation
 from pipeline.seeds import derive_seed
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
-from pipeline.training.checkpoint import State
+from pipeline.training.checkpoint import TrainingState
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.schedules import build_scheduler
@@ -87,7 +87,7 @@ def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 def _train_epoch(
     config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
-) -> tuple[State, EpochResult, np.ndarray]:
+) -> tuple[TrainingState, EpochResult, np.ndarray]:
     images = data.train.images.to(config.device)
     batch_size = min(config.train.batch_size, len(images))
     steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
@@ -205,6 +205,6 @@ def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:
     return derive_seed(config.seed, config.number, config.replicate, epoch, purpose)
 
 
-def _check_own(state: State, config: TrialConfig, checkpoint: Checkpoint) -> None:
+def _check_own(state: TrainingState, config: TrialConfig, checkpoint: Checkpoint) -> None:
     if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
         raise CheckpointError(f"{checkpoint.path}: belongs to another trial")

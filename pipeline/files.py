@@ -1,7 +1,11 @@
-"""Files that are there whole or not at all; folders walked through."""
+"""Files: written completely or not at all, found below a folder, and described by their own header.
+
+Comes in: paths and bytes. Goes out: files and lists of files. Imports only `errors`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +14,7 @@ from pipeline.errors import InputError
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` in the order of names, into linked folders too, but into none twice."""
+    """`os.walk` sorted by name. Links to folders are followed; no folder is visited twice."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -23,20 +27,20 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where the user's file cannot be written, before anything is computed for it.
+    """Check that the user's output file can be written, before anything is computed for it.
 
     Raises:
-        InputError: it is a folder, or lies in none that can be written to.
+        InputError: the path is a folder, or its parent folder is missing or not writable.
     """
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"-o {path}: cannot be written there; name a file in a folder that exists")
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write the user's file whole; an older one is replaced.
+    """Write the user's output file; an existing one is replaced.
 
     Raises:
-        InputError: as `check_place`, or the disk refuses it.
+        InputError: as `check_place`, or writing failed.
     """
     check_place(path)
     try:
@@ -46,10 +50,10 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, rename: after a crash the file is the old one or the new one.
+    """Write a temporary file, flush it to disk and rename it: after a crash the old file or the new one is there.
 
     Raises:
-        OSError: as from the writing; the temporary file is removed.
+        OSError: writing failed; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -67,3 +71,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """The metadata in a safetensors file's header: a 64-bit length, then JSON."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header["__metadata__"]

@@ -35,8 +35,7 @@ from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model, optimizers, schedules
-from pipeline.training.losses import LOSSES as LOSS_FUNCTIONS
-from pipeline.training.losses import loss_value
+from pipeline.training.losses import LOSS_FUNCTIONS, loss_value
 
 TABLES = {
     "activation": ACTIVATIONS,
@@ -215,9 +214,9 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
     ("offered", "implemented"),
     [
         (set(LOSSES), set(LOSS_FUNCTIONS)),
-        (set(SCHEDULERS), set(schedules.SCHEDULERS)),
-        (set(LAYER_TYPES), set(model.LAYER_TYPES)),
-        ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATIONS)),
+        (set(SCHEDULERS), set(schedules.SCHEDULER_FUNCTIONS)),
+        (set(LAYER_TYPES), set(model.AUTOENCODERS)),
+        ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATION_FUNCTIONS)),
         (set(DATASETS), set(data.LOADERS) - {tiny.NAME}),
     ],
     ids=["losses", "schedulers", "layer types", "degradations", "data sets"],

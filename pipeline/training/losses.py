@@ -1,4 +1,8 @@
-"""The training losses."""
+"""The training losses.
+
+Comes in: logits and clean images, ``[N, 1, H, W]``. Goes out: one number to minimise, with its gradient. Imports
+neither optuna nor mlflow nor distributed.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,14 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig
 from pipeline.config.loss_terms import parse_loss
+from pipeline.data.shapes import Images, Logits
 from pipeline.evaluation.metrics import ssim
-
-Logits = Float[Tensor, "batch 1 height width"]
-Images = Float[Tensor, "batch 1 height width"]
 
 
 def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tensor, ""]:
-    """The loss a trial is trained on: the weighted sum that its ``loss`` names, each a mean over the batch."""
+    """The loss of a batch: the weighted sum that ``config.loss`` names, each term a mean over the batch."""
     terms = parse_loss(config.loss).items()
-    return torch.stack([weight * LOSSES[name](logits, clean, config) for name, weight in terms]).sum()
+    return torch.stack([weight * LOSS_FUNCTIONS[name](logits, clean, config) for name, weight in terms]).sum()
 
 
 def _bce(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
@@ -47,7 +49,7 @@ def _ssim(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return 1 - ssim(torch.sigmoid(logits), clean).mean()
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
+LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
     "bce": _bce,
     "mse": _mse,
     "l1": _l1,
