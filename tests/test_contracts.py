@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline import data, epoch
 from pipeline.config import Degrade, TrialConfig
+from pipeline.config.catalogue import CATALOGUE
 from pipeline.config.choices import (
     ACTIVATIONS,
     APPLIES,
@@ -28,7 +29,6 @@ from pipeline.config.choices import (
     SCHEDULERS,
 )
 from pipeline.config.space import FIELDS
-from pipeline.config.study_file import DATASETS
 from pipeline.data import degrade
 from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import fixed_batches
@@ -217,7 +217,7 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
         (set(SCHEDULERS), set(schedules.SCHEDULER_FUNCTIONS)),
         (set(LAYER_TYPES), set(model.AUTOENCODERS)),
         ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATION_FUNCTIONS)),
-        (set(DATASETS), set(data.LOADERS) - {tiny.NAME}),
+        (set(CATALOGUE), set(data.LOADERS) - {tiny.NAME}),
     ],
     ids=["losses", "schedulers", "layer types", "degradations", "data sets"],
 )

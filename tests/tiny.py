@@ -14,7 +14,8 @@ import torch
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.results import LegResult
-from pipeline.data import LOADERS, Loaded, Split
+from pipeline.data import LOADERS, Split
+from pipeline.data.sets import Loaded
 from pipeline.training import checkpoint as checkpoints
 
 NAME = "tiny"

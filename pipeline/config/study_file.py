@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from pipeline.config.catalogue import CATALOGUE, OWN_PICTURES
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS, hint
 from pipeline.config.loss_terms import parse_loss
 from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
@@ -29,11 +30,6 @@ PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
 MAX_MESSAGE = 1_000
 BARE_WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.+ -]{1,100}")  # a name, or a sum of losses
-DATASETS = (
-    *("mnist-5k", "mnist", "fashion-mnist", "kmnist", "qmnist", "emnist-balanced", "emnist-byclass", "emnist-bymerge"),
-    *("emnist-digits", "emnist-letters", "emnist-mnist", "usps"),
-)
-OWN_PICTURES = "folder:"  # and a path
 LONGEST_PATH = 400  # of such a folder: it is part of a name, and MLflow's names of data sets end at 500
 
 
@@ -279,9 +275,9 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
         raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
     if config.registered_model:
         check_name(config.registered_model, "registered_model =")
-    if config.dataset not in DATASETS and not config.dataset.startswith(OWN_PICTURES):
+    if config.dataset not in CATALOGUE and not config.dataset.startswith(OWN_PICTURES):
         raise ConfigError(
-            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(DATASETS)}, or {OWN_PICTURES}PATH"
+            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {OWN_PICTURES}PATH"
         )
     searched = [str(loss) for loss in config.space.reachable("loss")]
     favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}

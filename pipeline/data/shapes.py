@@ -2,7 +2,7 @@
 
 | letter | meaning |
 |---|---|
-| N, batch, n | images |
+| N, batch | number of images |
 | H x W, height x width | the clean or restored image |
 | h x w | the degraded image: smaller after a downscale, otherwise the same |
 
@@ -16,5 +16,5 @@ Images = Float[Tensor, "batch 1 height width"]  # clean or restored intensities,
 Degraded = Float[Tensor, "batch 1 h w"]  # what the model sees
 Logits = Float[Tensor, "batch 1 height width"]  # restored images before the sigmoid
 PerImage = Float[Tensor, " batch"]
-Pixels = UInt8[Tensor, "n 1 height width"]  # images as they are kept in memory, 0 to 255
-Labels = Int64[Tensor, " n"]  # classes, from 0
+Pixels = UInt8[Tensor, "batch 1 height width"]  # images as they are kept in memory, 0 to 255
+Labels = Int64[Tensor, " batch"]  # classes, from 0

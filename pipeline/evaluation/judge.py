@@ -17,8 +17,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from pipeline.data import Dataset, Split
 from pipeline.data.sets import to_float
@@ -44,7 +43,7 @@ class Judge:
     classes: int
     accuracy: float
 
-    def classify(self, images: Images) -> Int64[Tensor, " batch"]:
+    def classify(self, images: Images) -> Labels:
         """The class of each image; images in [0, 1], on any device.
 
         Raises:
