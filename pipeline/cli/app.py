@@ -207,7 +207,7 @@ def prepare(
     from pipeline.config import load_study_file
 
     config = load_study_file(file, overrides or ()).config
-    from pipeline.config.catalogue import OWN_PICTURES
+    from pipeline.config.catalogue import PICTURE_FOLDER
     from pipeline.data import copies, verify
     from pipeline.data.prepare import prepare as prepare_data
     from pipeline.search.samplers import check
@@ -215,7 +215,7 @@ def prepare(
     check(config)
     data = prepare_data(config, where.data_dir)
     # A folder of pictures was read whole just now, and there is nothing published to compare it with.
-    found = verify(data.name, where.data_dir, quick=data.name.startswith(OWN_PICTURES))
+    found = verify(data.name, where.data_dir, quick=data.name.startswith(PICTURE_FOLDER))
     if as_json:
         document = {
             "name": data.name,

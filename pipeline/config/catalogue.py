@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-OWN_PICTURES = "folder:"  # begins the name of a data set of the user's own pictures; the folder's path follows
+PICTURE_FOLDER = "folder:"  # begins the name of a data set of the user's own pictures; the folder's path follows
 UNKNOWN = "see publisher"
 
 

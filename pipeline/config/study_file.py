@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from pipeline.config.catalogue import CATALOGUE, OWN_PICTURES
+from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, PRUNERS, SAMPLERS, hint
 from pipeline.config.loss_terms import parse_loss
 from pipeline.config.space import FIELDS, SECTIONS, Choices, Range, Space, Value, explain
@@ -232,7 +232,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         [parsed] = tomllib.loads(f"value = {value}").values()
     except (ValueError, RecursionError):  # not TOML, more than one line of it, or more digits than Python converts
-        if not BARE_WORDS.fullmatch(value.strip()) and not value.strip().startswith(OWN_PICTURES):
+        if not BARE_WORDS.fullmatch(value.strip()) and not value.strip().startswith(PICTURE_FOLDER):
             raise ConfigError(f"{shown}: {value.strip()[:60]!r} is not a TOML value") from None
         parsed = value.strip()
     table = raw.setdefault(sections[0], {}) if sections else raw
@@ -248,18 +248,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 def _place_pictures(raw: dict[str, Any], file: Path) -> None:
     """Make a picture folder's path absolute, from the study file's folder: workers have other working directories."""
     named = raw.get("dataset")
-    if not isinstance(named, str) or not named.startswith(OWN_PICTURES):
+    if not isinstance(named, str) or not named.startswith(PICTURE_FOLDER):
         return
-    given = named.removeprefix(OWN_PICTURES)
+    given = named.removeprefix(PICTURE_FOLDER)
     if not given or any(unicodedata.category(letter) == "Cc" for letter in given):
-        raise ConfigError(f"dataset = {named[:60]!r}: a path follows {OWN_PICTURES}, without control characters")
+        raise ConfigError(f"dataset = {named[:60]!r}: a path follows {PICTURE_FOLDER}, without control characters")
     try:
         absolute = os.path.abspath(file.absolute().parent / Path(given).expanduser())
     except RuntimeError as error:  # ~user of nobody
         raise ConfigError(f"dataset = {named[:60]!r}: {error}") from None
     if len(absolute) > LONGEST_PATH:
-        raise ConfigError(f"dataset: the path of {OWN_PICTURES} has {len(absolute)} characters; at most {LONGEST_PATH}")
-    raw["dataset"] = OWN_PICTURES + absolute
+        raise ConfigError(
+            f"dataset: the path of {PICTURE_FOLDER} has {len(absolute)} characters; at most {LONGEST_PATH}"
+        )
+    raw["dataset"] = PICTURE_FOLDER + absolute
 
 
 def _validate(raw: dict[str, Any]) -> StudyConfig:
@@ -275,9 +277,9 @@ def _validate(raw: dict[str, Any]) -> StudyConfig:
         raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
     if config.registered_model:
         check_name(config.registered_model, "registered_model =")
-    if config.dataset not in CATALOGUE and not config.dataset.startswith(OWN_PICTURES):
+    if config.dataset not in CATALOGUE and not config.dataset.startswith(PICTURE_FOLDER):
         raise ConfigError(
-            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {OWN_PICTURES}PATH"
+            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
         )
     searched = [str(loss) for loss in config.space.reachable("loss")]
     favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import StudyConfig
-from pipeline.config.catalogue import OWN_PICTURES
+from pipeline.config.catalogue import PICTURE_FOLDER
 from pipeline.config.metrics import METRICS, SSIM_WINDOW
 from pipeline.config.trial import check_depth
 from pipeline.data import Dataset, load
@@ -29,7 +29,7 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
         ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
             training set are searched.
     """
-    if config.dataset.startswith(OWN_PICTURES):
+    if config.dataset.startswith(PICTURE_FOLDER):
         forget()
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config.catalogue import CATALOGUE, OWN_PICTURES
+from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.data import embedded, folder, published
 from pipeline.data.formats import read
 from pipeline.data.published import Status
@@ -113,7 +113,7 @@ class _Request:
 
 @lru_cache(maxsize=2)
 def _splits(request: _Request) -> tuple[Dataset, Split]:
-    if request.name.startswith(OWN_PICTURES):
+    if request.name.startswith(PICTURE_FOLDER):
         whole, test, digests = _own_pictures(request.name)
     else:
         whole, test, digests = LOADERS[request.name](request.data_dir, request.download)
@@ -190,7 +190,7 @@ def _published(name: str, data_dir: Path, download: bool) -> Loaded:
 
 
 def _own_pictures(name: str) -> Loaded:
-    pixels, digest = folder.read(Path(name.removeprefix(OWN_PICTURES)))
+    pixels, digest = folder.read(Path(name.removeprefix(PICTURE_FOLDER)))
     return _split(pixels, None), None, [digest]
 
 
@@ -216,13 +216,13 @@ def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
         NotFoundError: no data set of that name.
         DataError: the pictures of a folder cannot be used together.
     """
-    if name.startswith(OWN_PICTURES):
-        path = Path(name.removeprefix(OWN_PICTURES)).expanduser().absolute()
+    if name.startswith(PICTURE_FOLDER):
+        path = Path(name.removeprefix(PICTURE_FOLDER)).expanduser().absolute()
         if not quick:
             folder.read(path)
         return Status(name, "present", (path,))  # there is nothing published to compare it with
     if name not in CATALOGUE:
-        raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {OWN_PICTURES}PATH")
+        raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH")
     if CATALOGUE[name].files:
         return published.status(CATALOGUE[name], data_dir, quick)
     return embedded.status()
