@@ -34,7 +34,7 @@ def smooth() -> Dataset:
 
 
 @pytest.mark.parametrize("how", [GAUSSIAN, HALVED], ids=lambda how: how.kind)
-def test_linear_baseline_is_the_least_squares_map(smooth: Dataset, how: Any) -> None:
+def test_the_linear_baseline_is_the_least_squares_map(smooth: Dataset, how: Any) -> None:
     batches = list(fixed_batches(smooth.train, how, "baseline"))
     x = torch.cat([degraded for degraded, _ in batches]).flatten(1).double().numpy()
     y = torch.cat([clean for _, clean in batches]).flatten(1).double().numpy()
@@ -48,7 +48,7 @@ def test_linear_baseline_is_the_least_squares_map(smooth: Dataset, how: Any) -> 
         assert np.allclose(restored.flatten(1).numpy(), expected, atol=2e-3)
 
 
-def test_linear_baseline_stands_pixels_that_never_vary(seen: Dataset) -> None:
+def test_the_linear_baseline_accepts_constant_pixels(seen: Dataset) -> None:
     restore = baselines.baseline("linear", seen, HALVED)
     found = scores.evaluate(restore, seen.val, HALVED, "val")
     assert found.columns["psnr"].isfinite().all()
@@ -66,7 +66,7 @@ def test_the_linear_baseline_beats_the_trivial_one(smooth: Dataset, how: Any, na
     assert linear > trivial + 1
 
 
-def test_trivial_baselines(smooth: Dataset) -> None:
+def test_the_trivial_baselines_clamp_or_enlarge(smooth: Dataset) -> None:
     noisy = torch.rand(2, 1, 12, 12, generator=Generator().manual_seed(0)) * 2 - 0.5
     assert torch.equal(baselines.baseline("degraded", smooth, GAUSSIAN)(noisy), noisy.clamp(0, 1))
     small = torch.rand(2, 1, 6, 6, generator=Generator().manual_seed(0))
@@ -75,7 +75,7 @@ def test_trivial_baselines(smooth: Dataset) -> None:
 
 
 @pytest.mark.parametrize("how", [GAUSSIAN, HALVED], ids=lambda how: how.kind)
-def test_baselines_are_scored_like_trials_whatever_the_threads(how: Any, tiny_data: Path) -> None:
+def test_baselines_are_scored_like_trials_on_any_number_of_threads(how: Any, tiny_data: Path) -> None:
     for name in baselines.baseline_names(how, (tiny.SIDE, tiny.SIDE)):
         with threads(1):
             figures, picture = baselines.baseline_scores(name, tiny.NAME, how, tiny_data)

@@ -1,4 +1,4 @@
-"""The number of threads that a computation is held to."""
+"""The number of threads of a computation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pipeline.evaluation.batches import threads
 
 
-def test_threads_are_put_back_even_after_an_error() -> None:
+def test_the_number_of_threads_is_restored_even_after_an_error() -> None:
     before = torch.get_num_threads()
 
     def fail() -> None:

@@ -40,7 +40,7 @@ INDEPENDENT: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 @pytest.mark.parametrize("metric", FUNCTIONS)
 @pytest.mark.parametrize("noise", [0.01, 0.2, 1.0])
 @pytest.mark.parametrize("strokes", [False, True], ids=["noise", "strokes"])
-def test_metric_agrees_with_independent_code(metric: str, noise: float, strokes: bool) -> None:
+def test_a_metric_agrees_with_independent_code(metric: str, noise: float, strokes: bool) -> None:
     restored, clean = pair(noise=noise)
     if strokes:
         clean = to_float(tiny.strokes(10, seed=7).images)
@@ -79,7 +79,9 @@ def test_metric_agrees_with_independent_code(metric: str, noise: float, strokes:
         ("ssim", 7.0, 1.0, 1.0),
     ],
 )
-def test_metric_of_flat_images_by_hand(metric: str, restored: float, clean: float, value: float) -> None:
+def test_a_metric_of_flat_images_agrees_with_a_value_worked_out_by_hand(
+    metric: str, restored: float, clean: float, value: float
+) -> None:
     assert FUNCTIONS[metric](flat(restored), flat(clean)).item() == pytest.approx(value, rel=1e-4, abs=1e-5)
 
 
@@ -87,18 +89,18 @@ def test_metric_of_flat_images_by_hand(metric: str, restored: float, clean: floa
     ("level", "nats"),
     [(0.0, 0.0), (1.0, 0.0), (0.5, math.log(2)), (0.25, -0.25 * math.log(0.25) - 0.75 * math.log(0.75))],
 )
-def test_entropy_by_hand(level: float, nats: float) -> None:
+def test_entropy_agrees_with_values_worked_out_by_hand(level: float, nats: float) -> None:
     assert metrics.entropy(flat(level)).item() == pytest.approx(nats, abs=1e-6)
 
 
-def test_gradient_energy_by_hand() -> None:
+def test_gradient_energy_agrees_with_values_worked_out_by_hand() -> None:
     image = torch.tensor([[[[0.0, 1.0], [0.5, 0.5]]]])
     assert metrics.gradient_energy(image).item() == pytest.approx(1 + 0 + 0.25 + 0.25)
     assert metrics.gradient_energy(flat(0.7)).item() == 0
 
 
 @pytest.mark.parametrize("metric", FUNCTIONS)
-def test_one_figure_an_image_whatever_its_batch(metric: str) -> None:
+def test_one_value_per_image_whatever_its_batch(metric: str) -> None:
     restored, clean = pair()
     whole = FUNCTIONS[metric](restored, clean)
     alone = torch.cat([FUNCTIONS[metric](x[None], t[None]) for x, t in zip(restored, clean, strict=True)])
@@ -143,7 +145,7 @@ IMAGES = hnp.arrays(np.float32, (2, 1, 12, 13), elements=st.floats(0, 1, width=3
 
 @settings(max_examples=50, deadline=None)
 @given(restored=IMAGES, clean=IMAGES)
-def test_metrics_keep_to_their_bounds(restored: np.ndarray, clean: np.ndarray) -> None:
+def test_metrics_stay_within_their_bounds(restored: np.ndarray, clean: np.ndarray) -> None:
     x, t = torch.from_numpy(restored), torch.from_numpy(clean)
     values = {name: metric(x, t) for name, metric in FUNCTIONS.items()}
     assert all(value.isfinite().all() for value in values.values())

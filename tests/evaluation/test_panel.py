@@ -1,4 +1,4 @@
-"""The panel: which images it shows, and what of them."""
+"""The panel: which images it shows, and in which form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALVED = Downscale(kind="downscale", factor=2)
 
 
 def labelled(*labels: int) -> Split:
-    """Images that can be told apart by their grey, in the labels' order."""
+    """Images with different greys, in the order of the labels."""
     greys = torch.arange(len(labels), dtype=torch.uint8) * (250 // len(labels))
     return Split(greys.reshape(-1, 1, 1, 1).expand(-1, 1, 6, 5).contiguous(), torch.tensor(labels))
 
@@ -34,18 +34,18 @@ def tile(panel: np.ndarray, row: int, column: int, height: int = 6, width: int =
 @pytest.mark.parametrize(
     ("labels", "chosen"),
     [
-        (tuple(range(9, -1, -1)) * 3, tuple(range(9, -1, -1))),  # the first of each, in the classes' order
+        (tuple(range(9, -1, -1)) * 3, tuple(range(9, -1, -1))),  # the first of each, in the order of the classes
         ((0, 0, 0, 1, 1, 1, 2, 2, 2, 0, 1, 2), (0, 1, 2, 9, 3, 4, 5, 6, 7, 8)),  # three classes, in turn
         ((7,) * 25, tuple(range(10))),
         ((7,) * 3, (0, 1, 2)),
         ((3, 1, 2), (1, 2, 0)),
-        ((0,) + (1,) * 20, (0, *range(1, 10))),  # a class that runs out leaves its turns to the others
+        ((0,) + (1,) * 20, (0, *range(1, 10))),  # after its last image a class is skipped
         (tuple(range(20)), (0, 2, 4, 6, 8, 10, 12, 14, 16, 18)),
         (tuple(range(47)), (0, 4, 9, 14, 18, 23, 28, 32, 37, 42)),
     ],
     ids=["ten", "three", "one", "one of three", "few", "uneven", "twenty", "forty-seven"],
 )
-def test_panel_spreads_over_the_classes(labels: tuple[int, ...], chosen: tuple[int, ...]) -> None:
+def test_the_panel_covers_the_classes(labels: tuple[int, ...], chosen: tuple[int, ...]) -> None:
     split = labelled(*labels)
     assert panel.panel_indices(split) == chosen
     shown = panel.panel(lambda x: x, split, GAUSSIAN, "val")
@@ -55,7 +55,7 @@ def test_panel_spreads_over_the_classes(labels: tuple[int, ...], chosen: tuple[i
     ].tolist()
 
 
-def test_panel_shows_clean_degraded_restored_and_error() -> None:
+def test_the_panel_shows_clean_degraded_restored_and_error() -> None:
     split = labelled(*range(10), *range(10))
     shown = panel.panel(lambda x: torch.full_like(x, 0.25), split, GAUSSIAN, "val")
     [(degraded, clean)] = fixed_batches(split, GAUSSIAN, "val")
@@ -67,7 +67,7 @@ def test_panel_shows_clean_degraded_restored_and_error() -> None:
             assert np.array_equal(tile(shown, row, column), expected)
 
 
-def test_panel_has_the_noise_that_is_scored_in_whatever_batch_its_images_lie() -> None:
+def test_the_panel_has_the_noise_that_is_scored_whatever_batch_its_images_are_in() -> None:
     split = labelled(*([0] * 300), *range(1, 10))
     shown = panel.panel(lambda x: x, split, GAUSSIAN, "val")
     degraded = torch.cat([noisy for noisy, _ in fixed_batches(split, GAUSSIAN, "val")])
@@ -75,7 +75,7 @@ def test_panel_has_the_noise_that_is_scored_in_whatever_batch_its_images_lie() -
         assert np.array_equal(tile(shown, 1, column), (degraded[index, 0] * 255).round().numpy())
 
 
-def test_panel_shows_small_inputs_pixel_by_pixel() -> None:
+def test_the_panel_shows_small_inputs_pixel_by_pixel() -> None:
     split = tiny.strokes(12, seed=9)
     shown = panel.panel(lambda x: upscale(x, (16, 16)), split, HALVED, "val")
     size = (4 * (tiny.SIDE + 2) * PANEL_SCALE, 10 * (tiny.SIDE + 2) * PANEL_SCALE)
@@ -84,7 +84,7 @@ def test_panel_shows_small_inputs_pixel_by_pixel() -> None:
     assert np.array_equal(small, small[::2, ::2].repeat(2, 0).repeat(2, 1))
 
 
-def test_panel_is_the_same_every_time_and_differs_by_restoration(seen: Dataset) -> None:
+def test_the_panel_is_the_same_every_time_and_differs_by_restoration(seen: Dataset) -> None:
     first, again, other = (
         panel.panel(restore, seen.val, GAUSSIAN, "val") for restore in (lambda x: x, lambda x: x, lambda x: x * 0.5)
     )

@@ -40,7 +40,7 @@ def test_the_summary_has_every_metric_that_needs_no_judge_in_the_tables_order() 
     assert list(summary) == [name for name, metric in METRICS.items() if not metric.needs_judge]
 
 
-def test_what_is_restored_out_of_range_is_clamped_for_every_figure() -> None:
+def test_restored_values_out_of_range_are_clamped_for_every_metric() -> None:
     restored, clean = pair()
     wild = torch.where(restored > 0.9, restored + 5, torch.where(restored < 0.1, restored - 5, restored))
     expected = torch.where(restored > 0.9, 1.0, torch.where(restored < 0.1, 0.0, restored))
@@ -48,7 +48,7 @@ def test_what_is_restored_out_of_range_is_clamped_for_every_figure() -> None:
     assert summaries[0] == summaries[1]
 
 
-def test_nothing_to_score_is_refused() -> None:
+def test_an_empty_split_is_refused() -> None:
     with pytest.raises(ShapeError, match="no image"):
         scores.score(iter([]))
 
@@ -63,18 +63,18 @@ def test_nothing_to_score_is_refused() -> None:
     ],
     ids=["equal", "blurred", "noisy", "flat"],
 )
-def test_sharpness_is_1_when_right_lower_for_blur_higher_for_noise(
+def test_sharpness_is_1_for_equal_images_lower_for_blur_and_higher_for_noise(
     change: Callable[[Tensor], Tensor], low: float, high: float
 ) -> None:
     clean = to_float(tiny.strokes(10, seed=8).images)
     assert low <= scores.score(iter([(change(clean), clean)])).summary()["sharpness"] <= high
 
 
-def test_sharpness_of_flat_images_is_undefined() -> None:
+def test_sharpness_of_flat_images_is_nan() -> None:
     assert math.isnan(scores.score(iter([(flat(0.5), flat(0.2))])).summary()["sharpness"])
 
 
-def test_every_trial_is_judged_under_the_same_noise(seen: Dataset) -> None:
+def test_every_trial_is_scored_under_the_same_noise(seen: Dataset) -> None:
     def mean(purpose: str) -> float:
         torch.manual_seed(torch.seed() % 2**31)
         return scores.evaluate(lambda x: x, seen.val, GAUSSIAN, purpose).summary()["psnr"]
@@ -83,7 +83,7 @@ def test_every_trial_is_judged_under_the_same_noise(seen: Dataset) -> None:
     assert mean("val") != mean("select")
 
 
-def test_large_splits_are_scored_in_batches_with_new_noise_each() -> None:
+def test_a_large_split_is_scored_in_batches_with_new_noise_in_each() -> None:
     split = Split(torch.full((600, 1, 12, 12), 128, dtype=torch.uint8), torch.zeros(600, dtype=torch.int64))
     batches = list(fixed_batches(split, GAUSSIAN, "val"))
     assert sum(len(clean) for _, clean in batches) == 600
