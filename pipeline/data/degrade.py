@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pipeline.config import Degrade, Downscale
+from pipeline.config.trial import DEGRADATIONS
 from pipeline.data.shapes import Degraded, Images
 from pipeline.errors import DataError
 
@@ -71,40 +72,36 @@ def _clipped(images: Tensor, how: Any) -> Tensor:
     return images.clamp_(0, 1) if how.clip else images
 
 
-def _gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(_randn(clean, generator).mul_(how.sigma).add_(clean), how)
 
 
-def _speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(clean + how.sigma * _randn(clean, generator) * clean, how)
 
 
-def _salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     draw = _rand(clean, generator)
     noisy = torch.where(draw < how.prob / 2, torch.zeros_like(clean), clean)
     return torch.where(draw >= 1 - how.prob / 2, torch.ones_like(clean), noisy)
 
 
-def _masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return clean * (_rand(clean, generator) >= how.prob)
 
 
-def _poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(torch.poisson(clean * how.peak, generator=generator) / how.peak, how)
 
 
-def _downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     size = input_size((clean.shape[-2], clean.shape[-1]), how)  # raises if the factor would drop the edges
     if how.method == "area":
         return F.avg_pool2d(clean, how.factor)
     return F.interpolate(clean, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
+# The function of each kind of degradation has the kind's name.
 DEGRADATION_FUNCTIONS: dict[str, Callable[[Tensor, Any, Generator], Tensor]] = {
-    "gaussian": _gaussian,
-    "speckle": _speckle,
-    "salt_pepper": _salt_pepper,
-    "masking": _masking,
-    "poisson": _poisson,
-    "downscale": _downscale,
+    kind: globals()[kind] for kind in DEGRADATIONS
 }

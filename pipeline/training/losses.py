@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.config import TrainConfig
+from pipeline.config.choices import LOSSES
 from pipeline.config.loss_terms import parse_loss
 from pipeline.data.shapes import Images, Logits
-from pipeline.evaluation.metrics import ssim
+from pipeline.evaluation import metrics
 
 
 def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tensor, ""]:
@@ -25,35 +26,29 @@ def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tens
     return torch.stack([weight * LOSS_FUNCTIONS[name](logits, clean, config) for name, weight in terms]).sum()
 
 
-def _bce(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+def bce(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, clean)
 
 
-def _mse(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+def mse(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.mse_loss(torch.sigmoid(logits), clean)
 
 
-def _l1(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+def l1(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.l1_loss(torch.sigmoid(logits), clean)
 
 
-def _smooth_l1(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+def smooth_l1(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.smooth_l1_loss(torch.sigmoid(logits), clean, beta=config.delta)
 
 
-def _huber(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+def huber(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
     return F.huber_loss(torch.sigmoid(logits), clean, delta=config.delta)
 
 
-def _ssim(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
-    return 1 - ssim(torch.sigmoid(logits), clean).mean()
+def ssim(logits: Logits, clean: Images, config: TrainConfig) -> Tensor:
+    return 1 - metrics.ssim(torch.sigmoid(logits), clean).mean()
 
 
-LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
-    "bce": _bce,
-    "mse": _mse,
-    "l1": _l1,
-    "smooth_l1": _smooth_l1,
-    "huber": _huber,
-    "ssim": _ssim,
-}
+# The function of each loss has the loss's name.
+LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {name: globals()[name] for name in LOSSES}
