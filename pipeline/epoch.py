@@ -33,7 +33,7 @@ from pipeline.evaluation.scores import validation
 from pipeline.seeds import derive_seed
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
-from pipeline.training.checkpoint import State
+from pipeline.training.checkpoint import TrainingState
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer
 from pipeline.training.schedules import build_scheduler
@@ -86,7 +86,7 @@ def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 def _train_and_validate(
     config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
-) -> tuple[State, EpochResult, np.ndarray]:
+) -> tuple[TrainingState, EpochResult, np.ndarray]:
     images = data.train.images.to(config.device)
     batch_size = min(config.train.batch_size, len(images))
     steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
@@ -175,7 +175,7 @@ def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResu
     return [EpochResult(**entry) for entry in state.meta["history"]], state.tensors["panel"].numpy()
 
 
-def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> State:
+def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> TrainingState:
     state = checkpoints.load(checkpoint)
     if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
         raise CheckpointError(f"{checkpoint.path}: belongs to another trial")

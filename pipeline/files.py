@@ -1,7 +1,11 @@
-"""Files that are there whole or not at all; folders walked through."""
+"""Files: written completely or not at all, found below a folder, and described by their own header.
+
+Comes in: paths and bytes. Goes out: files and lists of files. Imports only `errors`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -10,7 +14,7 @@ from pipeline.errors import InputError
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` in the order of names, into linked folders too, but into none twice."""
+    """`os.walk` sorted by name. Links to folders are followed; no folder is visited twice."""
     seen: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(here)
@@ -51,10 +55,10 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, flush to the disk, rename: after a crash the file is the old one or the new one.
+    """Write a temporary file, flush it to disk and rename it: after a crash the old file or the new one is there.
 
     Raises:
-        OSError: as from the writing; the temporary file is removed.
+        OSError: writing failed; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -72,3 +76,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """The metadata in a safetensors file's header: a 64-bit length, then JSON."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header["__metadata__"]

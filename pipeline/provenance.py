@@ -1,4 +1,7 @@
-"""What a run was made with: code, library versions, hardware. Imports nothing of the project."""
+"""What a run was made with: code, library versions, hardware.
+
+Nothing comes in; text goes out. Imports nothing of the project.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,13 @@ def git_state() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the libraries that decide the numbers or write the databases."""
+    """The versions of Python and of the libraries that decide the numbers or write the databases."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
 @lru_cache(maxsize=1)
 def hardware() -> str:
-    """Processor, number of cores and system of this machine, in a line."""
+    """Processor, number of cores and system of this machine, on one line."""
     model = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -1,4 +1,7 @@
-"""What every computation that must come out the same again shares: seeds, thread counts, the intensity scale."""
+"""Seeds for everything that is drawn at random.
+
+Comes in: numbers and words that name a purpose. Goes out: a seed. Imports nothing of the project.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numpy as np
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed below 2^63 from numbers and words, well mixed.
+    """A seed below 2^63 from numbers and words; other parts give an unrelated seed.
 
     Source:
         numpy.random.SeedSequence, whose hashing is documented as stable.

@@ -1,4 +1,4 @@
-"""Small data sets in their publishers' formats, and catalogue entries that take them for the published ones."""
+"""Small data sets in their publishers' formats, and catalogue entries that describe them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRAIN, TEST = 130, 30
 
 @dataclass(frozen=True)
 class Archives:
-    """What a publisher offers, by file name; the entry that describes it; and what is in it, upright."""
+    """A publisher's files by name, the entry that describes them, and their images and labels."""
 
     entry: Entry
     files: dict[str, bytes]
@@ -43,7 +43,7 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def archives(name: str, seed: int = 0) -> Archives:
-    """A data set of that name, 130 images and 30 for the test, with all its classes."""
+    """A small data set of that name: 130 training and 30 test images of all its classes."""
     entry = CATALOGUE[name]
     random = np.random.default_rng([seed, *name.encode()])
     images, test_images = (random.integers(0, 256, (n, *entry.size), dtype=np.uint8) for n in (TRAIN, TEST))
@@ -77,7 +77,7 @@ def archives(name: str, seed: int = 0) -> Archives:
 
 
 def described(entry: Entry, files: dict[str, bytes], server: str = "") -> Entry:
-    """The entry with the checksums of these files, and a server of theirs."""
+    """The entry with the checksums of these files and a server that offers them."""
     known = tuple(
         replace(
             file,
@@ -91,7 +91,7 @@ def described(entry: Entry, files: dict[str, bytes], server: str = "") -> Entry:
 
 
 def put(folder: Path, files: dict[str, bytes], unpacked: bool = False) -> Path:
-    """Write files as they are, or, where they end with .gz, unpacked."""
+    """Write files unchanged, or those with the suffix .gz unpacked."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         if unpacked and name.endswith(".gz"):
@@ -117,12 +117,12 @@ class _QuietHandler(SimpleHTTPRequestHandler):
 
 class _QuietServer(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """torchvision asks for a file twice, and hangs up on the first answer."""
+        """Ignore broken connections: torchvision requests a file twice and closes the first connection early."""
 
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """A web server of a folder's files on this machine; its address."""
+    """Serve the files of a folder on this machine; yields the address."""
     with _QuietServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(folder))) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -1,4 +1,4 @@
-"""What every entry of every table of choices must do. The cases are the tables, so a new entry is covered by itself."""
+"""What every entry of every table of choices must do. The tables are the cases, so a new entry is tested at once."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model, optimizers, schedules
-from pipeline.training.losses import LOSSES as LOSS_FUNCTIONS
-from pipeline.training.losses import loss_value
+from pipeline.training.losses import LOSS_FUNCTIONS, loss_value
 
 TABLES = {
     "activation": ACTIVATIONS,
@@ -47,7 +46,7 @@ TABLES = {
     "precision": PRECISIONS,
 }
 CHOICES = [{key: name} for key, table in TABLES.items() for name in table]
-SECTIONS = get_args(get_args(Degrade)[0])  # one class a kind of degradation
+SECTIONS = get_args(get_args(Degrade)[0])  # one class per kind of degradation
 
 
 def kind(section: Any) -> str:
@@ -56,7 +55,7 @@ def kind(section: Any) -> str:
 
 
 def examples(section: Any) -> Iterator[dict[str, Any]]:
-    """A degradation with mild settings, once for each of its own named choices."""
+    """A degradation with mild settings, once for each of its named choices."""
     fields = {name: field for name, field in section.model_fields.items() if name != "kind"}
     named = {name: get_args(f.annotation) for name, f in fields.items() if get_origin(f.annotation) is Literal}
     settings: dict[str, Any] = {"kind": kind(section)}
@@ -86,12 +85,12 @@ DEGRADED = [
 ]
 
 
-def words(settings: dict[str, Any]) -> str:
+def case_id(settings: dict[str, Any]) -> str:
     values = [*settings.get("degrade", {}).values(), *(value for key, value in settings.items() if key != "degrade")]
     return "-".join(map(str, values))
 
 
-@pytest.fixture(params=CHOICES + DEGRADED, ids=words)
+@pytest.fixture(params=CHOICES + DEGRADED, ids=case_id)
 def trial(request: pytest.FixtureRequest, tiny_data: Path) -> TrialConfig:  # noqa: ARG001
     return tiny.trial(**request.param)
 
@@ -147,7 +146,7 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_learning_rate_peaks_at_lr_and_momentum_is_left_alone(scheduler: str, optimizer: str) -> None:
+def test_the_learning_rate_peaks_at_lr_and_momentum_is_unchanged(scheduler: str, optimizer: str) -> None:
     settings = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, lr=0.03, momentum=0.7, beta1=0.8).train
     weight = nn.Parameter(torch.ones(3))
     stepped = optimizers.build_optimizer(settings, iter([weight]), "cpu")
@@ -173,7 +172,7 @@ def test_learning_rate_peaks_at_lr_and_momentum_is_left_alone(scheduler: str, op
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("layer_type", LAYER_TYPES)
-def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
+def test_training_resumed_from_a_checkpoint_gives_the_same_numbers(
     scheduler: str, optimizer: str, layer_type: str, tiny_data: Path, tmp_path: Path
 ) -> None:
     settings = {"nesterov": True, "amsgrad": True, "skip": True, "convs": 2}
@@ -186,7 +185,7 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
         stepped = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
         return autoencoder, stepped, schedules.build_scheduler(trial.train, stepped, 9)
 
-    def go(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
+    def train(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
         for _ in range(steps):
             stepped.zero_grad()
             LOSS_FUNCTIONS["bce"](autoencoder(clean), clean, trial.train).backward()
@@ -195,27 +194,27 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(
         return [*(value.tolist() for value in autoencoder.state_dict().values()), schedule.get_last_lr()]
 
     uninterrupted, resumed = parts(), parts()
-    halfway = go(4, *uninterrupted)
+    halfway = train(4, *uninterrupted)
     saved = checkpoints.save(tmp_path, 1, checkpoints.capture(*uninterrupted, torch.zeros(1), {}))
     state = checkpoints.load(saved)
     state.restore(resumed[0])
     state.restore_training(*resumed[1:])
-    assert go(0, *resumed) == halfway
-    assert go(4, *resumed) == go(4, *uninterrupted) != halfway
+    assert train(0, *resumed) == halfway
+    assert train(4, *resumed) == train(4, *uninterrupted) != halfway
 
 
 @pytest.mark.parametrize(
     ("offered", "implemented"),
     [
         (set(LOSSES), set(LOSS_FUNCTIONS)),
-        (set(SCHEDULERS), set(schedules.SCHEDULERS)),
-        (set(LAYER_TYPES), set(model.LAYER_TYPES)),
-        ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATIONS)),
+        (set(SCHEDULERS), set(schedules.SCHEDULER_FUNCTIONS)),
+        (set(LAYER_TYPES), set(model.AUTOENCODERS)),
+        ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATION_FUNCTIONS)),
         (set(CATALOGUE), set(data.LOADERS) - {tiny.NAME}),
     ],
     ids=["losses", "schedulers", "layer types", "degradations", "data sets"],
 )
-def test_what_is_offered_is_what_is_implemented(offered: set[str], implemented: set[str]) -> None:
+def test_every_choice_on_offer_is_implemented_and_the_reverse(offered: set[str], implemented: set[str]) -> None:
     assert offered == implemented
 
 
@@ -224,17 +223,17 @@ def test_what_is_offered_is_what_is_implemented(offered: set[str], implemented: 
     [(nn, name, nn.Module) for name in ACTIVATIONS.values()]
     + [(torch.optim, name, torch.optim.Optimizer) for name in OPTIMIZERS.values()],
 )
-def test_every_class_named_exists_in_torch(namespace: Any, name: str, base: type) -> None:
+def test_every_class_name_exists_in_torch(namespace: Any, name: str, base: type) -> None:
     assert issubclass(getattr(namespace, name), base)
 
 
 @pytest.mark.parametrize(("key", "parent", "names"), [(key, *where) for key, where in APPLIES.items()])
-def test_keys_that_apply_name_keys_and_choices_that_exist(key: str, parent: str, names: tuple[str, ...]) -> None:
+def test_conditional_keys_name_keys_and_choices_that_exist(key: str, parent: str, names: tuple[str, ...]) -> None:
     assert list(FIELDS).index(parent) < list(FIELDS).index(key)
     assert set(names) <= set(TABLES[parent])
 
 
-def test_objectives_are_recorded_figures(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
+def test_objectives_are_recorded_metrics(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     judge = judge_of(data.load(tiny.NAME, tiny_data), tmp_path / "judges")
     trained = tiny.train(tiny_trial, None, tiny_data, tmp_path, judge)
     assert {f"val/{name}" for name in OBJECTIVES} <= trained.result.metrics.keys()

@@ -486,7 +486,7 @@ def test_checkpoint_of_another_epoch_is_refused(tiny_trial: TrialConfig, tiny_da
 
 
 def test_only_whole_checkpoints_are_found_the_latest_first(tmp_path: Path) -> None:
-    state = checkpoints.State({"x": torch.arange(3)}, {"note": "é"})
+    state = checkpoints.TrainingState({"x": torch.arange(3)}, {"note": "é"})
     written = [checkpoints.save(tmp_path, epoch, state) for epoch in (1, 12_345, 2)]
     for name in ("epoch-0003-abc.safetensors", "epoch-0004-" + "0" * 64 + ".safetensors.77.tmp", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")

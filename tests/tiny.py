@@ -1,6 +1,6 @@
-"""A data set and trials so small that an epoch takes milliseconds, and what of an epoch must be reproducible.
+"""A data set and trials so small that an epoch takes milliseconds, and the part of an epoch that must be reproducible.
 
-Import it after conftest has switched the shape checks on; a fresh process may import it by itself.
+conftest switches the shape checks on before it imports this module; a fresh process can import it without conftest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import torch
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.outcomes import Checkpoint, Trained
-from pipeline.data import LOADERS, Loaded, Split
+from pipeline.data import LOADERS, Split
+from pipeline.data.sets import Loaded
 from pipeline.epoch import run_epoch
 from pipeline.evaluation.judge import Judge
 from pipeline.training import checkpoint as checkpoints
@@ -26,7 +27,7 @@ GAUSSIAN = {"kind": "gaussian", "sigma": 0.3}
 
 
 def strokes(count: int, seed: int, side: int = SIDE) -> Split:
-    """Two grey strokes an image, one across and one down; the class says where, to within a pixel."""
+    """Two grey strokes per image, one across and one down; the class decides their positions to within a pixel."""
     random = np.random.default_rng(seed)
     images = np.zeros((count, 1, side, side), np.uint8)
     labels = np.arange(count) % CLASSES
@@ -38,12 +39,12 @@ def strokes(count: int, seed: int, side: int = SIDE) -> Split:
 
 
 def loader(data_dir: Path, download: bool) -> Loaded:  # noqa: ARG001
-    """What `pipeline.data` asks of a data set: 120 images to split (96, 12, 12) and 20 for the test."""
+    """The loader of the data set: 120 images to split (96, 12, 12) and 20 test images."""
     return strokes(120, seed=1), strokes(20, seed=2), [NAME]
 
 
 def register() -> None:
-    """Add the data set to those that `pipeline.data` can load."""
+    """Add the data set to `pipeline.data.LOADERS`."""
     LOADERS[NAME] = loader
 
 

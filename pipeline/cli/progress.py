@@ -18,7 +18,7 @@ from pipeline.data import Dataset
 from pipeline.search.records import EndState
 from pipeline.study.reporter import best_so_far, figure, task
 
-COLOURS: dict[State, str] = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+COLOURS: dict[EndState, str] = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 
 
 class LiveTable:

@@ -126,7 +126,8 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     A data set that the study cannot be run on is refused.
     """
     from pipeline.config import load_study_file
-    from pipeline.data import OWN, copies, verify
+    from pipeline.config.catalogue import PICTURE_FOLDER
+    from pipeline.data import copies, verify
     from pipeline.data.prepare import prepare as prepare_data
     from pipeline.search.samplers import check
 
@@ -134,7 +135,7 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     check(config)
     data = prepare_data(config, home.data_dir)
     # A folder of pictures was just read completely, and nothing published exists to compare it with.
-    found = verify(data.name, home.data_dir, quick=data.name.startswith(OWN))
+    found = verify(data.name, home.data_dir, quick=data.name.startswith(PICTURE_FOLDER))
     height, width = data.image_size
     shown = [
         f"{data.name}: {found.state} in {', '.join(found.places)}",

@@ -4,6 +4,8 @@ Names on the left are what users write; class names on the right are looked up i
 the modules that build them. Nothing here imports torch, so a study file is checked in milliseconds.
 """
 
+from pipeline.config.metrics import METRICS
+
 ACTIVATIONS = {
     "relu": "ReLU",
     "leaky_relu": "LeakyReLU",
@@ -51,17 +53,10 @@ SCHEDULERS = ("constant", "cosine", "one_cycle")
 PRECISIONS = ("float32", "bfloat16", "auto")
 LAYER_TYPES = ("linear", "conv")
 
-# What a study may rank its trials by, and whether more is better.
-OBJECTIVES = {
-    "psnr": "maximize",
-    "ssim": "maximize",
-    "class_kept": "maximize",
-    "bce": "minimize",
-    "mse": "minimize",
-    "l1": "minimize",
-}
-# Pixel losses themselves: they favour the trials trained on them or on their like. ssim favours those trained on ssim.
-LOSS_OBJECTIVES = ("bce", "mse", "l1")
+# What a study may rank its trials by: a metric that is a mean over images, so that two models compare image by image.
+OBJECTIVES = {name: metric.direction for name, metric in METRICS.items() if metric.summary == "mean"}
+# ssim is not among these: it favours only the trials whose loss contains it.
+LOSS_OBJECTIVES = tuple(name for name, metric in METRICS.items() if metric.pixel_loss)
 
 ALL_BUT_RPROP = tuple(name for name in OPTIMIZERS if name != "rprop")
 

@@ -1,46 +1,9 @@
-"""Data preparation: find or fetch a data set, verify it, split it; uint8 tensors in memory.
+"""Stage 1: find, verify and fetch a data set, split it into tensors in memory, degrade its images.
 
-Comes in: a data set's name and the data folder. Goes out: a ``Dataset`` with three splits, or the sealed test split
-from ``load_test``, which only `registry` may call. Nothing here knows MLflow, Optuna or Dask.
-
-`catalogue` holds the facts of the published sets, `files` finds, verifies and fetches their files, `formats` reads
-them; `embedded` and `folder` are the two sources that need no download; `sets` splits what any of them gave.
+`load` returns a `Dataset` of three splits; `load_test` the sealed test split, for promotion only. `survey` and
+`verify` report what is on disk. `LOADERS` has one function per data set; `prepare` and `degrade` are imported by name.
 """
 
-from pipeline.config.catalogue import CATALOGUE, Entry, File
-from pipeline.data.formats import parse_idx
-from pipeline.data.published import Status
-from pipeline.data.sets import (
-    LOADERS,
-    OWN,
-    Dataset,
-    Loaded,
-    Split,
-    copies,
-    forget,
-    load,
-    load_test,
-    stratified,
-    survey,
-    verify,
-)
+from pipeline.data.sets import LOADERS, Dataset, Split, copies, load, load_test, survey, verify
 
-__all__ = [
-    "CATALOGUE",
-    "LOADERS",
-    "OWN",
-    "Dataset",
-    "Entry",
-    "File",
-    "Loaded",
-    "Split",
-    "Status",
-    "copies",
-    "forget",
-    "load",
-    "load_test",
-    "parse_idx",
-    "stratified",
-    "survey",
-    "verify",
-]
+__all__ = ["LOADERS", "Dataset", "Split", "copies", "load", "load_test", "survey", "verify"]

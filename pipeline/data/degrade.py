@@ -1,7 +1,8 @@
 """What is done to an image before the model sees it: noise, or fewer pixels.
 
-Comes in: clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes out: the degraded input, ``[N, 1, h, w]``, h = H
-unless the degradation is a downscale. Everything random comes from the generator that is passed in.
+Comes in: clean images, float ``[N, 1, H, W]`` in [0, 1], and a generator, the only source of randomness. Goes out: the
+degraded images, ``[N, 1, h, w]``; the size differs only after a downscale. Imports neither optuna nor mlflow nor
+distributed.
 """
 
 from __future__ import annotations
@@ -11,27 +12,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Generator, Tensor
 
 from pipeline.config import Degrade, Downscale
+from pipeline.config.trial import DEGRADATIONS
+from pipeline.data.shapes import Degraded, Images
 from pipeline.errors import DataError
 
-Images = Float[Tensor, "batch 1 height width"]
 
-
-def degrade(clean: Images, how: Degrade, generator: Generator) -> Float[Tensor, "batch 1 h w"]:
+def degrade(clean: Images, how: Degrade, generator: Generator) -> Degraded:
     """Degrade a batch.
 
     Args:
         clean: intensities in [0, 1].
         how: the ``[degrade]`` section.
-        generator: on the images' device; the same state gives the same result.
+        generator: on the images' device; its state decides the noise.
 
     Returns:
         The degraded images; within [0, 1] unless ``clip = false``.
     """
-    return DEGRADATIONS[how.kind](clean, how, generator)
+    return DEGRADATION_FUNCTIONS[how.kind](clean, how, generator)
 
 
 def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
@@ -52,8 +52,8 @@ def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
     return height // how.factor, width // how.factor
 
 
-def upscale(images: Float[Tensor, "batch 1 h w"], size: tuple[int, int], method: str = "bicubic") -> Images:
-    """Interpolate to ``size`` and clamp to [0, 1]; images that have that size already are only clamped."""
+def upscale(images: Degraded, size: tuple[int, int], method: str = "bicubic") -> Images:
+    """Interpolate to ``size`` and clamp to [0, 1]; images of that size are only clamped."""
     if images.shape[-2:] != size:
         corners = None if method == "nearest" else False
         images = F.interpolate(images, size=size, mode=method, align_corners=corners)
@@ -72,40 +72,36 @@ def _clipped(images: Tensor, how: Any) -> Tensor:
     return images.clamp_(0, 1) if how.clip else images
 
 
-def _gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(_randn(clean, generator).mul_(how.sigma).add_(clean), how)
 
 
-def _speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(clean + how.sigma * _randn(clean, generator) * clean, how)
 
 
-def _salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     draw = _rand(clean, generator)
     noisy = torch.where(draw < how.prob / 2, torch.zeros_like(clean), clean)
     return torch.where(draw >= 1 - how.prob / 2, torch.ones_like(clean), noisy)
 
 
-def _masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return clean * (_rand(clean, generator) >= how.prob)
 
 
-def _poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     return _clipped(torch.poisson(clean * how.peak, generator=generator) / how.peak, how)
 
 
-def _downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    size = input_size((clean.shape[-2], clean.shape[-1]), how)  # refuses a factor that would drop the edges
+def downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+    size = input_size((clean.shape[-2], clean.shape[-1]), how)  # raises if the factor would drop the edges
     if how.method == "area":
         return F.avg_pool2d(clean, how.factor)
     return F.interpolate(clean, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
-DEGRADATIONS: dict[str, Callable[[Tensor, Any, Generator], Tensor]] = {
-    "gaussian": _gaussian,
-    "speckle": _speckle,
-    "salt_pepper": _salt_pepper,
-    "masking": _masking,
-    "poisson": _poisson,
-    "downscale": _downscale,
+# The function of each kind of degradation has the kind's name.
+DEGRADATION_FUNCTIONS: dict[str, Callable[[Tensor, Any, Generator], Tensor]] = {
+    kind: globals()[kind] for kind in DEGRADATIONS
 }

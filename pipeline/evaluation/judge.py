@@ -1,8 +1,8 @@
-"""The judge: a small reference classifier that says whether a restored image still shows what the clean one showed.
+"""The judge: a small classifier that says whether a restored image still shows the same class as the clean one.
 
-Comes in: a labelled data set. Goes out: the judge's file, trained once a data set and kept by the data's digest, and
-the classes it gives to images. Its seed, its threads and its recipe are its own, so that every study on the same data
-has the same judge, on every machine of a kind. Knows torch only.
+Comes in: a labelled data set. Goes out: the judge's file, trained once per data set and named by the data's digest,
+and the classes that the judge gives to images. Seed, number of threads and recipe are fixed, so that every study on
+the same data has the same judge on every machine of a kind. Imports neither optuna nor mlflow nor distributed.
 """
 
 from __future__ import annotations
@@ -17,63 +17,63 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from pipeline.data import Dataset, Split
 from pipeline.data.sets import to_float
+from pipeline.data.shapes import Images, Labels
 from pipeline.errors import Interrupted, StudyError
 from pipeline.evaluation.batches import threads
-from pipeline.files import write_atomically
+from pipeline.files import safetensors_metadata, write_atomically
 from pipeline.seeds import derive_seed
 
-EPOCHS = 4  # at least, and
-STEPS = 300  # at least
-BATCH = 64
+LEAST_EPOCHS = 4
+LEAST_STEPS = 300
+BATCH_SIZE = 64
 LEARNING_RATE = 1e-2
 MAPS = (16, 32)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A trained judge's file, and how often it is right about clean validation images (a share)."""
+    """A trained judge's file, and the share of clean validation images that it classifies correctly."""
 
     path: str
     sha256: str
     classes: int
     accuracy: float
 
-    def classify(self, images: Float[Tensor, "batch 1 height width"]) -> Int64[Tensor, " batch"]:
-        """The class that each image shows; images in [0, 1], on any device.
+    def classify(self, images: Images) -> Labels:
+        """The class of each image; images in [0, 1], on any device.
 
         Raises:
-            StudyError: the file is absent, or its bytes are not those that were written.
+            StudyError: the file is missing, or its bytes are not those that were written.
         """
         with torch.inference_mode():
             return _network(self, (images.shape[-2], images.shape[-1]), str(images.device))(images).argmax(1)
 
 
 def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: False) -> Judge | None:
-    """The judge of a data set: read from the folder, or trained and kept there.
+    """The judge of a data set: read from the folder, or trained and stored there.
 
     Args:
-        data: the data set; its training images are what the judge learns, clean.
-        folder: where judges are kept.
-        halted: whether the user wants to stop; asked at every epoch.
+        data: the data set; the judge is trained on its clean training images.
+        folder: where judges are stored.
+        halted: whether the user wants to stop; asked before every epoch.
 
     Returns:
-        None where the data set has fewer than two classes.
+        None if the data set has fewer than two classes.
 
     Raises:
-        Interrupted: the user wanted to stop; nothing was kept.
+        Interrupted: the user wanted to stop; nothing was stored.
     """
     if data.classes < 2:
         return None
     for path in sorted(folder.glob(f"{data.digest[:32]}-*.safetensors")):
         try:
-            return _read(path)
+            return _read(path)[0]
         except StudyError:
-            path.unlink(missing_ok=True)  # damaged; the same one is made again
+            path.unlink(missing_ok=True)  # damaged; the same one is trained again
     with threads(1), torch.random.fork_rng(devices=[]):
         network, accuracy = _train(data, halted)
     tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
@@ -90,9 +90,9 @@ def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]
     targets = labels_of(data.train)
     network = _build(data.classes, data.image_size)
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
-    batch = min(BATCH, len(targets))
+    batch = min(BATCH_SIZE, len(targets))
     steps = len(targets) // batch
-    epochs = max(EPOCHS, -(-STEPS // steps))
+    epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LEARNING_RATE, total_steps=epochs * steps + 1, cycle_momentum=False
     )
@@ -109,7 +109,7 @@ def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]
     network.eval()
     with torch.inference_mode():
         found = torch.cat([network(to_float(images)).argmax(1) for images in data.val.images.split(1000)])
-    return network, _share(found, labels_of(data.val))
+    return network, (found == labels_of(data.val)).double().mean().item()
 
 
 def _build(classes: int, size: tuple[int, int]) -> nn.Sequential:
@@ -124,34 +124,26 @@ def _build(classes: int, size: tuple[int, int]) -> nn.Sequential:
     )
 
 
-def _read(path: Path) -> Judge:
-    content, sha256 = _content(path), path.stem.rpartition("-")[2]
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise StudyError(f"{path}: damaged: its bytes are not those that were written; the same command makes it again")
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return Judge(str(path), sha256, **json.loads(header["__metadata__"]["judge"]))
-
-
-def _content(path: Path) -> bytes:
+def _read(path: Path) -> tuple[Judge, bytes]:
+    """A judge, and the content of its file, verified against the digest in the file's name."""
+    sha256 = path.stem.rpartition("-")[2]
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}; the same command makes it again") from None
+        raise StudyError(f"{path}: cannot be read: {error.strerror}; run the same command to train it again") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise StudyError(f"{path}: damaged: not the bytes that were written; run the same command to train it again")
+    return Judge(str(path), sha256, **json.loads(safetensors_metadata(content)["judge"])), content
 
 
 @lru_cache(maxsize=4)
 def _network(judge: Judge, size: tuple[int, int], device: str) -> nn.Module:
-    _read(Path(judge.path))
     network = _build(judge.classes, size)
-    network.load_state_dict(safetensors.torch.load(_content(Path(judge.path))))
+    network.load_state_dict(safetensors.torch.load(_read(Path(judge.path))[1]))
     return network.eval().to(device)
 
 
-def labels_of(split: Split) -> Int64[Tensor, " n"]:
-    """The classes of a split of a data set that has them."""
+def labels_of(split: Split) -> Labels:
+    """The labels of a split of a data set that has them."""
     assert split.labels is not None, "a data set without classes has no judge"
     return split.labels
-
-
-def _share(found: Tensor, right: Tensor) -> float:
-    return (found == right).double().mean().item()

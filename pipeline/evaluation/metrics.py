@@ -1,20 +1,25 @@
-"""Image metrics, one value per image."""
+"""The functions behind `pipeline.config.metrics.METRICS`.
+
+Comes in: restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes out: columns, one value per image, and the
+summaries that make one number of a split's columns. Imports neither optuna nor mlflow nor distributed.
+"""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pipeline.config.metrics import SSIM_WINDOW
+from pipeline.data.shapes import Images, PerImage
 from pipeline.errors import ShapeError
+from pipeline.evaluation.judge import Judge
 
-Images = Float[Tensor, "batch 1 height width"]
-PerImage = Float[Tensor, " batch"]
-
-MSE_FLOOR = 1e-10  # a perfect image counts 100 dB
+MSE_FLOOR = 1e-10  # so that a perfect image has 100 dB
 BCE_EPS = 1e-7  # restored intensities are kept this far from 0 and 1 inside the logarithms
 
 
@@ -29,7 +34,7 @@ def psnr(restored: Images, clean: Images) -> PerImage:
         clean: the same shape and scale.
 
     Returns:
-        Decibels, one an image, higher is better; 100 where the two are equal.
+        Decibels, one per image, higher is better; 100 where the two are equal.
 
     Raises:
         ShapeError: the shapes differ, or the batch is empty.
@@ -56,10 +61,10 @@ def bce(restored: Images, clean: Images) -> PerImage:
     """Binary cross-entropy of each image against its grey targets.
 
     ``-mean(t ln x + (1 - t) ln(1 - x))`` with restored x kept in [1e-7, 1 - 1e-7]. Its least possible value is not 0
-    but the targets' own entropy, `entropy`.
+    but the targets' own entropy, `bce_floor`.
 
     Returns:
-        Nats a pixel, one an image, lower is better.
+        Nats per pixel, one per image, lower is better.
 
     Raises:
         ShapeError: the shapes differ, or the batch is empty.
@@ -69,9 +74,14 @@ def bce(restored: Images, clean: Images) -> PerImage:
     return F.binary_cross_entropy(x, clean, reduction="none").mean((1, 2, 3))
 
 
-def entropy(clean: Images) -> PerImage:
-    """The floor of `bce`: mean binary entropy of each image's own intensities, nats a pixel."""
-    return torch.special.entr(clean).add(torch.special.entr(1 - clean)).mean((1, 2, 3))
+def bce_floor(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
+    """The least `bce` that a restoration can have: the `entropy` of the clean image."""
+    return entropy(clean)
+
+
+def entropy(images: Images) -> PerImage:
+    """Mean binary entropy of each image's intensities, in nats per pixel."""
+    return torch.special.entr(images).add(torch.special.entr(1 - images)).mean((1, 2, 3))
 
 
 def ssim(restored: Images, clean: Images) -> PerImage:
@@ -85,7 +95,7 @@ def ssim(restored: Images, clean: Images) -> PerImage:
         clean: the same shape and scale.
 
     Returns:
-        One an image, at most 1, higher is better.
+        One per image, at most 1, higher is better.
 
     Raises:
         ShapeError: the shapes differ, the batch is empty, or a side is below 11 pixels.
@@ -95,8 +105,9 @@ def ssim(restored: Images, clean: Images) -> PerImage:
         similarity", IEEE TIP 13(4), 2004; tests compare it with scikit-image's ``structural_similarity``.
     """
     _check(restored, clean)
-    if min(clean.shape[-2:]) < 11:
-        raise ShapeError(f"SSIM needs images of at least 11 x 11 pixels, not {clean.shape[-2]} x {clean.shape[-1]}")
+    height, width = clean.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ShapeError(f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, not {height} x {width}")
     x, y = restored.clamp(0, 1), clean
     stacked = torch.cat([x, y, x * x, y * y, x * y], dim=1)
     mean_x, mean_y, xx, yy, xy = _blur(stacked).unbind(1)
@@ -108,10 +119,41 @@ def ssim(restored: Images, clean: Images) -> PerImage:
     return (structure * luminance).mean((1, 2))
 
 
+def restored_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
+    """The `gradient_energy` of the restored image."""
+    return gradient_energy(restored)
+
+
+def clean_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
+    """The `gradient_energy` of the clean image."""
+    return gradient_energy(clean)
+
+
 def gradient_energy(images: Images) -> PerImage:
     """Sum of squared differences between neighbouring pixels, across and down."""
     across = images.diff(dim=-1).square().sum((1, 2, 3))
     return across + images.diff(dim=-2).square().sum((1, 2, 3))
+
+
+def class_kept(restored: Images, clean: Images, judge: Judge) -> Bool[Tensor, " batch"]:
+    """Whether the judge gives the restored image the same class as the clean one."""
+    return judge.classify(restored) == judge.classify(clean)
+
+
+def mean(values: Tensor) -> float:
+    """The mean of a column, summed in double precision."""
+    return values.double().mean().item()
+
+
+def difference_of_means(first: Tensor, second: Tensor) -> float:
+    """The mean of one column less that of another."""
+    return mean(first) - mean(second)
+
+
+def ratio_of_sums(numerator: Tensor, denominator: Tensor) -> float:
+    """The sum of one column over that of another, in double precision; NaN if the second sum is 0."""
+    divisor = denominator.double().sum().item()
+    return numerator.double().sum().item() / divisor if divisor else math.nan
 
 
 def _check(restored: Tensor, clean: Tensor) -> None:
@@ -123,18 +165,18 @@ def _check(restored: Tensor, clean: Tensor) -> None:
 
 @lru_cache(maxsize=4)
 def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
-    offsets = torch.arange(-5, 6, device=device, dtype=dtype)
+    offsets = torch.arange(-(SSIM_WINDOW // 2), SSIM_WINDOW // 2 + 1, device=device, dtype=dtype)
     weights = torch.exp(-offsets.square() / (2 * 1.5**2))
     return weights / weights.sum()
 
 
 def _blur(images: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps h w"]:
-    """Gaussian means over full windows, one axis after the other, as 11 shifted sums: quicker than a convolution."""
+    """Gaussian means over full windows: per axis a sum of shifted images, which is faster than a convolution."""
     weights = _window(images.device, images.dtype).tolist()
     for axis in (-1, -2):
-        length = images.shape[axis] - 10
+        length = images.shape[axis] - SSIM_WINDOW + 1
         total = images.narrow(axis, 0, length) * weights[0]
-        for offset in range(1, 11):
+        for offset in range(1, SSIM_WINDOW):
             total.add_(images.narrow(axis, offset, length), alpha=weights[offset])
         images = total
     return images

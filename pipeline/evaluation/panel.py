@@ -1,6 +1,11 @@
-"""The panel of pictures."""
+"""The panel: pictures of the same ten validation images for every restoration.
+
+Comes in: a restoration and a split. Goes out: one uint8 picture. Imports neither optuna nor mlflow nor distributed.
+"""
 
 from __future__ import annotations
+
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -14,22 +19,22 @@ from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import BATCH, Restore, fixed_batches
 
 PANEL_IMAGES = 10
-PANEL_SCALE = 3  # screen pixels a pixel
+PANEL_SCALE = 3  # screen pixels per image pixel
 
 
 def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: str = "cpu") -> np.ndarray:
     """Ten fixed images in columns; clean, degraded, restored and absolute error in rows.
 
     Returns:
-        uint8 ``[rows, columns]``, each pixel ``PANEL_SCALE`` screen pixels wide. Smaller inputs are shown enlarged,
-        pixel by pixel.
+        uint8 ``[rows, columns]``; every image pixel is ``PANEL_SCALE`` screen pixels wide. Smaller inputs are enlarged
+        to the same size, pixel by pixel.
     """
     chosen = panel_indices(split)
-    wanted = {index: place for place, index in enumerate(chosen)}
+    column_of = {index: column for column, index in enumerate(chosen)}
     degraded_images: list[Tensor] = [torch.empty(0)] * len(chosen)
     for start, (degraded, _) in zip(range(0, len(split), BATCH), fixed_batches(split, how, purpose), strict=True):
-        for index in wanted.keys() & set(range(start, start + len(degraded))):
-            degraded_images[wanted[index]] = degraded[index - start]
+        for index in column_of.keys() & set(range(start, start + len(degraded))):
+            degraded_images[column_of[index]] = degraded[index - start]
     clean, degraded = to_float(split.images[list(chosen)]), torch.stack(degraded_images)
     restored = restore(degraded.to(device)).cpu().clamp(0, 1)
     size = (clean.shape[-2], clean.shape[-1])
@@ -40,23 +45,19 @@ def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: st
 
 
 def panel_indices(split: Split) -> tuple[int, ...]:
-    """The first image of each of ten classes, spread evenly where there are more, cycled where there are fewer.
+    """The first image of each of ten classes.
 
-    Without labels, the first ten images.
+    Of more than ten classes, ten are taken at even distances. Of fewer, every class gives its first image, then its
+    second, and so on. Without labels, the first ten images are taken.
     """
     if split.labels is None:
         return tuple(range(min(PANEL_IMAGES, len(split))))
     labels = split.labels.tolist()
-    places: dict[int, list[int]] = {c: [] for c in sorted(set(labels))}
+    of_class: dict[int, list[int]] = {c: [] for c in sorted(set(labels))}
     for index, label in enumerate(labels):
-        places[label].append(index)
+        of_class[label].append(index)
     count = min(PANEL_IMAGES, len(labels))
-    if len(places) > count:
-        return tuple(places[list(places)[i * len(places) // count]][0] for i in range(count))
-    rounds = zip(*[_padded(p, max(map(len, places.values()))) for p in places.values()], strict=True)
-    in_turn = [index for turn in rounds for index in turn if index is not None]
+    if len(of_class) > count:
+        return tuple(of_class[list(of_class)[i * len(of_class) // count]][0] for i in range(count))
+    in_turn = [index for turn in zip_longest(*of_class.values()) for index in turn if index is not None]
     return tuple(sorted(in_turn[:count], key=lambda index: labels[index]))
-
-
-def _padded(places: list[int], length: int) -> list[int | None]:
-    return [*places, *[None] * (length - len(places))]

@@ -1,90 +1,68 @@
-"""How good a restoration is: metrics, trivial baselines and the panel of pictures.
+"""Scores of a restoration on a whole split.
 
-Comes in: clean and restored images, float ``[N, 1, H, W]`` in [0, 1]. Goes out: numbers and one uint8 picture; nothing
-is recorded here. Knows torch only.
-
-Every metric is a mean over images; the glossary in the README gives unit and direction.
+Comes in: a restoration and a split, or batches of restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes
+out: the metrics of `pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here. Imports
+neither optuna nor mlflow nor distributed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.config import Degrade
+from pipeline.config.metrics import METRICS
 from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError
+from pipeline.evaluation import metrics
 from pipeline.evaluation.batches import Restore, fixed_batches, threads
 from pipeline.evaluation.judge import Judge, labels_of
-from pipeline.evaluation.metrics import bce, entropy, gradient_energy, l1, mse, psnr, ssim
 from pipeline.evaluation.panel import panel
-
-
-def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
-    """How far the judge can be trusted: shares of validation images, clean and degraded, that it classifies rightly.
-
-    On one thread, whatever the process has.
-    """
-    batches = fixed_batches(data.val, how, "val")
-    with threads(1):
-        found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in batches]
-    right = torch.cat(found) == labels_of(data.val)
-    return {"judge/accuracy_clean": judge.accuracy, "judge/accuracy_degraded": _mean(right)}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-image scores of one split, and their summary."""
+    """One value per image of a split, by the name of the column."""
 
-    psnr: Tensor
-    ssim: Tensor
-    mse: Tensor
-    l1: Tensor
-    bce: Tensor
-    entropy: Tensor
-    gradient: Tensor
-    clean_gradient: Tensor
-    class_kept: Tensor | None = None
+    columns: dict[str, Tensor]
 
     def summary(self) -> dict[str, float]:
-        """The figures that are recorded: ``psnr``, ``ssim``, ``mse``, ``l1``, ``bce``, ``bce_excess``, ``sharpness``.
-
-        ``sharpness`` is the gradient energy of all restored images over that of all clean ones: 1 is right, blur
-        lowers it, noise raises it; nan where the clean images are all flat. With a judge also ``class_kept``, the
-        share of images that it puts in the same class as their clean originals.
-        """
-        means = {name: _mean(getattr(self, name)) for name in ("psnr", "ssim", "mse", "l1", "bce")}
-        clean = self.clean_gradient.double().sum().item()
-        sharpness = self.gradient.double().sum().item() / clean if clean else math.nan
-        kept = {} if self.class_kept is None else {"class_kept": _mean(self.class_kept)}
-        return means | {"bce_excess": means["bce"] - _mean(self.entropy), "sharpness": sharpness} | kept
+        """One number per metric, in the table's order; a metric whose columns are missing is left out."""
+        return {
+            name: getattr(metrics, metric.summary)(*(self.columns[column] for column in metric.columns))
+            for name, metric in METRICS.items()
+            if self.columns.keys() >= set(metric.columns)
+        }
 
 
 def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) -> Scores:
-    """Score (restored, clean) batches, with a judge also whether each image kept its class.
+    """Score (restored, clean) batches; without a judge the metrics that need one are left out.
 
     Raises:
         ShapeError: a batch whose shapes differ, or no batch at all.
     """
-    columns: list[list[Tensor]] = [[] for _ in range(8 if judge is None else 9)]
+    functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+    for metric in METRICS.values():
+        for column in metric.columns:
+            function = getattr(metrics, column)
+            if not metric.needs_judge:
+                functions[column] = function
+            elif judge is not None:
+                functions[column] = partial(function, judge=judge)
+    columns: dict[str, list[Tensor]] = {column: [] for column in functions}
     for restored, clean in pairs:
         restored = restored.clamp(0, 1)
-        figures = (psnr, ssim, mse, l1, bce)
-        values = [figure(restored, clean) for figure in figures]
-        values += [entropy(clean), gradient_energy(restored), gradient_energy(clean)]
-        if judge is not None:
-            values.append(judge.classify(restored) == judge.classify(clean))
-        for column, value in zip(columns, values, strict=True):
-            column.append(value.cpu())
-    if not columns[0]:
+        for column, function in functions.items():
+            columns[column].append(function(restored, clean).cpu())
+    if not any(columns.values()):
         raise ShapeError("there is no image to score")
-    return Scores(*(torch.cat(column) for column in columns))
+    return Scores({column: torch.cat(values) for column, values in columns.items()})
 
 
 def evaluate(
@@ -97,7 +75,7 @@ def evaluate(
         split: uint8 images.
         how: the ``[degrade]`` section.
         purpose: names the split; it decides the noise, which is the same for every trial and study.
-        judge: the data set's, where it has one.
+        judge: the data set's, if it has one.
         device: where the batches are restored and scored.
     """
     batches = fixed_batches(split, how, purpose)
@@ -107,11 +85,19 @@ def evaluate(
 def validation(
     restore: Restore, data: Dataset, how: Degrade, judge: Judge | None = None, device: str = "cpu"
 ) -> tuple[dict[str, float], np.ndarray]:
-    """The validation figures under their recorded names (``val/psnr`` …) and the panel."""
+    """The validation metrics under their recorded names (``val/psnr`` …) and the panel."""
     scores = evaluate(restore, data.val, how, "val", judge, device)
     picture = panel(restore, data.val, how, "val", device)
     return {f"val/{name}": value for name, value in scores.summary().items()}, picture
 
 
-def _mean(values: Tensor) -> float:
-    return values.double().mean().item()
+def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
+    """How far the judge can be trusted: the shares of clean and of degraded validation images that it gets right.
+
+    Computed on one thread, whatever the process has.
+    """
+    batches = fixed_batches(data.val, how, "val")
+    with threads(1):
+        found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in batches]
+    right = torch.cat(found) == labels_of(data.val)
+    return {"judge/accuracy_clean": judge.accuracy, "judge/accuracy_degraded": metrics.mean(right)}

@@ -1,10 +1,10 @@
-"""Training state on disk: safetensors files that name their own digest.
+"""Checkpoints: the state of a training after an epoch, as a safetensors file whose name contains its digest.
 
-``epoch-0003-<sha256>.safetensors`` holds the weights, the optimiser's and scheduler's state, that epoch's panel and the
-history of all epochs so far. It is written beside, flushed and renamed, so a file with that name is whole; it is read
-only if its bytes still have that digest. No pickle is involved.
+Comes in: a model, its optimizer and scheduler, the epoch's panel and history. Goes out: a file
+``epoch-0003-<sha256>.safetensors``, and the same state when it is read again. The file is renamed into place once it
+is complete, and read only if its bytes still have that digest. This module may not use pickle.
 
-There is no random state to keep: every epoch draws from generators seeded by (seed, number, replicate, epoch).
+Random states are not stored: every epoch draws from generators seeded by (seed, number, replicate, epoch).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from pipeline.config.outcomes import Checkpoint
 from pipeline.errors import CheckpointError
-from pipeline.files import write_atomically
+from pipeline.files import safetensors_metadata, write_atomically
 
 FILE = re.compile(r"epoch-(\d{4,})-([0-9a-f]{64})\.safetensors")
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """What a checkpoint holds. ``meta`` is plain JSON."""
 
     tensors: dict[str, Tensor]
@@ -40,7 +40,7 @@ class State:
         model.load_state_dict(_part(self.tensors, "model."))
 
     def restore_training(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-        """Load the optimiser's and the scheduler's state."""
+        """Load the state of the optimizer and the scheduler."""
         state: dict[int, dict[str, Any]] = {int(i): dict(scalars) for i, scalars in self.meta["scalars"].items()}
         for name, tensor in _part(self.tensors, "optimizer.").items():
             index, _, key = name.partition(".")
@@ -49,8 +49,10 @@ class State:
         scheduler.load_state_dict(self.meta["scheduler"])
 
 
-def capture(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, panel: Tensor, meta: Any) -> State:
-    """Gather what a leg leaves behind."""
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, panel: Tensor, meta: Mapping[str, Any]
+) -> TrainingState:
+    """Copy the state after an epoch to the CPU. ``meta`` is plain JSON: configuration, epoch and history."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     scalars: dict[int, dict[str, Any]] = {}
     saved = optimizer.state_dict()
@@ -62,11 +64,11 @@ def capture(model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, 
                 scalars.setdefault(index, {})[key] = value
     extra = {"scalars": scalars, "param_groups": saved["param_groups"], "scheduler": scheduler.state_dict()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    return State(tensors | {"panel": panel}, {**meta, **extra})
+    return TrainingState(tensors | {"panel": panel}, {**meta, **extra})
 
 
-def save(folder: Path, epoch: int, state: State) -> Checkpoint:
-    """Write a checkpoint so that it is there whole or not at all.
+def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
+    """Write a checkpoint; the file appears complete or not at all.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; no partial checkpoint is left.
@@ -78,11 +80,11 @@ def save(folder: Path, epoch: int, state: State) -> Checkpoint:
     return Checkpoint(str(path), sha256, epoch)
 
 
-def load(checkpoint: Checkpoint) -> State:
+def load(checkpoint: Checkpoint) -> TrainingState:
     """Read and verify a checkpoint.
 
     Raises:
-        CheckpointError: it is absent, or its bytes are not those that were written.
+        CheckpointError: it is missing, or its bytes are not those that were written.
     """
     try:
         data = Path(checkpoint.path).read_bytes()
@@ -90,12 +92,11 @@ def load(checkpoint: Checkpoint) -> State:
         raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
         raise CheckpointError(f"{checkpoint.path}: damaged: its bytes are not those that were written")
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return State(safetensors.torch.load(data), json.loads(header["__metadata__"]["state"]))
+    return TrainingState(safetensors.torch.load(data), json.loads(safetensors_metadata(data)["state"]))
 
 
 def found(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in a folder by their names, the latest epoch first; none is read."""
+    """The checkpoints in a folder, the latest epoch first. Only names are looked at, no file is read."""
     matches = [(path, FILE.fullmatch(path.name)) for path in sorted(folder.glob("epoch-*.safetensors"))]
     checkpoints = [Checkpoint(str(path), m[2], int(m[1])) for path, m in matches if m]
     return sorted(checkpoints, key=lambda c: -c.epoch)

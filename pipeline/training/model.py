@@ -1,9 +1,8 @@
 """The autoencoders.
 
-Comes in: a degraded batch, float ``[N, 1, h, w]``. Goes out: ``forward`` gives logits ``[N, 1, H, W]``, ``restore`` the
-images themselves in [0, 1].
-
-Shape legend: N batch, h x w the degraded image, H x W the restored one.
+Comes in: the ``[model]`` section of a trial and the image sizes; then degraded batches, float ``[N, 1, h, w]``. Goes
+out: a module whose ``forward`` returns logits ``[N, 1, H, W]``; a `Restorer` around it returns images in [0, 1].
+Imports neither optuna nor mlflow nor distributed.
 """
 
 from __future__ import annotations
@@ -13,28 +12,25 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import ModelConfig
 from pipeline.config.choices import ACTIVATIONS
 from pipeline.config.trial import check_depth
+from pipeline.data.shapes import Degraded, Images, Logits
 from pipeline.errors import ShapeError
-
-Degraded = Float[Tensor, "batch 1 h w"]
-Images = Float[Tensor, "batch 1 height width"]
 
 
 class LinearAutoencoder(nn.Module):
     """A symmetric fully connected autoencoder.
 
-    ``depth`` layers reduce the flattened input to the bottleneck, and as many bring it back; the decoder mirrors the
-    encoder's widths, its last layer gives one logit a pixel of the restored image. Each layer but the last is
+    ``depth`` layers reduce the flattened input to the bottleneck, and as many enlarge it again. The decoder mirrors
+    the encoder's widths; its last layer returns one logit per pixel of the restored image. Each layer but the last is
     linear -> batch norm -> activation -> dropout.
 
-    With ``skip`` each decoder layer adds the encoder's output of the same width, and the logits add the input itself
-    (bicubically enlarged where it is smaller) times a learned gain that starts at 0.
+    With ``skip`` each decoder layer adds the encoder's output of the same width, and the logits add the input (enlarged
+    bicubically if it is smaller) times a learned gain that starts at 0.
     """
 
     def __init__(self, config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
@@ -47,7 +43,7 @@ class LinearAutoencoder(nn.Module):
         self.head = nn.Linear(up[-1], output_size[0] * output_size[1])
         self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
 
-    def forward(self, degraded: Degraded) -> Images:
+    def forward(self, degraded: Degraded) -> Logits:
         x = degraded.flatten(1)
         outputs = []
         for layer in self.encoder:
@@ -66,15 +62,15 @@ class LinearAutoencoder(nn.Module):
 class ConvAutoencoder(nn.Module):
     """A convolutional autoencoder, with ``skip`` a small U-Net.
 
-    Level 0 has the input's size and ``channels`` maps; each of the ``depth`` reductions is a convolution of stride 2
-    (a side of 7 becomes 4) and leads to the next level, the deepest of ``bottleneck`` maps. On the way back a
-    transposed convolution doubles the sides, cut to what the encoder had there. Each level has ``convs`` convolutions
-    going down and as many coming back, each followed by batch norm -> activation -> dropout of whole maps. The head
-    gives one logit a restored pixel: all the work is done at the input's size, and where the image is to grow by a
-    factor f the head's f x f maps are interleaved.
+    Level 0 has the input's size and ``channels`` maps. Each of the ``depth`` reductions is a convolution of stride 2
+    (a side of 7 becomes 4) and leads to the next level; the deepest has ``bottleneck`` maps. In the decoder a
+    transposed convolution doubles the sides, which are then cropped to the encoder's size at that level. Each level
+    has ``convs`` convolutions in the encoder and as many in the decoder, each followed by batch norm -> activation ->
+    dropout of whole maps. The head returns one logit per restored pixel: the network works at the input's size, and to
+    enlarge by a factor f the head's f x f maps are interleaved.
 
-    With ``skip`` each level coming back also sees the encoder's maps of its size, and the logits add the input itself
-    (bicubically enlarged where it is smaller) times a learned gain that starts at 0.
+    With ``skip`` each level of the decoder also takes the encoder's maps of its size, and the logits add the input
+    (enlarged bicubically if it is smaller) times a learned gain that starts at 0.
 
     Source:
         Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, for the skips; Shi et al., "Real-time single image and
@@ -99,12 +95,12 @@ class ConvAutoencoder(nn.Module):
         head = nn.Conv2d(maps[0], factor**2, config.kernel, padding=config.kernel // 2)
         self.head = nn.Sequential(head, nn.PixelShuffle(factor))
         self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
-        # The weights of a single input map lie in memory alike in either format, but the maps that follow take over
-        # this one: channels innermost, quicker on CPUs. All other weights, and optimisers' states, keep the usual one.
+        # For one input map both memory formats store the weights alike, but the maps that follow inherit this one:
+        # channels innermost, faster on CPUs. All other weights and the optimizers' states keep the usual format.
         first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d))
         first.to(memory_format=torch.channels_last)
 
-    def forward(self, degraded: Degraded) -> Images:
+    def forward(self, degraded: Degraded) -> Logits:
         x = degraded
         outputs = []
         for level in self.encoder:
@@ -121,7 +117,7 @@ class ConvAutoencoder(nn.Module):
 
 
 class Restorer(nn.Module):
-    """An autoencoder with its logits turned into intensities: what is exported and registered."""
+    """An autoencoder followed by a sigmoid, so that it returns intensities. This is what is exported and registered."""
 
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
@@ -132,7 +128,7 @@ class Restorer(nn.Module):
 
 
 def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> nn.Module:
-    """A freshly initialised autoencoder; torch's global random state decides the weights.
+    """A new autoencoder; torch's global random state decides its weights.
 
     Args:
         config: the ``[model]`` section of one trial.
@@ -140,19 +136,19 @@ def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[i
         output_size: height and width of the restored image.
 
     Raises:
-        ConfigError: a convolutional one is deeper than the degraded image allows; see `check_depth`.
+        ConfigError: a convolutional autoencoder is deeper than the degraded image allows; see `check_depth`.
     """
-    return LAYER_TYPES[config.layer_type](config, input_size, output_size)
+    return AUTOENCODERS[config.layer_type](config, input_size, output_size)
 
 
-LAYER_TYPES: dict[str, Any] = {"linear": LinearAutoencoder, "conv": ConvAutoencoder}
+AUTOENCODERS: dict[str, Any] = {"linear": LinearAutoencoder, "conv": ConvAutoencoder}
 
 
 def encoder_widths(config: ModelConfig, inputs: int) -> list[int]:
-    """Output widths of the ``depth`` linear reductions, the last of them the bottleneck.
+    """Output widths of the ``depth`` linear reductions; the last is the bottleneck.
 
-    They change geometrically: from the number of input pixels, or, where ``width`` is given, from that width, which
-    is then the first layer's.
+    They change geometrically, starting from the number of input pixels. If ``width`` is given, it is the first layer's
+    output width and the others follow geometrically.
     """
     if config.width == "auto" or config.depth == 1:
         return _geometric(inputs, config.bottleneck, config.depth)[1:]
@@ -160,12 +156,12 @@ def encoder_widths(config: ModelConfig, inputs: int) -> list[int]:
 
 
 def encoder_channels(config: ModelConfig) -> list[int]:
-    """Maps of the ``depth`` + 1 convolutional levels, geometrically from ``channels`` to the bottleneck."""
+    """Numbers of maps of the ``depth`` + 1 convolutional levels, geometrically from ``channels`` to the bottleneck."""
     return _geometric(config.channels, config.bottleneck, config.depth)
 
 
 def activation(config: ModelConfig) -> nn.Module:
-    """The activation a trial asks for, with its own parameter where it has one."""
+    """The activation that a trial names, with its parameter if it has one."""
     cls = getattr(nn, ACTIVATIONS[config.activation])
     match config.activation:
         case "leaky_relu":
@@ -177,10 +173,10 @@ def activation(config: ModelConfig) -> nn.Module:
 
 
 def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
-    """What a model costs.
+    """The size of a model and its work per image.
 
     Returns:
-        ``parameters``: trainable numbers; ``multiply_adds``: of the matrix products and convolutions for one image
+        ``parameters``: trainable numbers; ``multiply_adds``: those of matrix products and convolutions for one image
         (normalisation and activations, a few per cent, are not counted).
 
     Source:

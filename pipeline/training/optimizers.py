@@ -1,4 +1,8 @@
-"""The optimisers, all torch's own."""
+"""Optimizers, all of them torch's own.
+
+Comes in: the ``[train]`` section of a trial and the model's parameters. Goes out: an optimizer of torch. Imports
+neither optuna nor mlflow nor distributed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from pipeline.config import TrainConfig
 from pipeline.config.choices import OPTIMIZERS
 from pipeline.config.trial import applies
 
-# What torch calls the keys that it takes as they are.
+# Keys of ``[train]`` that are passed on unchanged, with torch's name of the argument.
 ARGUMENTS = {
     "weight_decay": "weight_decay",
     "momentum": "momentum",
@@ -24,9 +28,9 @@ ARGUMENTS = {
 
 
 def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], device: str) -> torch.optim.Optimizer:
-    """One of torch's own optimisers with the settings that apply to it, fused where torch has that.
+    """The trial's optimizer with the settings that apply to it, fused where torch offers that.
 
-    ``weight_decay`` is given wherever it is taken, so adamw's default here is 0 and not torch's 0.01.
+    ``weight_decay`` is always passed, so adamw's default here is 0 and not torch's 0.01.
     """
     cls = getattr(torch.optim, OPTIMIZERS[config.optimizer])
     accepted = inspect.signature(cls).parameters

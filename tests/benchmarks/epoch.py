@@ -1,11 +1,10 @@
-"""Seconds of one training epoch, and what the choices in the training loop are worth, as ratios within one run.
+"""Seconds of one training epoch, and the gain from each choice in the training loop, as ratios within one run.
 
     python tests/benchmarks/epoch.py [--data-dir FOLDER] [--runs 5]
 
-The report's denoiser (five reductions to 32) on full MNIST where it is found under the data folder, else on the
-embedded digits; and, as an epoch of them takes longer, 50 steps of convolutional ones. Each variant is timed in turn,
-round after round, so that a machine whose speed drifts harms all alike; medians with the least and the greatest are
-printed.
+Times the report's denoiser (five reductions to 32) on full MNIST if it is under the data folder, otherwise on the
+embedded digits, and 50 steps of convolutional autoencoders, whose epochs take longer. The variants are timed in turn in
+every round, so that a change of the machine's speed affects all of them. Prints medians, minima and maxima.
 """
 
 from __future__ import annotations
@@ -55,12 +54,12 @@ def leg(trial: TrialConfig, data_dir: Path) -> float:
 
 
 def on_a_worker(trial: TrialConfig, data_dir: Path, **environment: str) -> float:
-    """The same on a worker process of a study, whose environment may be made another."""
+    """The same on a worker process of a study, started with these environment variables."""
     before = dict(os.environ)
     os.environ.update(environment)
     engine = start(1, None)
     try:
-        for _ in range(2):  # the first is its warm-up
+        for _ in range(2):  # the first is a warm-up
             engine.submit("leg", leg, trial, data_dir)
             while (done := engine.wait(60)) is None:
                 pass
@@ -73,7 +72,7 @@ def on_a_worker(trial: TrialConfig, data_dir: Path, **environment: str) -> float
 
 
 def with_data_loader(trial: TrialConfig, data: Dataset) -> float:
-    """The same epoch as it is commonly written: a DataLoader, a loss read at every step, an unfused optimiser."""
+    """The same epoch as it is usually written: a DataLoader, the loss read at every step, an unfused optimizer."""
     loader = DataLoader(TensorDataset(data.train.images), batch_size=128, shuffle=True, drop_last=True)
     model = build_model(trial, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -91,7 +90,7 @@ def with_data_loader(trial: TrialConfig, data: Dataset) -> float:
 
 
 def steps(trial: TrialConfig, data: Dataset, layout: torch.memory_format = torch.channels_last) -> float:
-    """Training steps on one batch; ``layout`` is that of the first convolution's weights, which all maps take over."""
+    """Training steps on one batch; all maps inherit ``layout`` from the weights of the first convolution."""
     model = build_model(trial, data)
     model.encoder[0][0][0].to(memory_format=layout)
     optimizer = build_optimizer(trial.train, model.parameters(), "cpu")
@@ -154,16 +153,16 @@ def main() -> None:
         "the same, channels outermost": lambda: steps(u_net, data, torch.contiguous_format),
         "the same, bfloat16": lambda: steps(config(data.name, U_NET, precision="bfloat16"), data),
         "the same, loss bce + 0.2 ssim": lambda: steps(config(data.name, U_NET, loss="bce + 0.2 ssim"), data),
-        "U-Net 24-48-96, two convolutions a level": lambda: steps(wider, data),
+        "U-Net 24-48-96, two convolutions per level": lambda: steps(wider, data),
     }
-    # What Dask's workers have by themselves: freed memory goes back to the system at once.
+    # Dask's defaults for its workers: freed memory is returned to the system at once.
     dask_s = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "8"}
     few, few_u_net = config("mnist-5k"), config("mnist-5k", U_NET)
     workers: dict[str, Callable[[], float]] = {
         "U-Net 16-32-64 on a worker": lambda: on_a_worker(few_u_net, arguments.data_dir),
-        "the same, memory given back": lambda: on_a_worker(few_u_net, arguments.data_dir, **dask_s),
+        "the same, memory returned": lambda: on_a_worker(few_u_net, arguments.data_dir, **dask_s),
         "linear, on a worker": lambda: on_a_worker(few, arguments.data_dir),
-        "the same, memory given back ": lambda: on_a_worker(few, arguments.data_dir, **dask_s),
+        "the same, memory returned ": lambda: on_a_worker(few, arguments.data_dir, **dask_s),
     }
     print("an epoch of the embedded digits (3,500)")
     compare(workers, arguments.runs)

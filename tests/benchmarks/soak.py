@@ -1,10 +1,11 @@
-"""A study killed over and over at random moments must end as the uninterrupted one did.
+"""A study that is killed again and again at random moments must end with the numbers of an uninterrupted one.
 
     python tests/benchmarks/soak.py [--kills 50] [--workers 2] [--seed 0]
 
-Runs a small study with its driver killed (SIGKILL), one of its workers killed, or interrupted (SIGINT), at random
-moments, started again each time, and its total raised whenever it finishes, until the kills are used up; then the
-same study in peace, in a second home. Prints what was survived and compares every figure. Exit code 1 if any differs.
+Runs a small study and, at random moments, kills its driver (SIGKILL), kills one of its workers, or interrupts it
+(SIGINT). It is started again each time, with more trials whenever it has finished, until the given number of kills is
+reached. Then the same study runs undisturbed in a second home. Prints the kills and compares every number; the exit
+code is 1 if any differs.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def command(*words: object) -> list[str]:
 
 
 def table(home: Path, folder: Path) -> list[dict[str, str]]:
-    """The study's export without what may differ."""
+    """The study's export without the columns that may differ."""
     file = folder / f"{home.name}.csv"
     subprocess.run(command("export", "soak", "-o", file, "--home", home), check=True, stdout=subprocess.DEVNULL)
     with file.open() as lines:
@@ -65,21 +66,21 @@ def table(home: Path, folder: Path) -> list[dict[str, str]]:
 
 
 def workers_of(driver: int) -> list[int]:
-    """Children of the driver that Dask started to train in."""
+    """The worker processes that Dask started for this driver."""
     listing = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(driver)], capture_output=True, text=True).stdout
     return [int(line.split()[0]) for line in listing.splitlines() if "spawn_main" in line]
 
 
-def strike(driver: subprocess.Popen[bytes], chance: random.Random) -> str | None:
-    """Do one of three harms to a running study; its name, or None if there was nothing to harm."""
-    kind = chance.choice(["driver killed", "worker killed", "interrupted"])
+def kill(driver: subprocess.Popen[bytes], random_source: random.Random) -> str | None:
+    """Kill or interrupt a running study at random; what was done, or None if nothing was running."""
+    kind = random_source.choice(["driver killed", "worker killed", "interrupted"])
     if driver.poll() is not None:
         return None
     if kind == "worker killed":
         workers = workers_of(driver.pid)
         if not workers:
             return None
-        os.kill(chance.choice(workers), signal.SIGKILL)
+        os.kill(random_source.choice(workers), signal.SIGKILL)
         return kind
     driver.send_signal(signal.SIGKILL if kind == "driver killed" else signal.SIGINT)
     driver.wait()
@@ -92,10 +93,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    chance, survived, trials, started = random.Random(arguments.seed), Counter[str](), 4, time.monotonic()
+    random_source, survived, trials, started = random.Random(arguments.seed), Counter[str](), 4, time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        file, harmed, peaceful = folder / "soak.toml", folder / "harmed", folder / "peaceful"
+        file, killed, undisturbed = folder / "soak.toml", folder / "killed", folder / "undisturbed"
         file.write_text(STUDY)
 
         def start(home: Path) -> subprocess.Popen[bytes]:
@@ -104,23 +105,23 @@ def main() -> None:
             return subprocess.Popen(command(*words), stdout=quiet, stderr=quiet, start_new_session=True)
 
         while survived.total() < arguments.kills:
-            driver = start(harmed)
-            deadline = time.monotonic() + chance.uniform(3, 25)
+            driver = start(killed)
+            deadline = time.monotonic() + random_source.uniform(3, 25)
             while time.monotonic() < deadline and driver.poll() is None:
                 time.sleep(0.05)
-            harm = strike(driver, chance)
-            if harm:
-                survived[harm] += 1
-            if harm in (None, "worker killed") and driver.wait() == 0:
+            done = kill(driver, random_source)
+            if done:
+                survived[done] += 1
+            if done in (None, "worker killed") and driver.wait() == 0:
                 trials += 2
-            print(f"\r{survived.total()} harms, {trials} trials", end="", flush=True)
-        for home in (harmed, peaceful):
+            print(f"\r{survived.total()} kills, {trials} trials", end="", flush=True)
+        for home in (killed, undisturbed):
             if start(home).wait() != 0:
                 sys.exit(f"\nthe study in {home.name} did not finish")
-        doctor = subprocess.run(command("doctor", "--home", harmed), capture_output=True, text=True)
-        same = table(harmed, folder) == table(peaceful, folder)
+        doctor = subprocess.run(command("doctor", "--home", killed), capture_output=True, text=True)
+        same = table(killed, folder) == table(undisturbed, folder)
     print(f"\n{dict(survived)} in {time.monotonic() - started:.0f} s over a study of {trials} trials")
-    print(f"figures {'identical to' if same else 'DIFFERENT from'} the uninterrupted study's; {doctor.stdout.strip()}")
+    print(f"numbers {'identical to' if same else 'DIFFERENT from'} the uninterrupted study's; {doctor.stdout.strip()}")
     sys.exit(0 if same and doctor.returncode == 0 else 1)
 
 

@@ -45,7 +45,7 @@ def apply(clean: Tensor, how: dict[str, Any], seed: int = 0) -> Tensor:
 
 
 def assert_moments(sample: Tensor, mean: float, deviation: float) -> None:
-    """Mean and standard deviation lie within five standard errors of theory's (kurtosis up to 6 allowed for)."""
+    """Mean and standard deviation are within five standard errors of the theory's (for a kurtosis up to 6)."""
     assert sample.mean().item() == pytest.approx(mean, abs=5 * deviation / math.sqrt(PIXELS) + 1e-6)
     assert sample.std().item() == pytest.approx(deviation, rel=5 * math.sqrt(5 / 4 / PIXELS))
 
@@ -67,7 +67,7 @@ def test_speckle_grows_with_the_intensity(level: float) -> None:
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.1, 0.7, 1.0])
-def test_salt_and_pepper_come_evenly_and_leave_the_rest(prob: float) -> None:
+def test_salt_and_pepper_are_equally_frequent_and_change_no_other_pixel(prob: float) -> None:
     noisy = apply(grey(0.4), {"kind": "salt_pepper", "prob": prob})
     shares = [(noisy == value).float().mean().item() for value in (0.0, 1.0, torch.tensor(0.4).item())]
     for share, expected in zip(shares, (prob / 2, prob / 2, 1 - prob), strict=True):
@@ -76,7 +76,7 @@ def test_salt_and_pepper_come_evenly_and_leave_the_rest(prob: float) -> None:
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.1, 0.7, 1.0])
-def test_masking_blackens_its_share_and_leaves_the_rest(prob: float) -> None:
+def test_masking_blackens_its_share_and_changes_no_other_pixel(prob: float) -> None:
     noisy = apply(grey(0.4), {"kind": "masking", "prob": prob})
     assert set(noisy.unique().tolist()) <= {0.0, torch.tensor(0.4).item()}
     share = (noisy == 0).float().mean().item()
@@ -95,7 +95,7 @@ def test_poisson_counts_photons(peak: float, level: float) -> None:
 @pytest.mark.parametrize(
     "how", [how for how in NOISES if how["kind"] in ("gaussian", "speckle", "poisson")], ids=lambda how: how["kind"]
 )
-def test_clip_keeps_to_the_range_and_changes_nothing_inside_it(how: dict[str, Any]) -> None:
+def test_clip_limits_the_range_and_changes_nothing_inside_it(how: dict[str, Any]) -> None:
     clean = torch.linspace(0, 1, 10_000).reshape(1, 1, 100, 100)
     free, clipped = apply(clean, {**how, "clip": False}), apply(clean, {**how, "clip": True})
     assert free.max() > 1
@@ -104,7 +104,7 @@ def test_clip_keeps_to_the_range_and_changes_nothing_inside_it(how: dict[str, An
 
 
 @kinds
-def test_the_generator_alone_decides(how: dict[str, Any]) -> None:
+def test_only_the_generator_decides_the_noise(how: dict[str, Any]) -> None:
     clean = to_float(tiny.strokes(20, seed=5).images)
     kept = clean.clone()
     first = apply(clean, how, seed=1)
@@ -127,7 +127,7 @@ def test_consecutive_batches_and_images_differ(how: dict[str, Any]) -> None:
 
 
 @kinds
-def test_result_has_the_announced_size_and_range(how: dict[str, Any]) -> None:
+def test_the_result_has_the_size_of_input_size_and_lies_in_0_to_1(how: dict[str, Any]) -> None:
     clean = torch.rand(3, 1, 12, 20, generator=Generator().manual_seed(0))
     degraded = apply(clean, how)
     assert degraded.shape == (3, 1, *input_size((12, 20), SECTION.validate_python(how)))
@@ -148,7 +148,7 @@ def test_area_downscale_is_the_mean_of_blocks(height: int, width: int, factor: i
 
 
 @SIZES
-def test_bicubic_downscale_is_that_of_pillow(height: int, width: int, factor: int) -> None:
+def test_bicubic_downscale_equals_that_of_pillow(height: int, width: int, factor: int) -> None:
     clean = torch.rand(2, 1, height, width, generator=Generator().manual_seed(1))
     small = apply(clean, {"kind": "downscale", "factor": factor, "method": "bicubic"})
     size = (width // factor, height // factor)
@@ -157,7 +157,7 @@ def test_bicubic_downscale_is_that_of_pillow(height: int, width: int, factor: in
         assert np.allclose(found[0].numpy(), np.clip(np.asarray(expected), 0, 1), atol=1e-5)
 
 
-def test_bicubic_downscale_keeps_to_the_range() -> None:
+def test_bicubic_downscale_stays_in_0_to_1() -> None:
     edges = torch.zeros(1, 1, 16, 16)
     edges[..., 6:] = 1  # a step, at which a cubic overshoots
     small = apply(edges, {"kind": "downscale", "factor": 4, "method": "bicubic"})
@@ -169,7 +169,9 @@ def test_bicubic_downscale_keeps_to_the_range() -> None:
 @pytest.mark.parametrize(
     ("size", "factor", "allowed"), [((28, 28), 3, "2, 4, 7, 14, 28"), ((28, 21), 2, "7"), ((7, 9), 2, "none")]
 )
-def test_factor_that_does_not_divide_is_refused(size: tuple[int, int], factor: int, allowed: str, method: str) -> None:
+def test_a_factor_that_does_not_divide_the_sides_is_refused(
+    size: tuple[int, int], factor: int, allowed: str, method: str
+) -> None:
     how = {"kind": "downscale", "factor": factor, "method": method}
     for attempt in (
         lambda: input_size(size, Downscale.model_validate(how)),
@@ -192,7 +194,7 @@ def test_a_size_is_divided_or_refused(height: int, width: int, factor: int) -> N
         assert input_size((height, width), how) == (height // factor, width // factor)
 
 
-def test_noise_leaves_the_size() -> None:
+def test_noise_does_not_change_the_size() -> None:
     assert input_size((7, 9), SECTION.validate_python(NOISES[0])) == (7, 9)
 
 
@@ -208,5 +210,5 @@ def test_enlarging_keeps_shape_range_and_flat_images(method: str) -> None:
         assert torch.equal(large[..., ::3, ::3], small)
 
 
-def test_images_of_the_size_already_are_only_clamped() -> None:
+def test_images_that_have_the_size_are_only_clamped() -> None:
     assert upscale(torch.tensor([[[[-0.5, 0.25, 1.5]]]]), (1, 3)).flatten().tolist() == [0.0, 0.25, 1.0]

@@ -34,7 +34,7 @@ HEIGHT, WIDTH, COUNT = 16, 24, 60
 
 
 def scenes(count: int = COUNT, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Grey slopes with a bright bar, each its own."""
+    """Grey gradients with a bright bar, all different."""
     random = np.random.default_rng(7)
     pixels = np.linspace(0, 120, width)[None, None] * random.random((count, 1, 1)) + np.zeros((count, height, width))
     for picture in pixels:
@@ -43,8 +43,8 @@ def scenes(count: int = COUNT, height: int = HEIGHT, width: int = WIDTH) -> np.n
     return pixels.astype(np.uint8)
 
 
-def hang(folder: Path, pictures: np.ndarray, suffix: str = ".png") -> Path:
-    """Write pictures as files, by number."""
+def save_pictures(folder: Path, pictures: np.ndarray, suffix: str = ".png") -> Path:
+    """Write pictures as numbered files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, picture in enumerate(pictures):
         Image.fromarray(picture).save(folder / f"{number:04d}{suffix}")
@@ -53,7 +53,7 @@ def hang(folder: Path, pictures: np.ndarray, suffix: str = ".png") -> Path:
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Path:
-    return hang(tmp_path / "gallery", scenes())
+    return save_pictures(tmp_path / "gallery", scenes())
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -73,29 +73,29 @@ def test_pictures_are_split_at_random_without_labels(gallery: Path, tmp_path: Pa
     assert numbers != sorted(numbers)
 
 
-def test_a_moved_folder_is_the_same_data_and_a_changed_one_is_not(gallery: Path, tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_pictures_and_not_on_the_folder(gallery: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere" / "moved"
     shutil.copytree(gallery, moved)
     before = load(f"folder:{gallery}", tmp_path)
     assert load(f"folder:{moved}", tmp_path).digest == before.digest
     pixels = scenes()
     pixels[5, 0, 0] ^= 1
-    assert load(f"folder:{hang(tmp_path / 'changed', pixels)}", tmp_path).digest != before.digest
-    assert load(f"folder:{hang(tmp_path / 'fewer', scenes()[1:])}", tmp_path).digest != before.digest
-    turned = hang(tmp_path / "turned", scenes().reshape(COUNT, WIDTH, HEIGHT))
+    assert load(f"folder:{save_pictures(tmp_path / 'changed', pixels)}", tmp_path).digest != before.digest
+    assert load(f"folder:{save_pictures(tmp_path / 'fewer', scenes()[1:])}", tmp_path).digest != before.digest
+    turned = save_pictures(tmp_path / "turned", scenes().reshape(COUNT, WIDTH, HEIGHT))
     assert load(f"folder:{turned}", tmp_path).digest != before.digest
 
 
-def test_a_study_is_prepared_with_the_pictures_that_are_there_now(gallery: Path, tmp_path: Path) -> None:
+def test_prepare_reads_the_pictures_again(gallery: Path, tmp_path: Path) -> None:
     named(tmp_path / "a.toml", "folder:gallery")
     config = load_study_file(tmp_path / "a.toml").config
     before = prepare(config, tmp_path)
-    hang(gallery, scenes(70))
+    save_pictures(gallery, scenes(70))
     assert load(config.dataset, tmp_path) is before
     assert prepare(config, tmp_path).sizes["train"] == 49
 
 
-def test_folders_are_searched_below_and_hidden_files_and_others_left_out(gallery: Path) -> None:
+def test_subfolders_are_searched_and_hidden_and_other_files_are_left_out(gallery: Path) -> None:
     whole = read(gallery)
     (gallery / "0030.png").rename(gallery / "0029z.png")  # their order is what counts
     below = gallery / "0031"
@@ -111,22 +111,22 @@ def test_folders_are_searched_below_and_hidden_files_and_others_left_out(gallery
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".pgm", ".gif"])
 def test_lossless_formats_give_the_same_pixels(tmp_path: Path, suffix: str) -> None:
-    assert np.array_equal(read(hang(tmp_path, scenes(), suffix))[0], scenes())
+    assert np.array_equal(read(save_pictures(tmp_path, scenes(), suffix))[0], scenes())
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
-def test_lossy_formats_give_nearly_the_same(tmp_path: Path, suffix: str) -> None:
-    assert np.abs(read(hang(tmp_path, scenes(), suffix))[0].astype(int) - scenes()).mean() < 5
+def test_lossy_formats_give_nearly_the_same_pixels(tmp_path: Path, suffix: str) -> None:
+    assert np.abs(read(save_pictures(tmp_path, scenes(), suffix))[0].astype(int) - scenes()).mean() < 5
 
 
-def test_colours_depths_and_orientations_become_one_kind_of_grey(tmp_path: Path) -> None:
-    folder = hang(tmp_path / "mixed", scenes())
+def test_colours_bit_depths_and_orientations_are_converted_to_8_bit_grey(tmp_path: Path) -> None:
+    folder = save_pictures(tmp_path / "mixed", scenes())
     grey = Image.fromarray(scenes()[0])
     Image.merge("RGB", [grey, grey, grey]).save(folder / "0000.png")
     Image.merge("RGBA", [grey, grey, grey, Image.new("L", grey.size, 255)]).save(folder / "0001.png")
     grey.quantize(256).save(folder / "0002.png")
     Image.fromarray(scenes()[0].astype(np.uint16) * 257).save(folder / "0003.png")
-    turned = Image.fromarray(np.rot90(scenes()[0]))  # as a camera held upright stores it, with a tag that says so
+    turned = Image.fromarray(np.rot90(scenes()[0]))  # as a camera stores it, with a tag for the orientation
     exif = Image.Exif()
     exif[0x0112] = 6
     turned.save(folder / "0004.png", exif=exif)
@@ -142,7 +142,7 @@ def test_colours_depths_and_orientations_become_one_kind_of_grey(tmp_path: Path)
     assert set(np.unique(pixels[5])) == {76}  # 0.299 of white
 
 
-def test_linked_folders_are_read_each_once(gallery: Path, tmp_path: Path) -> None:
+def test_every_linked_folder_is_read_once(gallery: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
     for name in ("a", "b"):
@@ -152,7 +152,7 @@ def test_linked_folders_are_read_each_once(gallery: Path, tmp_path: Path) -> Non
 
 
 def spoil(folder: Path, how: str) -> Path:
-    """Make a folder unusable; the path that the error must name."""
+    """Make a folder unusable; return the path that the error must name."""
     seventh = folder / "0007.png"
     if how in ("absent", "a file", "empty"):
         shutil.rmtree(folder)
@@ -173,7 +173,7 @@ def spoil(folder: Path, how: str) -> Path:
     elif how == "transparent":
         Image.merge("LA", [Image.fromarray(picture) for picture in scenes(2)]).save(seventh)
     elif how == "all alike":
-        hang(folder, np.full((COUNT, HEIGHT, WIDTH), 200, np.uint8))
+        save_pictures(folder, np.full((COUNT, HEIGHT, WIDTH), 200, np.uint8))
         return folder
     elif how == "turned":
         Image.fromarray(scenes(1, WIDTH, HEIGHT)[0]).save(seventh)
@@ -204,7 +204,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_what_cannot_be_used_is_one_clear_error(gallery: Path, tmp_path: Path, how: str) -> None:
+def test_an_unusable_folder_is_one_clear_error(gallery: Path, tmp_path: Path, how: str) -> None:
     named = spoil(gallery, how)
     with pytest.raises(DataError, match=SPOILT[how]) as error:
         load(f"folder:{gallery}", tmp_path)
@@ -212,9 +212,7 @@ def test_what_cannot_be_used_is_one_clear_error(gallery: Path, tmp_path: Path, h
     assert "\n" not in str(error.value)
 
 
-def test_more_pixels_than_memory_is_refused_before_they_are_read(
-    gallery: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_pixels_are_refused_before_they_are_read(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.data.folder.MOST_BYTES", HEIGHT * WIDTH * COUNT - 1)
     with pytest.raises(DataError, match="use fewer or smaller"):
         read(gallery)
@@ -224,7 +222,7 @@ def test_more_pixels_than_memory_is_refused_before_they_are_read(
 def test_any_bytes_are_a_picture_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, cut: int) -> None:
     folder = tmp_path_factory.getbasetemp() / "any"
     if not folder.exists():
-        hang(folder, scenes())
+        save_pictures(folder, scenes())
     whole = (folder / "0001.png").read_bytes()
     (folder / "0000.png").write_bytes(whole[:cut] + content)
     try:
@@ -244,7 +242,7 @@ def named(file: Path, dataset: str, *overrides: str) -> str:
     return load_study_file(file, overrides).config.dataset
 
 
-def test_a_path_counts_from_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_relative_to_the_study_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     (tmp_path / "cwd" / "studies").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "cwd")
@@ -258,7 +256,7 @@ def test_a_path_counts_from_the_study_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("path", ["", "a\nb", "a\x00b", "a\x1b[31mb", "a\x7f", "~nobody-of-that-name/x", "x" * 500])
-def test_a_path_that_is_none_is_refused(tmp_path: Path, path: str) -> None:
+def test_an_unusable_path_is_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ConfigError, match="dataset") as error:
         named(tmp_path / "a.toml", f"folder:{path}")
     assert str(error.value).isprintable()
@@ -302,12 +300,12 @@ def test_a_leg_on_images_of_other_sizes(
     assert load("other", tmp_path).classes == classes
 
 
-def test_the_panel_of_unlabelled_pictures_is_the_first_ten() -> None:
+def test_the_panel_of_unlabelled_pictures_shows_the_first_ten() -> None:
     assert panel_indices(other(30, (12, 12), 0)) == tuple(range(10))
     assert panel_indices(other(4, (12, 12), 0)) == (0, 1, 2, 3)
 
 
-def test_the_linear_baseline_is_left_out_where_its_matrix_would_be_huge() -> None:
+def test_the_linear_baseline_is_left_out_if_its_matrix_would_be_huge() -> None:
     how = tiny.trial().degrade
     assert baseline_names(how, (64, 64)) == ["degraded", "linear"]
     assert baseline_names(how, (64, 65)) == ["degraded"]
@@ -318,7 +316,7 @@ PICTURES = ("--set", "dataset=folder:gallery", "--set", "degrade.factor=4", "--s
 
 def test_a_whole_study_of_a_folder(place: Place, tmp_path: Path) -> None:
     """Prepare, run, show, promote and export; the study file lies beside the folder that it names."""
-    hang(place.file.parent / "gallery", scenes(120))
+    save_pictures(place.file.parent / "gallery", scenes(120))
     home = ("--home", str(place.path), "--data-dir", str(tmp_path / "nothing"))
     prepared = study("prepare", str(place.file), *PICTURES, "--json", *home)
     assert (prepared.code, prepared.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Data preparation as a stage, and the commands about data sets."""
+"""Data preparation as a stage, and the commands for data sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ factor = {factor}
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Sound files of small sets that stand for fashion-mnist and usps, damaged ones of kmnist."""
+    """Small sets in place of fashion-mnist and usps, with intact files, and of kmnist, with a damaged one."""
     folder = tmp_path / "data"
     for name in ("fashion-mnist", "usps", "kmnist"):
         small = archives(name)
@@ -48,7 +48,7 @@ def data_command(data_dir: Path, *arguments: str) -> Printed:
     return study("data", *arguments, "--data-dir", str(data_dir))
 
 
-def test_prepare_says_what_the_study_will_see(data_dir: Path, tmp_path: Path) -> None:
+def test_prepare_prints_what_the_study_will_use(data_dir: Path, tmp_path: Path) -> None:
     file = study_file(tmp_path, "usps")
     done = study("prepare", str(file), "--data-dir", str(data_dir), "--home", str(tmp_path / "home"))
     assert (done.code, done.stderr) == (0, "")
@@ -103,14 +103,14 @@ def test_prepare_and_train_refuse_what_run_would_refuse_of_the_study(
     for command, more in (("prepare", ()), ("run", ()), ("train", ("--home", str(tmp_path / "home")))):
         done = study(command, str(file), "--data-dir", str(data_dir), *more)
         assert (done.code, done.stdout) == (2, ""), command
-        if command != "train" or "sampler" in text:  # a training needs one batch size before anything else
+        if command != "train" or "sampler" in text:  # a single training first asks for one batch size
             assert says in done.stderr
 
 
-def test_copies_across_splits_are_noted(data_dir: Path, tmp_path: Path) -> None:
+def test_copies_between_splits_are_reported(data_dir: Path, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for number in range(60):  # of which 50 are copies of the first ten
+    for number in range(60):  # 50 of them are copies of the first ten
         pixels = np.full((16, 16), 20 * (number % 10), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     file = study_file(tmp_path, f"folder:{folder}")
@@ -131,7 +131,7 @@ def test_images_too_small_for_ssim_are_refused(tmp_path: Path, monkeypatch: pyte
         prepare(small, tmp_path)
 
 
-def test_list_names_every_set_and_believes_what_is_large(data_dir: Path) -> None:
+def test_list_names_every_set_and_does_not_hash_large_files(data_dir: Path) -> None:
     done = data_command(data_dir, "list")
     assert done.code == 0
     for name, entry in CATALOGUE.items():
@@ -147,13 +147,13 @@ def test_list_names_every_set_and_believes_what_is_large(data_dir: Path) -> None
     assert rows["emnist-byclass"]["where"] == []
 
 
-def test_list_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_list_with_a_data_folder_that_does_not_exist(tmp_path: Path) -> None:
     rows = json.loads(data_command(tmp_path / "absent", "list", "--json").stdout)
     assert {row["name"] for row in rows if row["state"] == "absent"} == set(PUBLISHED)
     assert not (tmp_path / "absent").exists()
 
 
-def test_verify_fails_where_one_is_damaged(data_dir: Path) -> None:
+def test_verify_fails_if_a_set_is_damaged(data_dir: Path) -> None:
     done = data_command(data_dir, "verify")
     assert done.code == 1
     assert "not sound: kmnist" in done.stderr
@@ -165,7 +165,7 @@ def test_verify_fails_where_one_is_damaged(data_dir: Path) -> None:
         for name in CATALOGUE
     }
     (data_dir / "KMNIST" / "raw" / "t10k-labels-idx1-ubyte.gz").unlink()
-    assert data_command(data_dir, "verify").code == 0  # what is absent is no fault
+    assert data_command(data_dir, "verify").code == 0  # a missing set is no failure
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_verify_of_one_set(data_dir: Path, name: str, code: int, state: str) -> 
     assert (row["name"], row["state"], bool(row["files"])) == (name, state, code == 0)
 
 
-def test_verify_of_a_name_that_is_none(data_dir: Path) -> None:
+def test_verify_of_an_unknown_name(data_dir: Path) -> None:
     done = data_command(data_dir, "verify", "no-such")
     assert done.code == 2
     assert "known: mnist-5k, mnist" in done.stderr
 
 
-def test_data_commands_take_the_places_and_help() -> None:
+def test_data_commands_have_the_common_options() -> None:
     for command in ("list", "verify"):
         text = study("data", command, "--help").stdout
         for option in ("--home", "--data-dir", "--debug", "--json"):

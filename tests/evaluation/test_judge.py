@@ -1,4 +1,4 @@
-"""The reference classifier: the same for everybody, right about clean images, kept by the data's digest."""
+"""The judge: the same for every study, accurate on clean images, stored by the data's digest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from pipeline.config.trial import Downscale, Gaussian
-from pipeline.data import Dataset, load
+from pipeline.data import Dataset
 from pipeline.data.sets import to_float
 from pipeline.errors import Interrupted, StudyError
 from pipeline.evaluation import scores as scoring
@@ -19,12 +19,9 @@ from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import judge_of
 
 
-@pytest.fixture
-def seen(tiny_data: Path) -> Dataset:
-    return load(tiny.NAME, tiny_data)
-
-
-def test_it_knows_clean_images_and_is_the_same_on_any_number_of_threads(seen: Dataset, tmp_path: Path) -> None:
+def test_the_judge_classifies_clean_images_and_is_the_same_on_any_number_of_threads(
+    seen: Dataset, tmp_path: Path
+) -> None:
     with threads(1):
         one = judge_of(seen, tmp_path / "one")
     with threads(2):
@@ -37,7 +34,7 @@ def test_it_knows_clean_images_and_is_the_same_on_any_number_of_threads(seen: Da
     assert one.classes == tiny.CLASSES
 
 
-def test_training_it_disturbs_no_random_state(seen: Dataset, tmp_path: Path) -> None:
+def test_training_the_judge_does_not_change_the_random_state(seen: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(3)
     wanted = torch.rand(4)
     torch.manual_seed(3)
@@ -45,7 +42,7 @@ def test_training_it_disturbs_no_random_state(seen: Dataset, tmp_path: Path) -> 
     assert torch.equal(torch.rand(4), wanted)
 
 
-def test_it_is_kept_and_a_damaged_one_is_made_again(seen: Dataset, tmp_path: Path) -> None:
+def test_the_judge_is_stored_and_a_damaged_one_is_trained_again(seen: Dataset, tmp_path: Path) -> None:
     first = judge_of(seen, tmp_path)
     assert first is not None
     file = Path(first.path)
@@ -70,24 +67,24 @@ def test_other_data_has_another_judge(seen: Dataset, tmp_path: Path) -> None:
     assert first.path != other.path
 
 
-def test_without_classes_there_is_none(seen: Dataset, tmp_path: Path) -> None:
+def test_without_classes_there_is_no_judge(seen: Dataset, tmp_path: Path) -> None:
     for classes in (0, 1):
         assert judge_of(replace(seen, classes=classes), tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
 
 
-def test_stopping_leaves_nothing(seen: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_training_stores_nothing(seen: Dataset, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         judge_of(seen, tmp_path / "judges", lambda: True)
     assert not (tmp_path / "judges").exists()
 
 
-def test_class_kept_is_the_share_of_images_that_it_sees_unchanged(seen: Dataset, tmp_path: Path) -> None:
+def test_class_kept_is_the_share_of_images_whose_class_is_unchanged(seen: Dataset, tmp_path: Path) -> None:
     judge = judge_of(seen, tmp_path)
     assert judge is not None
     clean = to_float(seen.val.images)
     restored = clean.clone()
-    restored[:3] = clean[(torch.arange(3) + 1) % 3]  # three images in one another's place
+    restored[:3] = clean[(torch.arange(3) + 1) % 3]  # three images exchanged
     scores = scoring.score(iter([(restored[:5], clean[:5]), (restored[5:], clean[5:])]), judge)
     classes = judge.classify(clean).numpy()
     moved = classes[(np.arange(3) + 1) % 3] == classes[:3]
@@ -98,9 +95,7 @@ def test_class_kept_is_the_share_of_images_that_it_sees_unchanged(seen: Dataset,
 @pytest.mark.parametrize(
     "how", [Gaussian(kind="gaussian", sigma=2.0), Downscale(kind="downscale", factor=4)], ids=["noise", "downscale"]
 )
-def test_its_own_figures_say_how_far_it_can_be_trusted(
-    how: Gaussian | Downscale, seen: Dataset, tmp_path: Path
-) -> None:
+def test_the_accuracy_of_the_judge_is_reported(how: Gaussian | Downscale, seen: Dataset, tmp_path: Path) -> None:
     judge = judge_of(seen, tmp_path)
     assert judge is not None
     figures = scoring.judge_figures(judge, seen, how)

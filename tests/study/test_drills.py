@@ -34,7 +34,7 @@ from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, st
 from pipeline.errors import TrackingError
 from pipeline.home import Home, open_home
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.training.losses import LOSSES
+from pipeline.training.losses import LOSS_FUNCTIONS
 
 pytest_plugins = ["study_fixtures"]
 
@@ -534,8 +534,8 @@ def test_an_error_of_the_machine_ends_the_study_and_fails_no_trial(
         return intact(*arguments)
 
     with monkeypatch.context() as patch:
-        intact = LOSSES["bce"]
-        patch.setitem(LOSSES, "bce", breaks)
+        intact = LOSS_FUNCTIONS["bce"]
+        patch.setitem(LOSS_FUNCTIONS, "bce", breaks)
         done = study(*place.arguments("--workers", "0"))
     said = (
         "trial 1: RuntimeError: CUDA error: uncorrectable ECC error encountered; when that is repaired, "

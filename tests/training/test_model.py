@@ -55,7 +55,7 @@ def test_widths_change_geometrically(settings: dict[str, Any], inputs: int, widt
     width=st.just("auto") | st.integers(1, 8192),
     inputs=st.integers(1, 4096),
 )
-def test_widths_lie_between_their_ends(depth: int, bottleneck: int, width: Any, inputs: int) -> None:
+def test_widths_are_between_the_first_and_the_last(depth: int, bottleneck: int, width: Any, inputs: int) -> None:
     widths = encoder_widths(ModelConfig(depth=depth, bottleneck=bottleneck, width=width), inputs)
     start = inputs if width == "auto" or depth == 1 else width
     assert len(widths) == depth
@@ -134,7 +134,7 @@ def test_the_input_is_added_through_a_gain_that_starts_at_0(
     assert autoencoder.gain.grad is not None
 
 
-def test_each_decoder_layer_adds_the_encoders_output_of_its_width() -> None:
+def test_every_decoder_layer_adds_the_encoders_output_of_its_width() -> None:
     with_skip = made(depth=3, bottleneck=2, skip=True, batch_norm=False).eval()
     degraded = batch()
     x, outputs = degraded.flatten(1), []
@@ -147,7 +147,7 @@ def test_each_decoder_layer_adds_the_encoders_output_of_its_width() -> None:
 
 
 @pytest.mark.parametrize(("depth", "differs"), [(1, False), (2, True)])
-def test_skips_pass_by_the_bottleneck_where_there_is_a_layer_to_pass(depth: int, differs: bool) -> None:
+def test_skips_bypass_the_bottleneck_if_there_is_more_than_one_layer(depth: int, differs: bool) -> None:
     plain, skipping = (made(depth=depth, bottleneck=4, skip=skip).eval() for skip in (False, True))
     skipping.load_state_dict(plain.state_dict(), strict=False)
     assert torch.equal(plain(batch()), skipping(batch())) is not differs
@@ -165,7 +165,7 @@ def test_images_of_any_size_and_enlargement(inputs: tuple[int, int], outputs: tu
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3, -1e3])
-def test_restored_intensities_lie_in_0_to_1(scale: float) -> None:
+def test_restored_intensities_are_in_0_to_1(scale: float) -> None:
     autoencoder = made(depth=2, bottleneck=8)
     with torch.no_grad():
         autoencoder.head.weight.mul_(scale)
@@ -175,7 +175,7 @@ def test_restored_intensities_lie_in_0_to_1(scale: float) -> None:
     assert torch.equal(restored, torch.sigmoid(autoencoder(batch())))
 
 
-def test_pixels_are_not_shuffled_on_the_way() -> None:
+def test_pixels_keep_their_positions() -> None:
     """With identity weights the logits are the input, row by row, on an image that is not square."""
     autoencoder = made((2, 3), depth=1, bottleneck=6, batch_norm=False).eval()
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_the_global_seed_decides_the_weights() -> None:
     assert not torch.equal(made(seed=1)(batch()), made(seed=2)(batch()))
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     autoencoder = made(depth=2, bottleneck=8, dropout=0.5, batch_norm=False)
     assert not torch.equal(autoencoder(batch()), autoencoder(batch()))
     autoencoder.eval()
@@ -322,20 +322,20 @@ def test_more_reductions_than_pixels_are_refused(inputs: tuple[int, int], most: 
         assert word in str(error.value)
 
 
-def test_an_enlargement_by_two_factors_is_refused() -> None:
+def test_an_enlargement_by_two_different_factors_is_refused() -> None:
     with pytest.raises(ShapeError):
         conv((4, 4), (8, 12), depth=1)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_the_kernel_is_that_of_every_convolution(kernel: int) -> None:
+def test_every_convolution_has_the_given_kernel(kernel: int) -> None:
     autoencoder = conv(depth=2, channels=2, bottleneck=3, kernel=kernel, convs=2)
     found = [m.kernel_size for m in autoencoder.modules() if isinstance(m, nn.Conv2d)]
     assert found == [(kernel, kernel)] * (2 * 3 + 2 * 2 + 1)
     assert autoencoder(batch(8, 8)).shape == (5, 1, 8, 8)
 
 
-def test_the_u_net_written_out() -> None:
+def test_the_u_net_equals_one_written_out_by_hand() -> None:
     autoencoder = conv((7, 5), depth=2, channels=2, bottleneck=3, skip=True, batch_norm=False).eval()
     with torch.no_grad():
         autoencoder.gain.fill_(0.5)
@@ -361,7 +361,7 @@ def test_the_u_net_written_out() -> None:
     assert torch.allclose(autoencoder(degraded), expected, atol=1e-6)
 
 
-def test_without_skips_all_passes_through_the_bottleneck() -> None:
+def test_without_skips_everything_passes_through_the_bottleneck() -> None:
     """Zeros there leave nothing of the image."""
     plain, skipping = (conv(depth=2, bottleneck=3, skip=skip).eval() for skip in (False, True))
     for autoencoder in (plain, skipping):
@@ -372,7 +372,7 @@ def test_without_skips_all_passes_through_the_bottleneck() -> None:
     assert not torch.allclose(images[0], images[1])
 
 
-def test_the_heads_maps_become_neighbouring_pixels() -> None:
+def test_the_maps_of_the_head_become_neighbouring_pixels() -> None:
     autoencoder = conv((2, 3), (4, 6), depth=1, bottleneck=2)
     with torch.no_grad():
         autoencoder.head[0].weight.zero_()
@@ -381,7 +381,7 @@ def test_the_heads_maps_become_neighbouring_pixels() -> None:
     assert torch.equal(autoencoder(batch(2, 3))[0, 0], expected)
 
 
-def test_dropout_takes_whole_maps() -> None:
+def test_dropout_zeroes_whole_maps() -> None:
     autoencoder = conv(depth=1, channels=8, bottleneck=8, dropout=0.5, batch_norm=False, activation="sigmoid")
     maps = autoencoder.encoder[0](batch(8, 8))
     dropped = (maps == 0).flatten(2)
@@ -392,7 +392,7 @@ def test_dropout_takes_whole_maps() -> None:
 
 @pytest.mark.parametrize(("inputs", "factor"), [((15, 13), 1), ((7, 7), 4)])
 @pytest.mark.parametrize("layout", ["as made", "as restored"])
-def test_maps_have_their_channels_innermost(inputs: tuple[int, int], factor: int, layout: str) -> None:
+def test_maps_have_channels_last_in_memory(inputs: tuple[int, int], factor: int, layout: str) -> None:
     settings: dict[str, Any] = {"depth": 2, "skip": True, "convs": 2, "channels": 3, "bottleneck": 5}
     outputs = (factor * inputs[0], factor * inputs[1])
     autoencoder = conv(inputs, outputs, **settings)
@@ -412,7 +412,7 @@ def test_maps_have_their_channels_innermost(inputs: tuple[int, int], factor: int
 
 @pytest.mark.parametrize("layer_type", LAYER_TYPES)
 @pytest.mark.parametrize(("inputs", "outputs"), [((15, 13), (15, 13)), ((5, 5), (10, 10))])
-def test_export_takes_batches_of_any_size(
+def test_an_exported_model_accepts_batches_of_any_size(
     inputs: tuple[int, int], outputs: tuple[int, int], layer_type: str, tmp_path: Path
 ) -> None:
     restorer = Restorer(made(inputs, outputs, layer_type=layer_type, depth=2, bottleneck=4, skip=True)).eval()
