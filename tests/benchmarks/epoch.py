@@ -25,7 +25,8 @@ from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade
 from pipeline.data.sets import to_float
-from pipeline.epoch import build_model, run_leg
+from pipeline.config.outcomes import Trained
+from pipeline.epoch import build_model, run_epoch
 from pipeline.errors import DataError
 from pipeline.evaluation.batches import threads
 from pipeline.home import default_data_dir
@@ -45,12 +46,12 @@ def config(dataset: str, model: ModelConfig = REPORT, **train: object) -> TrialC
     return TrialConfig(dataset=dataset, degrade=noise, model=model, train=settings, epochs=1)
 
 
-def leg(trial: TrialConfig, data_dir: Path) -> float:
-    """The training time that a leg reports."""
+def epoch(trial: TrialConfig, data_dir: Path) -> float:
+    """The training time that an epoch reports."""
     with tempfile.TemporaryDirectory() as folder:
-        result = run_leg(trial, None, data_dir, Path(folder))
-    assert result.epoch is not None, result.failure
-    return result.epoch.metrics["time/epoch_s"]
+        outcome = run_epoch(trial, None, data_dir, Path(folder))
+    assert isinstance(outcome, Trained), outcome
+    return outcome.result.metrics["time/epoch_s"]
 
 
 def on_a_worker(trial: TrialConfig, data_dir: Path, **environment: str) -> float:
