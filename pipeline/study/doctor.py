@@ -145,39 +145,32 @@ def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
 
 def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> Iterator[Finding]:
     if run is None:
-        text = f"trial {trial.number} ({trial.state}) has no run"
-        yield Finding(text, partial(_rebuild, session, trial))
+        yield Finding(f"trial {trial.number} ({trial.state}) has no run", partial(_rebuild, session, trial))
         return
-    tracking, wrong = session.tracking, []
-    repair: Callable[[], None] = partial(finish, session, trial)
+    wrong, complete = [], trial.state == "COMPLETE"
     if run.status != RUN_STATUS[trial.state] or run.tags.get("trial.state") != trial.state:
         wrong.append(f"it is {run.status}, its trial {trial.state}")
-    problem = tracking.models.problem(run.run_id, run.tags) if trial.state == "COMPLETE" else None
-    if problem is not None:
+    if complete and (problem := session.tracking.models.problem(run.run_id, run.tags)):
         wrong.append(problem)
-        repair = partial(_log_model_again, session, trial)
-    elif trial.state == "COMPLETE" and not tracking.has_panel(run.run_id, trial.summary.best_epoch):
+    elif complete and not session.tracking.has_panel(run.run_id, trial.summary.best_epoch):
         wrong.append("the picture of its best epoch is lost")
-        repair = partial(_finish_and_draw, session, trial)
     if wrong:
-        yield Finding(f"run {run.name}: {'; '.join(wrong)}", repair)
+        yield Finding(f"run {run.name}: {'; '.join(wrong)}", partial(_complete_run, session, trial))
 
 
-def _log_model_again(session: Session, trial: EndedTrial) -> None:
-    session.tracking.models.delete_of_run(trial.summary.run_id)
+def _complete_run(session: Session, trial: EndedTrial) -> None:
+    """Finish an ended trial again, with a new model or panel where that is lost or damaged."""
+    tracking, run_id, epoch = session.tracking, trial.summary.run_id, trial.summary.best_epoch
+    before = tracking.read(run_id)
+    if trial.state == "COMPLETE" and before and tracking.models.problem(run_id, before.tags):
+        tracking.models.delete_of_run(run_id)
     finish(session, trial)
-
-
-def _finish_and_draw(session: Session, trial: EndedTrial) -> None:
-    """Finish a complete trial whose panel is lost, and draw the panel with the logged model."""
-    finish(session, trial)
-    run = session.tracking.read(trial.summary.run_id)
-    if run is None:
-        raise StudyError(f"trial {trial.number}: its run {trial.summary.run_id} was deleted meanwhile")
-    model = load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"]))
-    with threads(session.config.budget.threads_per_trial):
-        picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
-    session.tracking.log_panel(run.run_id, picture, trial.summary.best_epoch, look_first=True)
+    run = tracking.read(run_id)
+    if trial.state == "COMPLETE" and run and not tracking.has_panel(run_id, epoch):
+        model = load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"]))
+        with threads(session.config.budget.threads_per_trial):
+            picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
+        tracking.log_panel(run_id, picture, epoch, look_first=True)
 
 
 def _rebuild(session: Session, trial: EndedTrial) -> None:
@@ -197,11 +190,7 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
         metrics = summary.metrics if epoch == summary.best_epoch else {session.objective: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
     search.adopt(trial.number, run_id)
-    adopted = search.ended(trial.number)
-    if adopted.state == "COMPLETE":
-        _finish_and_draw(session, adopted)
-    else:
-        finish(session, adopted)
+    _complete_run(session, search.ended(trial.number))
 
 
 def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> Iterator[Finding]:

@@ -34,26 +34,6 @@ SHOWN = 8  # best trials whose panels are kept in memory for the contact sheet
 
 
 @dataclass(frozen=True)
-class EpochTask:
-    """The key of the next epoch of a trial."""
-
-    number: int
-
-    def __str__(self) -> str:
-        return f"trial {self.number}"
-
-
-@dataclass(frozen=True)
-class BaselineTask:
-    """The key of a baseline."""
-
-    name: str
-
-    def __str__(self) -> str:
-        return f"baseline {self.name}"
-
-
-@dataclass(frozen=True)
 class StudyOutcome:
     """A study that has reached its total."""
 
@@ -154,19 +134,17 @@ class Driver:
         """Do what the window decided; the events that follow from it at once."""
         session, runs = self._session, self._runs
         match action:
-            case w.Ask():
-                return [self._opened(open_run(session, session.search.ask(), resumed=False))]
-            case w.Resume(number):
-                return [self._opened(open_run(session, session.search.reopen(number), resumed=True))]
+            case w.Open(number, resumed):
+                trial = session.search.reopen(number) if resumed else session.search.ask()
+                run = runs[number] = open_run(session, trial, resumed)
+                return [w.Opened(number, run.latest.epoch if run.latest else 0, run.end)]
             case w.Submit(number):
                 run, data_dir = runs[number], session.home.data_dir
-                self._workers.submit(
-                    EpochTask(number), run_epoch, run.config, run.latest, data_dir, run.folder, session.judge
-                )
+                self._workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
             case w.SubmitBaseline(name):
                 config, data_dir = session.config, session.home.data_dir
                 self._workers.submit(
-                    BaselineTask(name), baseline_scores, name, config.dataset, config.degrade, data_dir, session.judge
+                    action, baseline_scores, name, config.dataset, config.degrade, data_dir, session.judge
                 )
             case w.Report(number):
                 return [w.EpochReported(number, runs[number].report())]
@@ -177,26 +155,22 @@ class Driver:
                 session.tracking.suspend(runs[number].run_id)
         return []
 
-    def _opened(self, run: TrialRun) -> w.Event:
-        self._runs[run.number] = run
-        return w.Opened(run.number, run.latest.epoch if run.latest else 0, run.end)
-
     def _event(self, outcome: Outcome) -> w.Event:
         """What a task's outcome means for the window."""
         match outcome:
-            case Returned(EpochTask(number), Trained() as epoch):
+            case Returned(w.Submit(number), Trained() as epoch):
                 self.busy_seconds += epoch.seconds
                 self._runs[number].trained(epoch)
                 return w.EpochTrained(number, epoch.result.epoch)
-            case Returned(EpochTask(number), Failed(reason, seconds)):
+            case Returned(w.Submit(number), Failed(reason, seconds)):
                 self.busy_seconds += seconds
                 return w.EpochFailed(number, reason)
-            case Returned(BaselineTask(name), (metrics, panel)):
+            case Returned(w.SubmitBaseline(name), (metrics, panel)):
                 self._record_baseline(name, metrics, panel)
                 return w.BaselineDone(name)
-            case Raised(EpochTask(number), CheckpointError() as error):
+            case Raised(w.Submit(number), CheckpointError() as error):
                 return w.CheckpointDamaged(number, self._runs[number].fall_back(error))
-            case Lost(EpochTask(number), reason):
+            case Lost(w.Submit(number), reason):
                 return w.EpochFailed(number, reason)
             case Raised(key, error):
                 raise _explained(str(key), error)

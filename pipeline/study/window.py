@@ -8,7 +8,7 @@ actions out, in their order, and feeds back what happened.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.search.records import EndState
@@ -92,17 +92,11 @@ Event = (
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Sample and store the next trial, then feed `Opened`."""
+class Open:
+    """Ask the next trial, or open a resumed one, which an earlier process asked; then feed `Opened`."""
 
     number: int
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Open a trial that an earlier process asked, then feed `Opened`."""
-
-    number: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,10 +106,16 @@ class Submit:
     number: int
     epoch: int
 
+    def __str__(self) -> str:
+        return f"trial {self.number}"
+
 
 @dataclass(frozen=True)
 class SubmitBaseline:
     name: str
+
+    def __str__(self) -> str:
+        return f"baseline {self.name}"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Suspend:
     number: int
 
 
-Action = Ask | Resume | Submit | SubmitBaseline | Report | Record | Suspend
+Action = Open | Submit | SubmitBaseline | Report | Record | Suspend
 
 
 @dataclass
@@ -174,18 +174,18 @@ class Window:
     recorded: int = 0
     resumed: Sequence[int] = ()
     baselines: Sequence[str] = ()
-    _open: dict[int, _Trial] = field(default_factory=dict)
     _slots: int = 0
     _stopped: bool = False
 
     def __post_init__(self) -> None:
+        self._open = {number: _Trial(number) for number in self.resumed}
+        self._to_resume: list[Action] = [Open(number, resumed=True) for number in self.resumed]
         self._waiting, self._computing = list(self.baselines), set[str]()
-        self._to_resume = list(self.resumed)
 
     @property
     def finished(self) -> bool:
         """Whether nothing is open and nothing is left to ask or compute."""
-        return self.recorded >= self.total and not (self._open or self._waiting or self._computing or self._to_resume)
+        return self.recorded >= self.total and not (self._open or self._waiting or self._computing)
 
     def feed(self, event: Event) -> list[Action]:
         """Take in an event; the actions that follow from it, in the order in which to carry them out."""
@@ -217,13 +217,10 @@ class Window:
             case StopAsked():
                 self._stopped = True
                 return [Suspend(number) for number, trial in self._open.items() if trial.phase != "opening"]
-        return [] if self._stopped else [*actions, *self._resume(), *self._record_and_ask(), *self._submit()]
-
-    def _resume(self) -> list[Action]:
-        actions: list[Action] = [Resume(number) for number in self._to_resume]
-        self._open |= {number: _Trial(number) for number in self._to_resume}
-        self._to_resume = []
-        return actions
+        if self._stopped:
+            return []
+        resuming, self._to_resume = self._to_resume, []
+        return [*actions, *resuming, *self._record_and_ask(), *self._submit()]
 
     def _record_and_ask(self) -> list[Action]:
         """Ask while the window has room, else record the oldest trial if it has ended."""
@@ -232,7 +229,7 @@ class Window:
             following, oldest = self.recorded + len(self._open), self._open.get(self.recorded)
             if following < min(self.total, self.recorded + self.width):
                 self._open[following] = _Trial(following)
-                actions.append(Ask(following))
+                actions.append(Open(following))
             elif oldest is not None and oldest.end is not None:
                 del self._open[self.recorded]
                 self.recorded += 1

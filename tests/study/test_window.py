@@ -11,7 +11,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.study.window import (
     Action,
-    Ask,
     BaselineDone,
     CheckpointDamaged,
     End,
@@ -19,10 +18,10 @@ from pipeline.study.window import (
     EpochReported,
     EpochTrained,
     Event,
+    Open,
     Opened,
     Record,
     Report,
-    Resume,
     SlotsChanged,
     StopAsked,
     Submit,
@@ -88,13 +87,13 @@ class World:
     def _carry_out(self, action: Action) -> list[Event]:
         stored = self.stored
         match action:
-            case Ask(number):
+            case Open(number, resumed=False):
                 assert number == len(stored.asked), "asked out of order"
                 assert len(stored.recorded) == max(0, number - WIDTH + 1), "the window was not as wide as it must be"
                 stored.asked[number] = len(stored.recorded)
                 stored.reported[number], stored.checkpoints[number] = 0, []
                 return [Opened(number, 0)]
-            case Resume(number):
+            case Open(number, resumed=True):
                 kept = stored.checkpoints[number]
                 epochs = kept[-1] if kept else 0
                 stored.reported[number] = epochs  # reports go to a new view, and are replayed from the checkpoint
@@ -203,7 +202,7 @@ def test_the_story_has_every_kind_of_end() -> None:
 
 def test_baselines_and_the_oldest_trials_come_first() -> None:
     window = Window(total=3, width=3, baselines=["linear"])
-    assert window.feed(SlotsChanged(0)) == [Ask(0), Ask(1), Ask(2)]
+    assert window.feed(SlotsChanged(0)) == [Open(0), Open(1), Open(2)]
     for number in (2, 1, 0):
         assert window.feed(Opened(number, 0)) == []
     assert window.feed(SlotsChanged(3)) == [SubmitBaseline("linear"), Submit(0, 1), Submit(1, 1)]
@@ -211,7 +210,7 @@ def test_baselines_and_the_oldest_trials_come_first() -> None:
 
 def test_a_resumed_trial_that_has_ended_is_recorded_at_once() -> None:
     window = Window(total=2, width=1, recorded=1, resumed=[1])
-    assert window.feed(SlotsChanged(1)) == [Resume(1)]
+    assert window.feed(SlotsChanged(1)) == [Open(1, resumed=True)]
     assert window.feed(Opened(1, EPOCHS, COMPLETE)) == [Record(1, COMPLETE)]
     assert window.finished
 
@@ -219,7 +218,7 @@ def test_a_resumed_trial_that_has_ended_is_recorded_at_once() -> None:
 def test_trials_that_were_open_end_even_beyond_a_smaller_total() -> None:
     window = Window(total=1, width=2, recorded=1, resumed=[1, 2])
     assert not window.finished
-    assert window.feed(SlotsChanged(1)) == [Resume(1), Resume(2)]
+    assert window.feed(SlotsChanged(1)) == [Open(1, resumed=True), Open(2, resumed=True)]
     assert window.feed(Opened(1, 2, PRUNED)) == [Record(1, PRUNED)]
     assert window.feed(Opened(2, 1)) == [Submit(2, 2)]
     assert window.feed(EpochTrained(2, 2)) == [Report(2, 2)]
