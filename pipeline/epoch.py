@@ -54,7 +54,7 @@ def run_epoch(
         judge: of the data set; without one ``val/class_kept`` is left out.
 
     Returns:
-        `Trained`, or `Failed` for a reason of the trial's own: a non-finite loss, or memory exhausted.
+        `Trained`, or `Failed` for a reason that concerns this trial only: a non-finite loss, or memory exhausted.
 
     Raises:
         CheckpointError: ``before`` is damaged or belongs to another trial.

@@ -25,8 +25,8 @@ from pipeline.errors import EngineError
 
 Task = Callable[..., Any]
 
-# Every training step allocates and frees the same large arrays. glibc returns freed memory to the system, the more so
-# with Dask's settings; getting it back page by page took up to 43 % of a convolutional network's time. These settings
+# Every training step allocates and frees the same large arrays. glibc returns freed memory to the system, and
+# with Dask's settings more often; allocating it again costs page faults (figures in pipeline/README.md). These settings
 # keep it. Variables that the user has set win.
 KEEP_BYTES = 2**30  # freed arrays up to this size are kept
 WORKER_ENVIRONMENT = {
@@ -70,7 +70,7 @@ class Workers(Protocol):
         """How many tasks can run at the same time."""
 
     def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
-        """Start a task; its outcome bears ``key``."""
+        """Start a task; its outcome has this key."""
 
     def wait(self, timeout: float) -> Outcome | None:
         """The next outcome; None where there is none within ``timeout`` seconds."""
@@ -79,7 +79,7 @@ class Workers(Protocol):
         """Stop at once; running tasks are dropped."""
 
 
-class _Abandoned(BaseException):
+class _TaskDropped(BaseException):
     """Raised by a signal in the middle of a task."""
 
 
@@ -87,7 +87,7 @@ class ThisProcess:
     """Runs tasks in this process, one after another, inside `wait`.
 
     A task may take minutes. A signal that the program handles (Ctrl-C) makes `wait` drop the task and return at once.
-    That loses nothing: tasks are pure, and write files whole or not at all.
+    Nothing but its time is lost: tasks can be repeated, and write files whole or not at all.
     """
 
     slots = 1
@@ -104,9 +104,9 @@ class ThisProcess:
             return None
         key, task, arguments = self._tasks.popleft()
         try:
-            with _abandoned_by_signals():
+            with _dropped_by_signals():
                 return Returned(key, task(*arguments))
-        except _Abandoned:
+        except _TaskDropped:
             return None
         except Exception as error:  # as it would come back from a worker
             return Raised(key, error)
@@ -116,7 +116,7 @@ class ThisProcess:
 
 
 def _keep_freed_memory() -> None:
-    """Set this process's allocator like the workers', where it is glibc's."""
+    """Set this process's allocator as the workers' (glibc only)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         for parameter, name in (
@@ -128,8 +128,8 @@ def _keep_freed_memory() -> None:
 
 
 @contextmanager
-def _abandoned_by_signals() -> Iterator[None]:
-    """Make SIGINT and SIGTERM raise `_Abandoned` after the program's own handlers, where it has any."""
+def _dropped_by_signals() -> Iterator[None]:
+    """Make SIGINT and SIGTERM raise `_TaskDropped` after the program's own handlers, where it has any."""
     handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
     own = {which: handler for which, handler in handlers.items() if callable(handler)}
     if threading.current_thread() is not threading.main_thread():  # no other thread can handle signals
@@ -138,7 +138,7 @@ def _abandoned_by_signals() -> Iterator[None]:
 
     def handle(signum: int, frame: FrameType | None) -> None:
         own[signal.Signals(signum)](signum, frame)
-        raise _Abandoned
+        raise _TaskDropped
 
     try:
         for which in own:
@@ -176,7 +176,8 @@ class DaskWorkers:
             if self._client.status not in ("running", "connecting"):
                 raise EngineError(f"the connection to the Dask scheduler was lost ({self._client.status})") from None
             return None
-        if future.status in ("pending", "lost"):  # the result was lost with its worker, and is computed again
+        if future.status in ("pending", "lost"):  # the result was lost with its worker; Dask computes it again
+            time.sleep(0.1)  # a lost future calls back at once, until it is pending
             self._watch(key, future)
             return None
         self._futures.pop(key, None)

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.config import StudyFile
 from pipeline.results.pictures import contact_sheet
 from pipeline.search.records import ended, ranked
-from pipeline.study.driver import SHOWN, StudyOutcome
+from pipeline.study.driver import SHEET_TRIALS, StudyOutcome
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET
 from pipeline.tracking.uids import baseline_uid, study_run_uid
@@ -57,7 +57,7 @@ def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
             if panel is None and (run_id := tracking.find(baseline_uid(session.search.uid, name))):
                 panel = tracking.panel(run_id, 0)
             found[label(f"baseline {name}", metrics)] = panel
-    for trial in ranked(outcome.records, session.config.objective.direction)[:SHOWN]:
+    for trial in ranked(outcome.records, session.config.objective.direction)[:SHEET_TRIALS]:
         summary, panel = trial.summary, outcome.panels.get(trial.number)
         if panel is None:
             panel = tracking.panel(summary.run_id, summary.best_epoch)

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, Trial
 
 
 def writable(study: optuna.Study, stored: FrozenTrial) -> Trial:
-    """A trial of a study by what is stored of it, to report to and to write attributes of."""
+    """A stored trial as one that can be reported to and written to."""
     return Trial(study, stored._trial_id)
 
 

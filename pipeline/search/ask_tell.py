@@ -55,13 +55,13 @@ class OpenTrial:
         return bool(self._trial.should_prune())
 
     def pruner_attrs(self) -> dict[str, Any]:
-        """What the pruner wrote on the trial (rung values); it decides about later trials by them."""
+        """What the pruner wrote on the trial (rung values), which it needs to prune later trials."""
         attrs = _optuna.system_attrs(self._trial).items()
         return {key: value for key, value in attrs if key not in self._attrs_when_asked}
 
 
-class _Kept(Generic[T]):
-    """A JSON value that is kept with the study in its database; ``default`` before it is written."""
+class _Attribute(Generic[T]):
+    """A JSON value stored as a user attribute of the study; ``default`` until it is written."""
 
     def __init__(self, key: str, default: T) -> None:
         self._key, self._default = key, default
@@ -76,19 +76,19 @@ class _Kept(Generic[T]):
 
 
 class Search:
-    """One study in Optuna's database. All that is stored of a study beside its trials is named here.
+    """One study in Optuna's database. Its attributes are all that is stored of a study besides its trials.
 
     Raises:
         StudyError: from every method and attribute, where the database cannot be read or written.
     """
 
-    uid = _Kept("uid", "")
-    facts = _Kept[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
-    environment = _Kept[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
-    judge = _Kept[str | None]("judge", None)  # sha256 of the judge that has a run
-    baselines = _Kept[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
-    published = _Kept[int | None]("summarised", None)  # how many trials had ended when the results were published
-    _adopted_runs = _Kept[dict[str, str]]("adopted_runs", {})
+    uid = _Attribute("uid", "")
+    facts = _Attribute[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
+    environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
+    judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run
+    baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
+    published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
+    _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
 
     def __init__(self, config: StudyConfig, study: optuna.Study) -> None:
         self.config = config
@@ -160,7 +160,7 @@ class Search:
         return self.ended(trial.number)
 
     def adopt(self, number: int, run_id: str) -> None:
-        """Give an ended trial another run than the one in its summary, which cannot be changed any more."""
+        """Link an ended trial to a new run; its summary, which names the lost one, cannot be changed any more."""
         self._adopted_runs = self._adopted_runs | {str(number): run_id}
 
     def importances(self) -> dict[str, float]:
@@ -182,7 +182,7 @@ class Search:
         return {name.partition("@")[0]: share for name, share in found.items()}
 
     def _view(self, number: int, trials: list[FrozenTrial], sampler: Any) -> optuna.Study:
-        """The study as trial ``number`` may see it. Hyperband hashes its name and the trial's number."""
+        """The study as trial ``number`` may see it, with the study's name, which Hyperband hashes."""
         view = optuna.create_study(
             direction=self.config.objective.direction,
             study_name=self.study.study_name,

@@ -14,7 +14,7 @@ EndState = Literal["COMPLETE", "PRUNED", "FAIL"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What is kept of an ended trial beside its state and value."""
+    """What is stored of an ended trial besides its state and value."""
 
     run_id: str
     epochs: int = 0
@@ -46,7 +46,7 @@ class EndedTrial:
     """A trial that has ended."""
 
     number: int
-    params: dict[str, Value]  # as of `RunningTrial`
+    params: dict[str, Value]  # as in `RunningTrial`
     values: dict[str, Value]
     started: datetime
     state: EndState
@@ -64,7 +64,7 @@ def ended(trials: Iterable[StoredTrial]) -> list[EndedTrial]:
 
 
 def ranked(trials: Iterable[StoredTrial], direction: str) -> list[EndedTrial]:
-    """Complete trials, the best first; equals in number order."""
+    """Complete trials, the best first; ties by number."""
     complete = [(trial.value, trial) for trial in ended(trials) if trial.value is not None]
     sign = -1 if direction == "maximize" else 1
     return [trial for _, trial in sorted(complete, key=lambda pair: (sign * pair[0], pair[1].number))]

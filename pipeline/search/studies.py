@@ -21,7 +21,7 @@ from pipeline.search.ask_tell import Search, database_errors
 
 @database_errors()
 def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Search:
-    """Open a study, or create it with these facts, which never change afterwards.
+    """Open a study, or create it with these facts (data digest and device), which never change.
 
     Raises:
         ConfigError: the stored study differs in anything but the total and the model's name, or in a fact; the
@@ -35,7 +35,7 @@ def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Se
             _check_same(study, config, facts)
             study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
             return Search(config, study)
-        # The process that created it was killed before the study was described; it has no trial yet.
+        # The process that created it was killed before it stored the configuration; there is no trial yet.
         optuna.delete_study(storage=storage, study_name=config.name)
     study = optuna.create_study(
         storage=storage, study_name=config.name, direction=config.objective.direction, load_if_exists=True

@@ -1,7 +1,7 @@
-"""Take a study away for good: its trials, its experiment, its models, its checkpoints.
+"""Delete a study: its trials, its experiment, its models, its checkpoints.
 
-Comes in: a study's name. Goes out: nothing. What is deleted can be listed first. Optuna's part goes last, so that a
-deletion that was cut short is done by doing it again.
+Comes in: a study's name. Goes out: nothing. What is deleted can be listed first. Optuna's data is deleted last, so an
+interrupted deletion is completed by repeating it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Inventory:
 
 
 def inventory(home: Home, name: str) -> Inventory:
-    """What `delete` would take away.
+    """What `delete` would delete.
 
     Raises:
         NotFoundError: there is neither a study nor an experiment of that name.
     """
     tracked = name in experiment_names(home)
-    # A name with an experiment only has single trainings, or a deletion that was cut short.
+    # A name with an experiment only has single trainings, or its deletion was interrupted.
     searched = not tracked or name in study_names(home)
     trials = len(load_search(home, name).records()) if searched else 0
     runs = 0
@@ -63,7 +63,7 @@ def delete(home: Home, name: str) -> None:
         with suppress(NotFoundError):
             search = load_search(home, name)
             uids.append(search.uid)
-            models.add(search.config.model_name)  # emptied by a deletion that was cut short
+            models.add(search.config.model_name)  # may be left empty by an interrupted deletion
         for uid in uids:
             shutil.rmtree(home.path / "checkpoints" / uid, ignore_errors=True)
         if home.has_tracking():

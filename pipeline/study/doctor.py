@@ -37,7 +37,7 @@ from pipeline.tracking.uids import TRAINING, baseline_uid, judge_uid, study_run_
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """A problem."""
 
     text: str
     repair: Callable[[], None] | None = None
@@ -66,7 +66,7 @@ def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]
     known = {search.uid for search in load_searches(home)}
     for folder in sorted((home.path / "checkpoints").glob("*")):
         if folder.name not in known and not folder.name.startswith(TRAINING):  # single trainings can be resumed
-            text = f"{folder}: checkpoints of a study that is not there"
+            text = f"{folder}: checkpoints of a study that no longer exists"
             yield "-", Finding(text, partial(shutil.rmtree, folder))
 
 
@@ -79,9 +79,9 @@ def examine(session: Session) -> Iterator[Finding]:
     by_id = {run.run_id: run for run in tracking.runs("trial")}
     for trial in trials:
         yield from _ended_trial(session, trial, by_id.get(trial.summary.run_id))
-    yield from _beside_the_trials(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
+    yield from _other_runs(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
     yield from _trainings(tracking)
-    yield from _strays(tracking)
+    yield from _orphans(tracking)
     yield from _leftovers(session.home, search, {trial.number for trial in trials})
 
 
@@ -106,8 +106,8 @@ def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Findin
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
     device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
-    tracking, labels, nobody = read_tracking(home, name), trial_labels(search.uid), threading.Event()
-    yield from examine(Session(config, home, data, device, search, tracking, reporter, nobody, None, {}, labels))
+    tracking, labels, never = read_tracking(home, name), trial_labels(search.uid), threading.Event()
+    yield from examine(Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels))
 
 
 def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
@@ -115,11 +115,11 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
     try:
         tracking = read_tracking(home, name)
     except NotFoundError:
-        yield Finding(f"its deletion was cut short; run `study delete {name}` again")
+        yield Finding(f"its deletion was interrupted; run `study delete {name}` again")
         return
     yield from moved(home, tracking)
     yield from _trainings(tracking)
-    yield from _strays(tracking)
+    yield from _orphans(tracking)
 
 
 def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
@@ -193,10 +193,10 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
     _complete_run(session, search.ended(trial.number))
 
 
-def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> Iterator[Finding]:
+def _other_runs(search: Search, tracking: Tracking, has_best: bool) -> Iterator[Finding]:
     """Runs of baselines, the judge and the study itself that were made and are lost.
 
-    The repair forgets that they were made, so that the next run of the study makes them again.
+    The repair removes the mark that they exist, so that the next `study run` makes them again.
     """
     for name in search.baselines:
         if tracking.find(baseline_uid(search.uid, name)) is None:
@@ -226,7 +226,7 @@ def _trainings(tracking: Tracking) -> Iterator[Finding]:
     for run in tracking.runs("train"):
         problem = tracking.models.problem(run.run_id, run.tags) if run.status == "FINISHED" else None
         if problem is not None:
-            text = f"run {run.name}: {problem}; the `study train` that made it makes it again"
+            text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
 
 
@@ -236,7 +236,7 @@ def _forget_training(run_id: str, tracking: Tracking) -> None:
     tracking.suspend(run_id)
 
 
-def _strays(tracking: Tracking) -> Iterator[Finding]:
+def _orphans(tracking: Tracking) -> Iterator[Finding]:
     """Models and pictures that belong to no run."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
     for model_id, status in tracking.models.stray(owners):
@@ -257,7 +257,7 @@ def _leftovers(home: Home, search: Search, ended_numbers: set[int]) -> Iterator[
 
 
 def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
-    """A home that is elsewhere than when it was written: MLflow stores the locations of artifacts absolute."""
+    """The home was moved: MLflow stores absolute paths of artifacts."""
     if not home.local_tracking:
         return
     here, old = home.artifacts.as_uri(), tracking.location().rpartition("/")[0]

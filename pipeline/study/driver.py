@@ -1,8 +1,8 @@
 """The driver: one loop that carries out what the window of trials decides, and feeds it what happened.
 
 Comes in: a `Session` and workers. Goes out: as many ended trials in Optuna's database as the study asks for, an MLflow
-run for each, and the baselines beside them. A trial is written in this order: ask, create run, epochs (checkpoint, then
-metrics), tell, export the model, end the run, remove the checkpoints. The next run repairs what a kill left out.
+run for each, and the baselines. A trial is written in this order: ask, create run, epochs (checkpoint, then metrics),
+wait for MLflow, tell, export the model, end the run, remove the checkpoints. The next process repairs what a kill left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipeline.study.window import Window
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
-SHOWN = 8  # best trials whose panels are kept in memory for the contact sheet
+SHEET_TRIALS = 8  # the best trials, on the contact sheet; their panels are kept in memory
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class StudyOutcome:
     records: list[StoredTrial]
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
-    busy_share: float = 0.0  # of the workers' time in which they trained and validated
+    busy_share: float = 0.0  # of the workers' time, spent on training and validation
     panels: dict[str | int, np.ndarray] = field(default_factory=dict)  # of baselines and best trials, made in this run
-    contact_sheet: Path | None = None  # where MLflow stores its files on this machine
+    contact_sheet: Path | None = None  # None where an MLflow server keeps the files
 
     @property
     def best(self) -> EndedTrial | None:
@@ -62,11 +62,11 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     _note_environment(session)
     names = baseline_names(session.config.degrade, session.data.image_size)
     if "linear" not in names:
-        reporter.note(f"no baseline by the best linear map: images of more than {LARGEST_LINEAR:,} pixels")
+        reporter.note(f"the baseline `linear` is left out: images have more than {LARGEST_LINEAR:,} pixels")
     repair(examine(session), reporter, session.stop)
     recorded, total = search.told(), session.config.budget.trials
     if recorded > total:
-        reporter.note(f"{recorded} trials have ended, more than the total of {total}: all are kept")
+        reporter.note(f"the total is {total}, but {recorded} trials have ended already; all are kept")
     records, known = search.records(), search.baselines
     resumed = [record.number for record in records if isinstance(record, RunningTrial)]
     missing = [name for name in names if name not in known]
@@ -96,7 +96,7 @@ class Driver:
     def __init__(self, session: Session, workers: Workers, window: Window) -> None:
         self._session, self._workers, self._window = session, workers, window
         self._runs: dict[int, TrialRun] = {}
-        self._best: list[tuple[float, int]] = []
+        self._best: list[tuple[float, int]] = []  # (objective, number), the best first; negative if more is better
         self.panels: dict[str | int, np.ndarray] = {}
         self.busy_seconds = self.seconds = 0.0
 
@@ -131,7 +131,7 @@ class Driver:
                 events.extend(self._carry_out(action))
 
     def _carry_out(self, action: w.Action) -> list[w.Event]:
-        """Do what the window decided; the events that follow from it at once."""
+        """Carry out one action. Returns the events that it caused."""
         session, runs = self._session, self._runs
         match action:
             case w.Open(number, resumed):
@@ -156,7 +156,7 @@ class Driver:
         return []
 
     def _event(self, outcome: Outcome) -> w.Event:
-        """What a task's outcome means for the window."""
+        """Take in a task's outcome. Returns what it means for the window."""
         match outcome:
             case Returned(w.Submit(number), Trained() as epoch):
                 self.busy_seconds += epoch.seconds
@@ -176,7 +176,7 @@ class Driver:
                 raise _explained(str(key), error)
             case Lost(key, reason):
                 raise EngineError(f"the {key} could not be computed: {reason}")
-        raise StudyError(f"{outcome.key} ended in a way that the driver does not know: {outcome}")
+        raise StudyError(f"unexpected outcome of {outcome.key}: {outcome}")
 
     def _keep_panel(self, run: TrialRun, trial: EndedTrial) -> None:
         panel = run.panels.get(trial.summary.best_epoch)
@@ -185,7 +185,7 @@ class Driver:
         sign = 1 if self._session.config.objective.direction == "maximize" else -1
         self.panels[trial.number] = panel
         self._best = sorted([*self._best, (-sign * trial.value, trial.number)])
-        for _, number in self._best[SHOWN:]:
+        for _, number in self._best[SHEET_TRIALS:]:
             self.panels.pop(number, None)
 
     def _record_baseline(self, name: str, metrics: dict[str, float], panel: np.ndarray) -> None:
@@ -220,12 +220,14 @@ def _record_judge(session: Session) -> None:
 
 
 def _note_environment(session: Session) -> None:
-    """Say what changed since the study was last run; trials from here on are recorded with what is there now."""
+    """Say what changed since the study was last run; new runs are tagged with the new environment."""
     judge = session.judge.sha256[:12] if session.judge else "none"
     now = {**versions(), **git_state(), "hardware": hardware(), "judge": judge}
     before = session.search.environment or now
     for what in [what for what in now if before.get(what) != now[what]]:
-        session.reporter.note(f"{what} was {before.get(what)} and is {now[what]}: numbers may differ from here on")
+        session.reporter.note(
+            f"{what} changed from {before.get(what)} to {now[what]}: results of new epochs may differ"
+        )
     session.search.environment = now
 
 

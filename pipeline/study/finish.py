@@ -1,7 +1,7 @@
 """The end of a trial: its figures, its model, its run's status, its checkpoints.
 
 Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run that says the same. Every step may be
-repeated, so work that was cut short is done by doing it again.
+repeated: interrupted work is completed by repeating it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def finish(session: Session, trial: EndedTrial) -> None:
 
     Raises:
         StudyError: the weights are lost and training them again failed.
-        Interrupted: the user asked to stop while they were trained again; finishing again starts that anew.
+        Interrupted: the user asked to stop while they were trained again; the next attempt starts from epoch 1.
     """
     summary, tracking = trial.summary, session.tracking
     folder = session.home.checkpoints(session.search.uid, trial.number)

@@ -1,4 +1,4 @@
-"""What a run of a study holds: its configuration, data, judge, search and tracking, under the study's lock.
+"""What one `study run` or `study train` works with: configuration, data, judge, search, tracking, under one lock.
 
 Comes in: a study file, a home and options, all checked before anything is written. Goes out: a `Session`, which the
 driver, `finish` and `doctor` work with.
@@ -37,7 +37,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Options:
-    """How a study is run. None of this changes its numbers, except for the device."""
+    """How a study is run. Only the device can change its numbers."""
 
     workers: int | None = None
     cluster: str | None = None
@@ -71,7 +71,7 @@ class Session:
     stop: threading.Event  # set when the user asks to stop
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
-    label: Label  # of the trial with this number
+    label: Label  # gives the run label of a trial by its number
 
     @property
     def objective(self) -> str:
@@ -152,8 +152,8 @@ def start_workers(session: Session, options: Options) -> workers.Workers:
     started = workers.start(count, options.cluster)
     if started.slots > 1 and budget.concurrency < 2 * started.slots:
         session.reporter.note(
-            f"{started.slots} workers for a window of {budget.concurrency} trials: some will be idle; "
-            "[budget] concurrency of twice the workers keeps them busy"
+            f"{started.slots} workers, but at most {budget.concurrency} open trials: some workers will be idle; "
+            "in a new study, [budget] concurrency of twice the workers keeps them busy"
         )
     return started
 
@@ -197,7 +197,7 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def ask(_signum: int, _frame: Any) -> None:
         nonlocal asked
-        asked += 1  # not the event: a second signal while it is being set would wait for its lock forever
+        asked += 1  # a counter: a second signal inside `Event.set` would deadlock
         if asked > 1:
             os._exit(130)  # workers end with this process
         stop.set()

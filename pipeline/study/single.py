@@ -1,4 +1,4 @@
-"""One training without a search: the same driver, with a window of one trial that counts as resumed.
+"""One training without a search: the same driver, with one trial, which is opened as a resumed one.
 
 Comes in: a study file that fixes one configuration. Goes out: a run ``train-…`` in the study's experiment.
 """
@@ -44,7 +44,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
         home: where it is kept.
-        options: only the device and whether to download count.
+        options: only ``device`` and ``download`` are used.
         reporter: told of every epoch.
 
     Raises:
@@ -63,13 +63,13 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
             run = _ended(session)
         shutil.rmtree(home.checkpoints(session.search.uid, 0).parent, ignore_errors=True)  # a kill may have left them
         if run is None:
-            raise StudyError(f"{session.label(0).name}: its run is not in MLflow any more")
+            raise StudyError(f"{session.label(0).name}: its MLflow run was deleted")
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 
 def _open_single(_home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
     """A study in memory, of the one trial that the configuration fixes."""
-    trial = config.trial(config.space.resolve(lambda _, form: form.first), 0, device)  # nothing is open
+    trial = config.trial(config.space.resolve(lambda _, form: form.first), 0, device)  # every key is fixed
     uid = training_uid(config.name, digest, trial.model_dump_json())
     label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
     return detached(config, uid), lambda _: label

@@ -39,10 +39,10 @@ class TrialRun:
     run_id: str
     folder: Path
     cost: dict[str, int]
-    logged: frozenset[int]  # epochs in MLflow already; trained again they would have other times
+    logged: frozenset[int]  # epochs that MLflow has already; logged again, their times would change
     results: list[EpochResult] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first
-    panels: dict[int, np.ndarray] = field(default_factory=dict)  # of the latest and the best epoch
+    panels: dict[int, np.ndarray] = field(default_factory=dict)  # of the best epoch, and of those just trained or read
     end: End | None = None
 
     @property
@@ -68,7 +68,7 @@ class TrialRun:
             self.panels[epoch.result.epoch] = epoch.panel
 
     def report(self) -> End | None:
-        """Log the latest epoch, report it to the pruner and drop checkpoints that are not needed any more."""
+        """Log the latest epoch and report it to the pruner; drop what is not needed any more."""
         result = self.results[-1]
         self._log(result)
         again = result.epoch in self.logged
@@ -79,17 +79,17 @@ class TrialRun:
         return self.end
 
     def fall_back(self, error: CheckpointError) -> int:
-        """Remove the latest checkpoint, which is damaged; how many epochs the one before holds.
+        """Remove the latest checkpoint, which is damaged. Returns how many epochs the one before it holds.
 
-        Epochs are pure functions, so those trained again are the same; they are neither logged nor reported twice.
+        Epochs trained again have the same numbers; they are neither logged nor reported twice.
         """
-        self.session.reporter.note(f"{error}; trial {self.number} falls back to the epoch before")
+        self.session.reporter.note(f"{error}; trial {self.number} falls back to the checkpoint before")
         Path(self.checkpoints.pop().path).unlink(missing_ok=True)
         return self.latest.epoch if self.latest else 0
 
     def record(self, end: End) -> EndedTrial:
         """Store how the trial ended in Optuna, then finish its MLflow run."""
-        self.session.tracking.settle()  # until the end is stored, checkpoints hold what a queue in memory holds
+        self.session.tracking.settle()  # queued writes can be replayed from checkpoints only until the end is stored
         summary, value = Summary(self.run_id, cost=self.cost, reason=end.reason), None
         if self.trial.reported:
             best = self.best
@@ -117,7 +117,7 @@ class TrialRun:
             try:
                 results, panel = history(saved, self.config)
             except CheckpointError as error:
-                self.session.reporter.note(f"{error}; falling back to the epoch before")
+                self.session.reporter.note(f"{error}; falling back to the checkpoint before")
                 Path(saved.path).unlink(missing_ok=True)
                 continue
             earlier = [c for c in reversed(found(self.folder)) if c.epoch < saved.epoch]
@@ -132,10 +132,10 @@ class TrialRun:
             return
 
     def _log_earlier_panel(self, checkpoint: Checkpoint) -> None:
-        """Log an earlier checkpoint's panel, which the process that made it may have been unable to log."""
+        """Log the panel of an earlier checkpoint, which may not have been logged before the process ended."""
         try:
             _, panel = history(checkpoint, self.config)
-        except CheckpointError:  # reported if it is ever needed as weights
+        except CheckpointError:  # matters only if `finish` needs the weights, and is noted there
             return
         self._log_panel_again(checkpoint.epoch, panel)
 
@@ -160,7 +160,7 @@ class TrialRun:
         return None
 
     def _drop(self) -> None:
-        """Keep the latest checkpoints and the best epoch's; all of them while MLflow has not got their panels."""
+        """Keep the latest checkpoints and the best epoch's; all of them until MLflow has their panels."""
         best = self.best.epoch
         self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
         if self.session.tracking.behind:
@@ -172,7 +172,7 @@ class TrialRun:
 
 
 def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
-    """Create or find a trial's MLflow run, and replay what an earlier process trained of a resumed one."""
+    """Create or find a trial's MLflow run, and replay what an earlier process trained."""
     config = session.config.trial(trial.values, trial.number, session.device)
     label = session.label(trial.number)
     tags = session.tags | label.tags | {"trial.config": config.model_dump_json()}

@@ -16,7 +16,7 @@ from pipeline.search.records import EndState
 
 @dataclass(frozen=True)
 class End:
-    """How a trial ended, and why where it did not complete."""
+    """How a trial ended, and why, if it did not complete."""
 
     state: EndState
     reason: str = ""
@@ -34,7 +34,7 @@ class SlotsChanged:
 
 @dataclass(frozen=True)
 class Opened:
-    """An asked or resumed trial is ready; checkpoints hold its first ``epochs`` epochs, which are reported."""
+    """An asked or resumed trial is ready; checkpoints hold its first ``epochs`` epochs, already reported."""
 
     number: int
     epochs: int
@@ -59,7 +59,7 @@ class EpochReported:
 
 @dataclass(frozen=True)
 class EpochFailed:
-    """The epoch diverged, ran out of memory, or killed its worker too often."""
+    """The epoch diverged, ran out of memory, or killed as many workers as are tolerated."""
 
     number: int
     reason: str
@@ -80,7 +80,7 @@ class BaselineDone:
 
 @dataclass(frozen=True)
 class StopAsked:
-    """The user or an error ends the run here; what is running is dropped."""
+    """The user or an error ends the process; nothing more is started."""
 
 
 Event = (
@@ -149,7 +149,7 @@ class _Trial:
     number: int
     phase: Literal["opening", "idle", "training", "reporting", "ended"] = "opening"
     epochs: int = 0  # in checkpoints
-    reported: int = 0  # epochs trained again stay below
+    reported: int = 0  # an epoch trained again is not counted twice
     end: End | None = None
 
     def settle(self, end: End | None) -> None:
@@ -188,7 +188,7 @@ class Window:
         return self.recorded >= self.total and not (self._open or self._waiting or self._computing)
 
     def feed(self, event: Event) -> list[Action]:
-        """Take in an event; the actions that follow from it, in the order in which to carry them out."""
+        """Take in an event. Returns the actions that follow from it, in the order in which to carry them out."""
         actions: list[Action] = []
         match event:
             case SlotsChanged(count):
