@@ -226,7 +226,7 @@ def _note_environment(session: Session) -> None:
     before = session.search.environment or now
     for what in [what for what in now if before.get(what) != now[what]]:
         session.reporter.note(
-            f"{what} changed from {before.get(what)} to {now[what]}: results of new epochs may differ"
+            f"{what} was {before.get(what)} and is {now[what]}: results of new epochs may differ"
         )
     session.search.environment = now
 

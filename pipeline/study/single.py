@@ -43,9 +43,8 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
 
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
-        home: where it is kept.
+        home, reporter: as for `pipeline.api.run_study`.
         options: only ``device`` and ``download`` are used.
-        reporter: told of every epoch.
 
     Raises:
         InputError: bad arguments or data, a key that stays open, or the study is being run; nothing was written.
