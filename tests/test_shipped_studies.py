@@ -33,7 +33,7 @@ def test_a_shipped_study_begins_with_its_question_and_its_result(file: Path) -> 
     head = file.read_text().partition("\nname")[0].splitlines()
     assert all(line.startswith("#") for line in head if line)
     text = " ".join(line.lstrip("# ") for line in head)
-    for word in ("study run studies/" + file.name, "Asks:", "Found:", "Took:"):
+    for word in ("study run studies/" + file.name, "Question:", "Result:", "Time:"):
         assert word in text, word
 
 
