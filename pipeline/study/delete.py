@@ -40,7 +40,7 @@ def inventory(home: Home, name: str) -> Inventory:
     trials = len(load_search(home, name).records()) if searched else 0
     runs = 0
     with suppress(NotFoundError):
-        runs = read_tracking(home, name).count()
+        runs = len(read_tracking(home, name).runs())
     versions = tuple(v for v in registered(home) if v.tags.get("study.name") == name)
     return Inventory(trials, runs, versions)
 

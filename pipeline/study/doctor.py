@@ -192,7 +192,7 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
         "reconstructed": "true",
     }
     started = trial.started.timestamp()
-    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data_input, started)
+    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, started)
     for epoch, value in trial.reported.items():
         metrics = summary.metrics if epoch == summary.best_epoch else {session.objective: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
@@ -218,9 +218,9 @@ def _beside_the_trials(search: Search, tracking: Tracking, has_best: bool) -> It
         text = "the judge's run is lost; the next `study run` makes it again"
         yield Finding(text, partial(setattr, search, "judge", None))
     if search.published is not None:
-        run_id = tracking.find(study_run_uid(search.uid))
-        if run_id is None or (has_best and not tracking.has_file(run_id, CONTACT_SHEET)):
-            what = "the study's own run" if run_id is None else "the contact sheet"
+        run = tracking.find(study_run_uid(search.uid))
+        if run is None or (has_best and not tracking.has_file(run.run_id, CONTACT_SHEET)):
+            what = "the study's own run" if run is None else "the contact sheet"
             text = f"{what} is lost; the next `study run` makes it again"
             yield Finding(text, partial(setattr, search, "published", None))
 
@@ -231,7 +231,7 @@ def _forget_baseline(search: Search, name: str) -> None:
 
 def _trainings(tracking: Tracking) -> Iterator[Finding]:
     """Runs other than trials' that were left RUNNING, and single trainings whose model is lost or damaged."""
-    for run in tracking.unfinished():
+    for run in tracking.runs():
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
