@@ -22,8 +22,7 @@ from pipeline.home import Home
 from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import load_search
-from pipeline.tracking.models import load_verified
-from pipeline.tracking.registry import RegisteredVersion, find_champion, register_version, registry_lock
+from pipeline.tracking.models import RegisteredVersion, find_champion, load_verified, register_version, registry_lock
 from pipeline.tracking.runs import StoredRun, Tracking, read_tracking
 
 

@@ -1,7 +1,6 @@
 """The MLflow store: connections, errors, the queue of requests, the experiments of studies.
 
-Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch: a command
-that only lists must start quickly.
+Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -48,10 +47,6 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
 
     Side effect: sets the store in MLflow's global state too. MLflow creates a model version there whatever its client
     was given, and would otherwise leave a database in the working directory.
-
-    Args:
-        home: of the store.
-        create: create a database that does not exist; only for a command that writes to it.
 
     Raises:
         NotFoundError: there is no database, and ``create`` is false.
@@ -111,30 +106,31 @@ def local_path(uri: str) -> Path | None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def is_unreachable(error: Exception) -> bool:
     """Whether MLflow's error means that the store is down, overloaded or locked, and not that a request was wrong."""
-    if disk_trouble(error):
+    if _disk_trouble(error):
         return False
     if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
         return True
-    if SERVER_ERROR.search(str(error)):
-        return True
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):  # the errors of requests are among them
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    # The errors of HTTP requests are OSErrors.
+    return bool(SERVER_ERROR.search(str(error))) or any(isinstance(cause, OSError) for cause in _causes(error))
 
 
-def disk_trouble(error: BaseException | None) -> str | None:
+def _disk_trouble(error: Exception) -> str | None:
     """What the disk refused, if that is the cause: waiting does not help."""
-    if error is None:
-        return None
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        return f"{error.filename or 'the disk'}: {error.strerror}"
-    match = SQLITE_DISK_ERROR.search(str(error))
-    return match[0] if match else disk_trouble(error.__cause__ or error.__context__)
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRNOS:
+            return f"{cause.filename or 'the disk'}: {cause.strerror}"
+        if match := SQLITE_DISK_ERROR.search(str(cause)):
+            return match[0]
+    return None
 
 
 @contextmanager
@@ -143,7 +139,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        trouble = disk_trouble(error)
+        trouble = _disk_trouble(error)
         if trouble is None:
             raise
         raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
@@ -190,32 +186,28 @@ class OpenExperiment:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-class HasExperiment(Protocol):
-    experiment: OpenExperiment
-
-
-S = TypeVar("S", bound=HasExperiment)
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def waits(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+def waits(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """A method whose result is needed: called after all earlier writes, waiting while the store is unreachable."""
 
     @wraps(method)
     @disk_errors()
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.experiment.outbox.call(lambda: method(self, *args, **kwargs))
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        outbox: Outbox = self.experiment.outbox
+        return outbox.call(lambda: method(self, *args, **kwargs))
 
     return call
 
 
-def queued(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
+def queued(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
     """A method that only writes: kept for later while the store is unreachable."""
 
     @wraps(method)
     @disk_errors()
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
         self.experiment.outbox.put(lambda: method(self, *args, **kwargs))
 
     return call
