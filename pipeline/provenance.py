@@ -1,7 +1,4 @@
-"""What a run was made with: code, library versions, hardware.
-
-Nothing comes in; text goes out. Imports nothing of the project.
-"""
+"""What a run was made with: code, library versions, hardware, as text. Imports nothing of the project."""
 
 from __future__ import annotations
 

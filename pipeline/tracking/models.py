@@ -19,8 +19,7 @@ import numpy as np
 from filelock import FileLock
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import infer_signature
 
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
@@ -54,21 +53,24 @@ class LoggedModels:
             epoch: whose weights these are.
 
         Returns:
-            The logged model's id.
+            The id of the logged model.
         """
         import mlflow.pytorch
+        import torch
 
         for old in self._find(run_id):
             if old.status == LoggedModelStatus.READY and "model.sha256" in self._client.get_run(run_id).data.tags:
                 return old.model_id
             self._client.delete_logged_model(old.model_id)
+        with torch.inference_mode():
+            restored = model(torch.from_numpy(example)).numpy()
         with tempfile.TemporaryDirectory() as temporary, quiet():
             folder = Path(temporary) / "model"
             mlflow.pytorch.save_model(
                 model,
                 folder,
                 serialization_format="pt2",
-                signature=_signature(model, example),
+                signature=infer_signature(example, restored),
                 input_example=example,
                 pip_requirements=[f"{name}=={version}" for name, version in versions().items() if name != "python"],
             )
@@ -142,16 +144,6 @@ def load_verified(model_id: str, manifest: Mapping[str, str]) -> nn.Module:
         return mlflow.pytorch.load_model(str(folder))
 
 
-def _signature(model: nn.Module, example: np.ndarray) -> ModelSignature:
-    import torch
-
-    with torch.inference_mode():
-        height, width = model(torch.from_numpy(example)).shape[-2:]
-    inputs = TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))
-    outputs = TensorSpec(np.dtype(np.float32), (-1, 1, height, width))
-    return ModelSignature(inputs=Schema([inputs]), outputs=Schema([outputs]))
-
-
 def _differing(manifest: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
     """The files that are not as logged, each with what happened to it."""
     changes = {
@@ -215,11 +207,7 @@ def find_version(home: Home, name: str, alias: str = CHAMPION) -> RegisteredVers
 def register_version(
     home: Home, name: str, run_id: str, model_id: str, tags: Mapping[str, str], before: RegisteredVersion | None
 ) -> str:
-    """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one.
-
-    Returns:
-        The new version.
-    """
+    """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one."""
     client = connect(home)
     try:
         client.get_registered_model(name)

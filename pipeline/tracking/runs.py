@@ -57,7 +57,6 @@ class StoredRun:
     name: str
     status: str
     tags: dict[str, str]
-    params: dict[str, str]
     metrics: dict[str, float]
 
 
@@ -99,13 +98,7 @@ class Tracking:
     ) -> str:
         """The id of the run with this ``trial.uid``, created if it does not exist; its status is RUNNING afterwards.
 
-        Args:
-            uid: as `uids` makes it.
-            name: shown in the UI.
-            tags: beside ``trial.uid``; written when the run is created.
-            params: written also to a run that exists.
-            data: the run's input in the UI.
-            started: seconds since 1970.
+        A run that exists keeps its name, its tags and its start, in seconds since 1970.
         """
         found = self._with_uid(uid)
         if found is None:
@@ -248,13 +241,10 @@ class Tracking:
 
 
 def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
-    """Open a study's experiment, and create it and the database if they do not exist.
+    """As `read_tracking`, but creates an experiment and a database that do not exist.
 
     Args:
-        home: of the store.
-        study_name: also the experiment's name.
         note: the experiment's description in the UI, Markdown.
-        stop_asked: as in `read_tracking`.
 
     Raises:
         TrackingError: the store cannot be used, or the experiment was deleted.
@@ -269,11 +259,9 @@ def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[
 
 
 def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
-    """Open an existing experiment; nothing is created.
+    """Open a study's experiment; nothing is created.
 
     Args:
-        home: of the store.
-        study_name: also the experiment's name.
         stop_asked: whether the user has asked to stop; waiting for an unreachable store ends then.
 
     Raises:
@@ -295,11 +283,7 @@ def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = 
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
-    """The run with this id, of any experiment.
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """The run with this id, of any experiment; NotFoundError if there is none."""
     if home.has_tracking():
         client = connect(home)
         with suppress(MlflowException):
@@ -322,5 +306,4 @@ def _data_input(data: Dataset) -> DatasetInput:
 
 
 def _stored(run: Run) -> StoredRun:
-    data = run.data
-    return StoredRun(run.info.run_id, run.info.run_name, run.info.status, data.tags, data.params, data.metrics)
+    return StoredRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
