@@ -271,7 +271,7 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     """A home that is elsewhere than when it was written: MLflow stores the locations of artifacts absolute."""
     if not home.local_tracking:
         return
-    here, old = home.artifacts.as_uri(), tracking.location().rpartition("/")[0]
+    here, old = home.artifacts.as_uri(), tracking.experiment.location.rpartition("/")[0]
     if old == here:
         return
     if not home.artifacts.is_dir():

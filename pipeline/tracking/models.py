@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS = "champion", "previous"
 
-# --- logged models ----------------------------------------------------------------------------------------------------
-
 
 class LoggedModels:
     """The models of one study's experiment. Every method may be repeated."""
@@ -53,7 +51,7 @@ class LoggedModels:
             epoch: whose weights these are.
 
         Returns:
-            The id of the logged model.
+            The logged model's id.
         """
         import mlflow.pytorch
         import torch
@@ -99,9 +97,11 @@ class LoggedModels:
     @waits
     def stray(self, owners: set[str]) -> list[tuple[str, str]]:
         """(id, status) of models that are not READY, or whose run is not one of ``owners``."""
-        models = self._find()
-        bad = [m for m in models if m.status != LoggedModelStatus.READY or m.source_run_id not in owners]
-        return [(model.model_id, str(model.status)) for model in bad]
+        return [
+            (model.model_id, str(model.status))
+            for model in self._find()
+            if model.status != LoggedModelStatus.READY or model.source_run_id not in owners
+        ]
 
     @waits
     def delete(self, model_id: str) -> None:
@@ -119,11 +119,7 @@ class LoggedModels:
 
 
 def load_verified(model_id: str, manifest: Mapping[str, str]) -> nn.Module:
-    """Load a logged model, if its files are the ones that were logged.
-
-    Args:
-        model_id: the logged model, in the store that `connect` set.
-        manifest: sha256 of every file by its path in the model's folder, kept outside that folder.
+    """Load a logged model of the store that `connect` set, if its files are those of the manifest.
 
     Raises:
         TrackingError: files are missing, changed or added.
@@ -158,9 +154,6 @@ def _manifest(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its path in a model's folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ADDED_BY_LOADING)
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-# --- registered models ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ IDLE_S = 5.0  # the most that a pause between two attempts counts: the store may
 
 
 def patience_s() -> float:
-    """How long a store may be unreachable: ``$STUDY_PATIENCE_S`` seconds, 120 by default."""
+    """How long a store may be unreachable."""
     return float(os.environ.get("STUDY_PATIENCE_S", "120"))
 
 
 class Outbox:
-    """A queue of writes.
+    """A queue of writes. Every method raises TrackingError once the store has been unreachable for too long.
 
     Args:
         store: named in errors.
@@ -44,11 +44,7 @@ class Outbox:
         return bool(self._writes)
 
     def put(self, write: Callable[[], None]) -> None:
-        """Do a write, after those before it; keep it for later if the store is unreachable.
-
-        Raises:
-            TrackingError: the store has been unreachable for too long.
-        """
+        """Do a write, after those before it; keep it for later if the store is unreachable."""
         self._writes.append(write)
         self.flush()
 
@@ -58,12 +54,7 @@ class Outbox:
             self._writes.popleft()
 
     def call(self, action: Callable[[], T]) -> T:
-        """Do every waiting write and then this action; wait while the store is unreachable.
-
-        Raises:
-            TrackingError: the store has been unreachable for too long.
-            Interrupted: the user has asked to stop.
-        """
+        """Do every waiting write and then this action; wait while the store is unreachable, unless a stop is asked."""
         results: list[T] = []
         while True:
             self.flush()

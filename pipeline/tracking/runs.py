@@ -1,7 +1,6 @@
 """The runs of one study's experiment: metrics, pictures, tags, status.
 
-Comes in: what the driver decided and what the epochs returned. Goes out: run ids, and runs read back. May not import
-torch. All that is here can be made again from Optuna's database and the checkpoints.
+Comes in: what the driver decided and the epochs returned. Goes out: run ids, runs read back. May not import torch.
 """
 
 from __future__ import annotations
@@ -88,11 +87,6 @@ class Tracking:
         """Wait until the store has everything that was written so far."""
 
     @waits
-    def location(self) -> str:
-        """The URI of the experiment's artifacts, as the store has it."""
-        return str(self._client.get_experiment(self.experiment_id).artifact_location)
-
-    @waits
     def run(
         self, uid: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Dataset, started: float
     ) -> str:
@@ -110,7 +104,10 @@ class Tracking:
             self._client.update_run(run_id, status="RUNNING")
         # Also for a run that exists: the process that created it may have been killed before it wrote these.
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        self._client.log_inputs(run_id, [_data_input(data)])
+        # The store takes at most 36 characters of digest; the run's tags have all of it.
+        source, profile = json.dumps({"name": data.name}), json.dumps(data.sizes)
+        dataset = entities.Dataset(data.name, data.digest[:32], "local", source, profile=profile)
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         return run_id
 
     @waits
@@ -173,7 +170,7 @@ class Tracking:
 
     @waits
     def panel(self, run_id: str, epoch: int) -> np.ndarray | None:
-        """An epoch's panel, uint8 ``[height, width]``; None if there is none."""
+        """An epoch's panel, uint8 ``[height, width]``."""
         file = self._panel_file(run_id, epoch)
         if file is None:
             return None
@@ -241,14 +238,7 @@ class Tracking:
 
 
 def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
-    """As `read_tracking`, but creates an experiment and a database that do not exist.
-
-    Args:
-        note: the experiment's description in the UI, Markdown.
-
-    Raises:
-        TrackingError: the store cannot be used, or the experiment was deleted.
-    """
+    """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
     client = connect(home, create=True)
     with store_errors(home):
         if client.get_experiment_by_name(study_name) is None:
@@ -259,10 +249,7 @@ def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[
 
 
 def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
-    """Open a study's experiment; nothing is created.
-
-    Args:
-        stop_asked: whether the user has asked to stop; waiting for an unreachable store ends then.
+    """Open a study's experiment; nothing is created. Waiting for an unreachable store ends when a stop is asked for.
 
     Raises:
         NotFoundError: there is none of that name, or no store.
@@ -279,7 +266,7 @@ def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = 
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
     outbox = Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
-    return Tracking(OpenExperiment(client, experiment.experiment_id, outbox))
+    return Tracking(OpenExperiment(client, experiment.experiment_id, experiment.artifact_location, outbox))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
@@ -296,13 +283,6 @@ def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
     client = connect(home)
     names = client.get_run(run_id).data.metrics
     return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
-
-
-def _data_input(data: Dataset) -> DatasetInput:
-    # The store takes at most 36 characters of digest; the run's tags have all of it.
-    source, profile = json.dumps({"name": data.name}), json.dumps(data.sizes)
-    dataset = entities.Dataset(data.name, data.digest[:32], "local", source, profile=profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
 def _stored(run: Run) -> StoredRun:

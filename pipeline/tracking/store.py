@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -38,8 +38,6 @@ STUDY_TAG = "study.name"  # of an experiment and of each of its runs
 DELETED = "deleted-"  # and its number, before the name of an experiment that is being deleted
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
 SQLITE_DISK_ERROR = re.compile(r"database or disk is full|disk I/O error|attempt to write a readonly database")
-
-# --- connections ------------------------------------------------------------------------------------------------------
 
 
 def connect(home: Home, create: bool = False) -> MlflowClient:
@@ -86,13 +84,11 @@ def _create_database(path: Path) -> None:
 
 def every_page(search: Callable[..., Any]) -> Iterator[Any]:
     """Everything that one of MLflow's searches finds; a single call returns only the first page."""
-    token = None
-    while True:
-        page = search(page_token=token)
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
         yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def local_path(uri: str) -> Path | None:
@@ -101,9 +97,6 @@ def local_path(uri: str) -> Path | None:
     if parts.scheme not in ("", "file"):
         return None
     return Path(url2pathname(parts.path if parts.scheme else uri))
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -170,15 +163,13 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-# --- requests of one experiment ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class OpenExperiment:
     """An experiment of the store, opened, and the queue of the requests to it."""
 
     client: MlflowClient
     experiment_id: str
+    location: str  # the URI of its artifacts, as the store has it
     outbox: Outbox
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -186,41 +177,31 @@ class OpenExperiment:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def waits(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
-    """A method whose result is needed: called after all earlier writes, waiting while the store is unreachable."""
+def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method], Method]:
+    """A decorator for methods of an object with an `OpenExperiment`: its outbox sends the requests of a call."""
 
-    @wraps(method)
-    @disk_errors()
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        outbox: Outbox = self.experiment.outbox
-        return outbox.call(lambda: method(self, *args, **kwargs))
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        @disk_errors()
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return send(self.experiment.outbox, partial(method, self, *args, **kwargs))
 
-    return call
+        return cast(Method, call)
 
-
-def queued(method: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
-    """A method that only writes: kept for later while the store is unreachable."""
-
-    @wraps(method)
-    @disk_errors()
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self.experiment.outbox.put(lambda: method(self, *args, **kwargs))
-
-    return call
+    return decorate
 
 
-# --- experiments ------------------------------------------------------------------------------------------------------
+waits = _sent(
+    Outbox.call
+)  # the result is needed: called after all earlier writes, waits while the store is unreachable
+queued = _sent(Outbox.put)  # only writes: kept for later while the store is unreachable
 
 
 def experiment_names(home: Home) -> set[str]:
-    """The studies that have an experiment in a home's store, also those whose deletion was interrupted.
-
-    A store may hold other experiments, at least MLflow's own ``Default``; this project never deletes those.
-    """
+    """The studies that have an experiment in a home's store, also those whose deletion was interrupted."""
     if not home.has_tracking():
         return set()
     client = connect(home)
