@@ -54,7 +54,7 @@ class Outbox:
             self._writes.popleft()
 
     def call(self, action: Callable[[], T]) -> T:
-        """Do every waiting write and then this action; wait while the store is unreachable, unless a stop is asked."""
+        """Do every waiting write and then this action; Interrupted if the user asks to stop meanwhile."""
         results: list[T] = []
         while True:
             self.flush()

@@ -194,10 +194,8 @@ def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method]
     return decorate
 
 
-waits = _sent(
-    Outbox.call
-)  # the result is needed: called after all earlier writes, waits while the store is unreachable
-queued = _sent(Outbox.put)  # only writes: kept for later while the store is unreachable
+waits = _sent(Outbox.call)  # its result is needed: called after all earlier writes, once the store is reachable
+queued = _sent(Outbox.put)  # it only writes: kept for later while the store is unreachable
 
 
 def experiment_names(home: Home) -> set[str]:
