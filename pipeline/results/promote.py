@@ -19,7 +19,6 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import load_search
 from pipeline.tracking.models import find_version, load_verified, register_version, registry_lock
@@ -82,7 +81,9 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
                 "the test split is not read again"
             )
         restore = without_gradients(load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"])))
-        data = _load_data(search, home)
+        data = load(config.dataset, home.data_dir)
+        if data.digest != search.facts["data.sha256"]:
+            raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge = judge_of(data, home.judges)
         select = _score_on_select(restore, data, judge, config)
         if not force:
@@ -124,15 +125,6 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     if not isinstance(record, EndedTrial) or record.state != "COMPLETE":
         raise InputError(f"trial {number} is {record.state}; only complete trials have a model to promote")
     return record
-
-
-def _load_data(search: Search, home: Home) -> Dataset:
-    data = load(search.config.dataset, home.data_dir)
-    if data.digest != search.facts["data.sha256"]:
-        raise InputError(
-            f"dataset {search.config.dataset}: not the data that study {search.config.name} was trained on"
-        )
-    return data
 
 
 def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig) -> SelectFigures:
