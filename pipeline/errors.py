@@ -12,8 +12,7 @@
     └── GateError                 a model was not good enough to be promoted
     Interrupted              130  the user stopped the command; the same command resumes it
 
-Messages are one or two lines: what, where, what is allowed, what to do.
-This module imports nothing of the project.
+Messages are one or two lines: what, where, what is allowed, what to do. Imports nothing of the project.
 """
 
 RESUME = "run the same command again to resume"
@@ -29,36 +28,28 @@ class InputError(StudyError):
     exit_code = 2
 
 
-class ConfigError(InputError):
-    pass
+class ConfigError(InputError): ...
 
 
-class DataError(InputError):
-    pass
+class DataError(InputError): ...
 
 
-class NotFoundError(InputError):
-    pass
+class NotFoundError(InputError): ...
 
 
-class ShapeError(StudyError):
-    pass
+class ShapeError(StudyError): ...
 
 
-class CheckpointError(StudyError):
-    pass
+class CheckpointError(StudyError): ...
 
 
-class EngineError(StudyError):
-    pass
+class EngineError(StudyError): ...
 
 
-class TrackingError(StudyError):
-    pass
+class TrackingError(StudyError): ...
 
 
-class GateError(StudyError):
-    pass
+class GateError(StudyError): ...
 
 
 class Interrupted(StudyError):

@@ -1,7 +1,4 @@
-"""Files: written completely or not at all, found below a folder, and described by their own header.
-
-Comes in: paths and bytes. Goes out: files and lists of files. Imports only `errors`.
-"""
+"""Files: written completely or not at all, found below a folder, read by their header. Imports only `errors`."""
 
 from __future__ import annotations
 
@@ -27,11 +24,7 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def check_output(path: Path, formats: Collection[str]) -> None:
-    """Refuse a file that the user asked for and that cannot be written, before anything is computed for it.
-
-    Args:
-        path: as given with ``-o``.
-        formats: the suffixes that are allowed, such as ``.csv``.
+    """Refuse a file of ``-o`` that cannot be written, before anything is computed for it.
 
     Raises:
         InputError: the suffix is none of them, the path is a folder, or its folder is absent or not writable.
@@ -43,11 +36,7 @@ def check_output(path: Path, formats: Collection[str]) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that the user asked for; an older one is replaced whole.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Write a file of ``-o``; an older one is replaced whole. Raises InputError if it cannot be written."""
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -55,11 +44,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a temporary file, flush it to disk and rename it: after a crash the old file or the new one is there.
-
-    Raises:
-        OSError: writing failed; the temporary file is removed.
-    """
+    """Write a temporary file, flush it to disk and rename it: after a crash the old file or the new one is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:

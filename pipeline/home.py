@@ -1,7 +1,6 @@
 """The home: the folder (or the servers) where studies are kept, and the lock that admits one driver per study.
 
-Comes in: the options ``--home``, ``--data-dir``, ``--tracking-uri``, ``--storage``. Goes out: absolute paths and
-URIs. May import only ``errors``.
+Comes in: options of the commands. Goes out: absolute paths and URIs. Imports only `errors`.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class Home:
         return _may_exist(self.storage_url)
 
     def has_tracking(self) -> bool:
-        """Whether MLflow's store may exist: a server, or a file that exists."""
+        """As `exists`, of MLflow's store."""
         return _may_exist(self.tracking_uri)
 
     def prepare(self) -> None:
@@ -77,11 +76,7 @@ class Home:
 
     @contextmanager
     def driver_lock(self, study_name: str) -> Iterator[None]:
-        """Hold a study for this process alone. The operating system frees the lock when the process ends.
-
-        Raises:
-            InputError: another process holds it; the message names its pid and host.
-        """
+        """Hold a study for this process alone; InputError if another one does. The lock ends with the process."""
         folder = self.path / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{study_name}.lock")
@@ -89,8 +84,8 @@ class Home:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            message = f"study {study_name!r} is being run by {_described(holder)}; wait for it, or stop it first"
-            raise InputError(message) from None
+            by = _described(holder)
+            raise InputError(f"study {study_name!r} is being run by {by}; wait for it, or stop it first") from None
         try:
             holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
             yield
@@ -100,16 +95,13 @@ class Home:
 
 
 def open_home(
-    path: Path | None = None,
-    data_dir: Path | None = None,
-    tracking_uri: str | None = None,
-    storage: str | None = None,
+    path: Path | None = None, data_dir: Path | None = None, tracking_uri: str | None = None, storage: str | None = None
 ) -> Home:
     """The home that the options and the environment name; nothing is created.
 
     Args:
         path: default ``mlruns`` in the working directory.
-        data_dir: default ``$STUDY_DATA_DIR``, else the user's cache folder.
+        data_dir: default `default_data_dir`.
         tracking_uri: an MLflow server; default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the home.
         storage: an SQLAlchemy URL for Optuna; default ``$OPTUNA_STORAGE``, else ``optuna.db`` in the home.
 

@@ -1,13 +1,11 @@
-"""What a run was made with: code, library versions, hardware.
-
-Nothing comes in; text goes out. Imports nothing of the project.
-"""
+"""What a run was made with: code, library versions, hardware, as text. Imports nothing of the project."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -41,11 +39,7 @@ def versions() -> dict[str, str]:
 def hardware() -> str:
     """Processor, number of cores and system of this machine, on one line."""
     model = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"

@@ -1,7 +1,7 @@
 """Promotion: compare a study's best model with the baselines, and register it as champion if it is better.
 
-Comes in: a study's records and runs. Goes out: a new version of the registered model with the alias ``champion``. The
-only module that reads the test split: once for a promotion, to report, never to choose. May not import mlflow.
+Comes in: a study's records and runs. Goes out: a new version of the registered model. The only module that reads the
+test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import load_search
-from pipeline.tracking.models import load_verified
-from pipeline.tracking.registry import RegisteredVersion, find_champion, register_version, registry_lock
-from pipeline.tracking.runs import StoredRun, Tracking, read_tracking
+from pipeline.tracking.models import find_version, load_verified, register_version, registry_lock
+from pipeline.tracking.runs import read_tracking
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,6 @@ class Promotion:
     test: dict[str, float]
     baselines: dict[str, float]  # objective on select, by baseline
     replaced: str | None  # the version that was champion before
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A complete trial and its run, which has a model."""
-
-    number: int
-    run: StoredRun
 
 
 @dataclass(frozen=True)
@@ -67,8 +57,6 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     changes nothing. Called again for the champion it is refused, so *test* is read once per promotion.
 
     Args:
-        home: of the study.
-        study: its name.
         number: a trial other than the best.
         force: promote even if a baseline is better; recorded on the version.
 
@@ -80,29 +68,44 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     """
     search = load_search(home, study)
     config, name = search.config, search.config.model_name
-    record = _choose(search.records(), config, number)
+    trial = _choose(search.records(), config, number)
     tracking = read_tracking(home, study)
-    candidate = _candidate(record, tracking)
+    run = tracking.read(trial.summary.run_id)
+    if run is None or "model.sha256" not in run.tags:
+        raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
     with registry_lock(home, name), threads(config.budget.threads_per_trial):
-        champion = find_champion(home, name)
-        _check_new(candidate, champion, study)
-        model = load_verified(candidate.run.tags["model.id"], json.loads(candidate.run.tags["model.sha256"]))
-        restore = without_gradients(model)
-        data = _load_data(search, home)
+        champion = find_version(home, name)
+        if champion is not None and champion.run_id == run.run_id:
+            raise InputError(
+                f"trial {trial.number} of {study} is {name}'s champion already (version {champion.version}); "
+                "the test split is not read again"
+            )
+        restore = without_gradients(load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"])))
+        data = load(config.dataset, home.data_dir)
+        if data.digest != search.facts["data.sha256"]:
+            raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge = judge_of(data, home.judges)
         select = _score_on_select(restore, data, judge, config)
         if not force:
-            _gate(candidate, select)
+            _gate(trial, select)
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        _record_figures(tracking, candidate, select, test, f"promotion of {name} at {stamp}")
-        tags = _version_tags(study, candidate, select, test) | {"data.sha256": data.digest, "promoted": stamp}
-        version = register_version(home, name, candidate.run.run_id, candidate.run.tags["model.id"], tags, champion)
+        for split, figures in (("select", select.candidate), ("test", test)):
+            tracking.log_figures(run.run_id, {f"{split}/{key}": value for key, value in figures.items()})
+        tracking.tag(run.run_id, {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
+        tags = _version_tags(select, test) | {
+            "study.name": study,
+            "trial.number": str(trial.number),
+            "model.sha256": run.tags["model.sha256"],
+            "data.sha256": data.digest,
+            "promoted": stamp,
+        }
+        version = register_version(home, name, run.run_id, run.tags["model.id"], tags, champion)
     return Promotion(
         model=name,
         version=version,
-        trial=candidate.number,
-        run_id=candidate.run.run_id,
+        trial=trial.number,
+        run_id=run.run_id,
         select=select.candidate,
         test=test,
         baselines=select.baselines,
@@ -124,30 +127,6 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     return record
 
 
-def _candidate(record: EndedTrial, tracking: Tracking) -> Candidate:
-    run = tracking.read(record.summary.run_id)
-    if run is None or "model.sha256" not in run.tags:
-        raise TrackingError(f"trial {record.number} has no model in MLflow; run the study again to repair that")
-    return Candidate(record.number, run)
-
-
-def _check_new(candidate: Candidate, champion: RegisteredVersion | None, study: str) -> None:
-    if champion is not None and champion.run_id == candidate.run.run_id:
-        raise InputError(
-            f"trial {candidate.number} of {study} is {champion.model}'s champion already (version {champion.version}); "
-            "the test split is not read again"
-        )
-
-
-def _load_data(search: Search, home: Home) -> Dataset:
-    data = load(search.config.dataset, home.data_dir)
-    if data.digest != search.facts["data.sha256"]:
-        raise InputError(
-            f"dataset {search.config.dataset}: not the data that study {search.config.name} was trained on"
-        )
-    return data
-
-
 def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig) -> SelectFigures:
     def score(restore: Restore) -> dict[str, float]:
         return evaluate(restore, data.select, config.degrade, "select", judge).summary()
@@ -160,33 +139,18 @@ def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, confi
     return SelectFigures(metric, figures, baselines, unbeaten)
 
 
-def _gate(candidate: Candidate, select: SelectFigures) -> None:
+def _gate(trial: EndedTrial, select: SelectFigures) -> None:
     if select.unbeaten:
         unbeaten = ", ".join(f"{name} {select.baselines[name]:.4g}" for name in select.unbeaten)
         raise GateError(
-            f"trial {candidate.number} ({select.metric} {select.candidate[select.metric]:.4g} on select) is not better "
+            f"trial {trial.number} ({select.metric} {select.candidate[select.metric]:.4g} on select) is not better "
             f"than {unbeaten}; not promoted. --force promotes it anyway and records that"
         )
 
 
-def _record_figures(
-    tracking: Tracking, candidate: Candidate, select: SelectFigures, test: dict[str, float], reason: str
-) -> None:
-    """Log the figures in the candidate's run, and that the test split was read."""
-    run_id = candidate.run.run_id
-    for split, figures in (("select", select.candidate), ("test", test)):
-        tracking.log_figures(run_id, {f"{split}/{name}": value for name, value in figures.items()})
-    tracking.tag(run_id, {f"test.read.{int(time.time())}": reason})
-
-
-def _version_tags(study: str, candidate: Candidate, select: SelectFigures, test: dict[str, float]) -> dict[str, str]:
+def _version_tags(select: SelectFigures, test: dict[str, float]) -> dict[str, str]:
     figures = {f"select.{name}": value for name, value in select.candidate.items()}
     figures |= {f"test.{name}": value for name, value in test.items()}
     figures |= {f"baseline.{name}.select.{select.metric}": value for name, value in select.baselines.items()}
-    return {
-        "study.name": study,
-        "trial.number": str(candidate.number),
-        "model.sha256": candidate.run.tags["model.sha256"],
-        "forced": str(bool(select.unbeaten)).lower(),
-        **{name: f"{value:.6g}" for name, value in figures.items()},
-    }
+    forced = str(bool(select.unbeaten)).lower()
+    return {"forced": forced} | {name: f"{value:.6g}" for name, value in figures.items()}

@@ -26,11 +26,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
     """Write the study's own run; the outcome with the contact sheet's location."""
     search, tracking = session.search, session.tracking
     uid, trials = study_run_uid(search.uid), ended(outcome.records)
-    run_id = tracking.find(uid)
+    run = tracking.find(uid)
+    run_id = run.run_id if run else None
     if run_id is None or search.published != len(trials):
         tags = session.tags | {"study.role": "study"}
         params = {"dataset": session.config.dataset}  # not the total: it may grow, and params cannot change
-        run_id = tracking.run(uid, "study", tags, params, session.data_input, time.time())
+        run_id = tracking.run(uid, "study", tags, params, session.data, time.time())
         tracking.log_text(run_id, file.text, "study.toml")
         tracking.log_text(run_id, json.dumps(session.config.canonical(), indent=2), "study.json")
         panels = _panels(session, outcome)
@@ -54,8 +55,8 @@ def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
     for name, metrics in sorted(outcome.baselines.items()):
         if name != "degraded":  # the sheet's second row shows it already
             panel = outcome.panels.get(name)
-            if panel is None and (run_id := tracking.find(baseline_uid(session.search.uid, name))):
-                panel = tracking.panel(run_id, 0)
+            if panel is None and (run := tracking.find(baseline_uid(session.search.uid, name))):
+                panel = tracking.panel(run.run_id, 0)
             found[label(f"baseline {name}", metrics)] = panel
     for trial in ranked(outcome.records, session.config.objective.direction)[:SHEET_TRIALS]:
         summary, panel = trial.summary, outcome.panels.get(trial.number)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.errors import NotFoundError
 from pipeline.home import Home
 from pipeline.search.studies import delete_search, load_search, study_names
-from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
+from pipeline.tracking.models import RegisteredVersion, delete_empty_model, delete_version, registered
 from pipeline.tracking.runs import read_tracking
 from pipeline.tracking.store import delete_experiment, experiment_names
 from pipeline.tracking.uids import study_uid_of
@@ -40,7 +40,7 @@ def inventory(home: Home, name: str) -> Inventory:
     trials = len(load_search(home, name).records()) if searched else 0
     runs = 0
     with suppress(NotFoundError):
-        runs = read_tracking(home, name).count()
+        runs = len(read_tracking(home, name).runs())
     versions = tuple(v for v in registered(home) if v.tags.get("study.name") == name)
     return Inventory(trials, runs, versions)
 

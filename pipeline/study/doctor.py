@@ -185,7 +185,7 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
         "reconstructed": "true",
     }
     started = trial.started.timestamp()
-    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data_input, started)
+    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, started)
     for epoch, value in trial.reported.items():
         metrics = summary.metrics if epoch == summary.best_epoch else {session.objective: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
@@ -207,9 +207,9 @@ def _other_runs(search: Search, tracking: Tracking, has_best: bool) -> Iterator[
         text = "the judge's run is lost; the next `study run` makes it again"
         yield Finding(text, partial(setattr, search, "judge", None))
     if search.published is not None:
-        run_id = tracking.find(study_run_uid(search.uid))
-        if run_id is None or (has_best and not tracking.has_file(run_id, CONTACT_SHEET)):
-            what = "the study's own run" if run_id is None else "the contact sheet"
+        run = tracking.find(study_run_uid(search.uid))
+        if run is None or (has_best and not tracking.has_file(run.run_id, CONTACT_SHEET)):
+            what = "the study's own run" if run is None else "the contact sheet"
             text = f"{what} is lost; the next `study run` makes it again"
             yield Finding(text, partial(setattr, search, "published", None))
 
@@ -220,7 +220,7 @@ def _forget_baseline(search: Search, name: str) -> None:
 
 def _trainings(tracking: Tracking) -> Iterator[Finding]:
     """Runs other than trials' that were left RUNNING, and single trainings whose model is lost or damaged."""
-    for run in tracking.unfinished():
+    for run in tracking.runs():
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
@@ -260,7 +260,7 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
     """The home was moved: MLflow stores absolute paths of artifacts."""
     if not home.local_tracking:
         return
-    here, old = home.artifacts.as_uri(), tracking.location().rpartition("/")[0]
+    here, old = home.artifacts.as_uri(), tracking.experiment.location.rpartition("/")[0]
     if old == here:
         return
     if not home.artifacts.is_dir():

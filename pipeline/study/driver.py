@@ -194,7 +194,7 @@ class Driver:
         params |= {f"degrade.{key}": value for key, value in session.config.degrade.model_dump().items()}
         tags = session.tags | {"study.role": "baseline"}
         uid = baseline_uid(session.search.uid, name)
-        run_id = session.tracking.run(uid, f"baseline-{name}", tags, params, session.data_input, time.time())
+        run_id = session.tracking.run(uid, f"baseline-{name}", tags, params, session.data, time.time())
         session.tracking.log_figures(run_id, metrics | {"objective": metrics[session.objective]})
         session.tracking.log_panel(run_id, panel, 0, look_first=True)
         session.tracking.end(run_id, "COMPLETE")
@@ -213,7 +213,7 @@ def _record_judge(session: Session) -> None:
         return
     uid, tags = judge_uid(session.search.uid, session.judge.sha256), session.tags | {"study.role": "judge"}
     params = {"dataset": session.config.dataset}
-    run_id = session.tracking.run(uid, "judge", tags, params, session.data_input, time.time())
+    run_id = session.tracking.run(uid, "judge", tags, params, session.data, time.time())
     session.tracking.log_figures(run_id, judge_figures(session.judge, session.data, session.config.degrade))
     session.tracking.end(run_id, "COMPLETE")
     session.search.judge = session.judge.sha256

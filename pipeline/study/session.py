@@ -29,7 +29,7 @@ from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.studies import open_search
 from pipeline.study.reporter import Reporter
-from pipeline.tracking.runs import DataInput, Tracking, open_tracking
+from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.uids import trial_uid
 
 Device = Literal["cpu", "cuda"]
@@ -77,10 +77,6 @@ class Session:
     def objective(self) -> str:
         """The recorded name of the metric that ranks trials."""
         return f"val/{self.config.objective.metric}"
-
-    @property
-    def data_input(self) -> DataInput:
-        return DataInput(self.data.name, self.data.digest, self.data.sizes)
 
 
 Opener = Callable[[Home, StudyConfig, str, Device], tuple[Search, Label]]

@@ -75,5 +75,5 @@ def _open_single(_home: Home, config: StudyConfig, digest: str, device: Device) 
 
 
 def _ended(session: Session) -> StoredRun | None:
-    run = session.tracking.stored(session.label(0).uid)
+    run = session.tracking.find(session.label(0).uid)
     return run if run is not None and run.status in ("FINISHED", "FAILED") else None

@@ -176,7 +176,7 @@ def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
     config = session.config.trial(trial.values, trial.number, session.device)
     label = session.label(trial.number)
     tags = session.tags | label.tags | {"trial.config": config.model_dump_json()}
-    run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data_input, time.time())
+    run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data, time.time())
     folder = session.home.checkpoints(session.search.uid, trial.number)
     costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))
     logged = session.tracking.epochs(run_id) if resumed else frozenset[int]()

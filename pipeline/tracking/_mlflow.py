@@ -25,11 +25,7 @@ IMAGE = re.compile(r"([^+%]+)([+%])step\2(\d+)\2timestamp\2\d+\2[0-9a-f-]+(\2com
 
 
 def relocate(database: Path, old: str, new: str) -> int:
-    """Replace the beginning of every artifact location in MLflow's database; MLflow has no call for this.
-
-    Returns:
-        How many locations were changed.
-    """
+    """Replace the beginning of every artifact location in MLflow's database; returns how many were changed."""
     changed = 0
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         for table, column in LOCATIONS:

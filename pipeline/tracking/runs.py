@@ -1,8 +1,6 @@
 """The runs of one study's experiment: metrics, pictures, tags, status.
 
-Comes in: what the driver decided and what the epochs returned. Goes out: run ids, and runs read back. May not import
-torch. Optuna's database is the authority: everything here can be made again from it and from the checkpoints, so a run
-is looked up before it is created.
+Comes in: what the driver decided and the epochs returned. Goes out: run ids, runs read back. May not import torch.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run
+from mlflow import entities
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -42,6 +40,9 @@ from pipeline.tracking.store import (
     waits,
 )
 
+if TYPE_CHECKING:
+    from pipeline.data import Dataset
+
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
 CONTACT_SHEET = "contact-sheet.png"  # in the study's own run
@@ -55,15 +56,14 @@ class StoredRun:
     name: str
     status: str
     tags: dict[str, str]
-    params: dict[str, str]
     metrics: dict[str, float]
 
 
 class Tracking:
     """One study's experiment in the MLflow store. Only one process writes to it: the driver.
 
-    While the store is unreachable, methods wait for a bounded time; writes that nothing depends on are kept for later.
-    Every method may be repeated: a request whose reply was lost is not done twice.
+    While the store is unreachable, methods wait for a bounded time, then raise TrackingError; writes that nothing
+    depends on are kept for later. Every method may be repeated: a request whose reply was lost is not done twice.
     """
 
     def __init__(self, experiment: OpenExperiment) -> None:
@@ -79,11 +79,7 @@ class Tracking:
 
     @disk_errors()
     def flush(self) -> None:
-        """Do the waiting writes, if the store can be reached.
-
-        Raises:
-            TrackingError: the store has been unreachable for too long.
-        """
+        """Do the waiting writes, if the store can be reached."""
         self.experiment.outbox.flush()
 
     @waits
@@ -91,23 +87,12 @@ class Tracking:
         """Wait until the store has everything that was written so far."""
 
     @waits
-    def location(self) -> str:
-        """The URI of the experiment's artifacts, as the store has it."""
-        return str(self._client.get_experiment(self.experiment_id).artifact_location)
-
-    @waits
     def run(
-        self, uid: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], data: DataInput, started: float
+        self, uid: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Dataset, started: float
     ) -> str:
         """The id of the run with this ``trial.uid``, created if it does not exist; its status is RUNNING afterwards.
 
-        Args:
-            uid: identity of the trial, baseline or study.
-            name: shown in the UI.
-            tags: beside ``trial.uid``; written when the run is created.
-            params: likewise.
-            data: logged as the run's input.
-            started: seconds since 1970.
+        A run that exists keeps its name, its tags and its start, in seconds since 1970.
         """
         found = self._with_uid(uid)
         if found is None:
@@ -119,17 +104,14 @@ class Tracking:
             self._client.update_run(run_id, status="RUNNING")
         # Also for a run that exists: the process that created it may have been killed before it wrote these.
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        self._client.log_inputs(run_id, [data.entity()])
+        # The store takes at most 36 characters of digest; the run's tags have all of it.
+        source, profile = json.dumps({"name": data.name}), json.dumps(data.sizes)
+        dataset = entities.Dataset(data.name, data.digest[:32], "local", source, profile=profile)
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         return run_id
 
     @waits
-    def find(self, uid: str) -> str | None:
-        """The id of the run with this ``trial.uid``."""
-        run = self._with_uid(uid)
-        return run.run_id if run else None
-
-    @waits
-    def stored(self, uid: str) -> StoredRun | None:
+    def find(self, uid: str) -> StoredRun | None:
         """The run with this ``trial.uid``."""
         return self._with_uid(uid)
 
@@ -139,19 +121,9 @@ class Tracking:
         return self._first(f"attributes.run_id = '{run_id}'")
 
     @waits
-    def runs(self, role: str) -> list[StoredRun]:
-        """All runs of a ``study.role``, in the order they were created."""
-        return [_stored(run) for run in self._search(f"tags.`study.role` = '{role}'")]
-
-    @waits
-    def count(self) -> int:
-        """How many runs the experiment has."""
-        return sum(1 for _ in self._search())
-
-    @waits
-    def unfinished(self) -> list[StoredRun]:
-        """Runs that have not ended."""
-        return [_stored(run) for run in self._search() if run.info.status in ("RUNNING", "SCHEDULED")]
+    def runs(self, role: str | None = None) -> list[StoredRun]:
+        """All runs, or those of a ``study.role``, in the order they were created."""
+        return [_stored(run) for run in self._search(f"tags.`study.role` = '{role}'" if role else "")]
 
     def _with_uid(self, uid: str) -> StoredRun | None:
         return self._first(f"tags.`trial.uid` = '{uid}'")
@@ -198,7 +170,7 @@ class Tracking:
 
     @waits
     def panel(self, run_id: str, epoch: int) -> np.ndarray | None:
-        """An epoch's panel, uint8 ``[height, width]``; None if there is none."""
+        """An epoch's panel, uint8 ``[height, width]``."""
         file = self._panel_file(run_id, epoch)
         if file is None:
             return None
@@ -265,46 +237,19 @@ class Tracking:
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
-@dataclass(frozen=True)
-class DataInput:
-    """The data set as the UI shows it."""
-
-    name: str
-    digest: str
-    sizes: Mapping[str, int]
-
-    def entity(self) -> DatasetInput:
-        profile = json.dumps(dict(self.sizes))
-        # The store takes at most 36 characters of digest; the run's tags have all of it.
-        dataset = Dataset(self.name, self.digest[:32], "local", json.dumps({"name": self.name}), profile=profile)
-        return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-
-
-def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
-    """Open a study's experiment, and create it and the database if they do not exist.
-
-    Args:
-        home: of the store.
-        study_name: the experiment's name.
-        note: the experiment's description in the UI, Markdown.
-        stop_asked: whether the user has asked to stop; waiting for an unreachable store ends then.
-
-    Raises:
-        TrackingError: the store cannot be used, or the experiment was deleted.
-    """
+def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
+    """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
     client = connect(home, create=True)
     with store_errors(home):
-        experiment = client.get_experiment_by_name(study_name)
-        if experiment is None:
+        if client.get_experiment_by_name(study_name) is None:
             location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
-            tags[STUDY_TAG] = study_name
-            experiment = client.get_experiment(client.create_experiment(study_name, location, tags))
-    return Tracking(_opened(home, client, experiment, stop_asked))
+            client.create_experiment(study_name, location, tags | {STUDY_TAG: study_name})
+    return read_tracking(home, study_name, stop_asked)
 
 
-def read_tracking(home: Home, study_name: str) -> Tracking:
-    """Open an existing experiment; nothing is created.
+def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
+    """Open a study's experiment; nothing is created. Waiting for an unreachable store ends when a stop is asked for.
 
     Raises:
         NotFoundError: there is none of that name, or no store.
@@ -315,25 +260,17 @@ def read_tracking(home: Home, study_name: str) -> Tracking:
         experiment = client.get_experiment_by_name(study_name)
     if experiment is None:
         raise NotFoundError(f"MLflow has no experiment {study_name!r} at {home.tracking_uri}")
-    return Tracking(_opened(home, client, experiment, lambda: False))
-
-
-def _opened(home: Home, client: MlflowClient, experiment: Experiment, stop_asked: Callable[[], bool]) -> OpenExperiment:
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow's experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
     outbox = Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
-    return OpenExperiment(client, experiment.experiment_id, outbox)
+    return Tracking(OpenExperiment(client, experiment.experiment_id, experiment.artifact_location, outbox))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
-    """The run with this id, of any experiment.
-
-    Raises:
-        NotFoundError: there is none.
-    """
+    """The run with this id, of any experiment; NotFoundError if there is none."""
     if home.has_tracking():
         client = connect(home)
         with suppress(MlflowException):
@@ -349,5 +286,4 @@ def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
 
 
 def _stored(run: Run) -> StoredRun:
-    data = run.data
-    return StoredRun(run.info.run_id, run.info.run_name, run.info.status, data.tags, data.params, data.metrics)
+    return StoredRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)

@@ -1,7 +1,6 @@
 """The MLflow store: connections, errors, the queue of requests, the experiments of studies.
 
-Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch: a command
-that only lists must start quickly.
+Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -40,18 +39,12 @@ DELETED = "deleted-"  # and its number, before the name of an experiment that is
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
 SQLITE_DISK_ERROR = re.compile(r"database or disk is full|disk I/O error|attempt to write a readonly database")
 
-# --- connections ------------------------------------------------------------------------------------------------------
-
 
 def connect(home: Home, create: bool = False) -> MlflowClient:
     """A client of the home's store.
 
     Side effect: sets the store in MLflow's global state too. MLflow creates a model version there whatever its client
     was given, and would otherwise leave a database in the working directory.
-
-    Args:
-        home: of the store.
-        create: create a database that does not exist; only for a command that writes to it.
 
     Raises:
         NotFoundError: there is no database, and ``create`` is false.
@@ -91,13 +84,11 @@ def _create_database(path: Path) -> None:
 
 def every_page(search: Callable[..., Any]) -> Iterator[Any]:
     """Everything that one of MLflow's searches finds; a single call returns only the first page."""
-    token = None
-    while True:
-        page = search(page_token=token)
+    page = search()
+    yield from page
+    while page.token:
+        page = search(page_token=page.token)
         yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def local_path(uri: str) -> Path | None:
@@ -108,33 +99,31 @@ def local_path(uri: str) -> Path | None:
     return Path(url2pathname(parts.path if parts.scheme else uri))
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def is_unreachable(error: Exception) -> bool:
     """Whether MLflow's error means that the store is down, overloaded or locked, and not that a request was wrong."""
-    if disk_trouble(error):
+    if _disk_trouble(error):
         return False
     if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
         return True
-    if SERVER_ERROR.search(str(error)):
-        return True
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):  # the errors of requests are among them
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    # The errors of HTTP requests are OSErrors.
+    return bool(SERVER_ERROR.search(str(error))) or any(isinstance(cause, OSError) for cause in _causes(error))
 
 
-def disk_trouble(error: BaseException | None) -> str | None:
+def _disk_trouble(error: Exception) -> str | None:
     """What the disk refused, if that is the cause: waiting does not help."""
-    if error is None:
-        return None
-    if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
-        return f"{error.filename or 'the disk'}: {error.strerror}"
-    match = SQLITE_DISK_ERROR.search(str(error))
-    return match[0] if match else disk_trouble(error.__cause__ or error.__context__)
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRNOS:
+            return f"{cause.filename or 'the disk'}: {cause.strerror}"
+        if match := SQLITE_DISK_ERROR.search(str(cause)):
+            return match[0]
+    return None
 
 
 @contextmanager
@@ -143,7 +132,7 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        trouble = disk_trouble(error)
+        trouble = _disk_trouble(error)
         if trouble is None:
             raise
         raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
@@ -174,15 +163,13 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-# --- requests of one experiment ---------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class OpenExperiment:
     """An experiment of the store, opened, and the queue of the requests to it."""
 
     client: MlflowClient
     experiment_id: str
+    location: str  # the URI of its artifacts, as the store has it
     outbox: Outbox
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -190,45 +177,29 @@ class OpenExperiment:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-class HasExperiment(Protocol):
-    experiment: OpenExperiment
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-S = TypeVar("S", bound=HasExperiment)
-P = ParamSpec("P")
-R = TypeVar("R")
+def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method], Method]:
+    """A decorator for methods of an object with an `OpenExperiment`: its outbox sends the requests of a call."""
+
+    def decorate(method: Method) -> Method:
+        @wraps(method)
+        @disk_errors()
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return send(self.experiment.outbox, partial(method, self, *args, **kwargs))
+
+        return cast(Method, call)
+
+    return decorate
 
 
-def waits(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """A method whose result is needed: called after all earlier writes, waiting while the store is unreachable."""
-
-    @wraps(method)
-    @disk_errors()
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.experiment.outbox.call(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-def queued(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
-    """A method that only writes: kept for later while the store is unreachable."""
-
-    @wraps(method)
-    @disk_errors()
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        self.experiment.outbox.put(lambda: method(self, *args, **kwargs))
-
-    return call
-
-
-# --- experiments ------------------------------------------------------------------------------------------------------
+waits = _sent(Outbox.call)  # its result is needed: called after all earlier writes, once the store is reachable
+queued = _sent(Outbox.put)  # it only writes: kept for later while the store is unreachable
 
 
 def experiment_names(home: Home) -> set[str]:
-    """The studies that have an experiment in a home's store, also those whose deletion was interrupted.
-
-    A store may hold other experiments, at least MLflow's own ``Default``; this project never deletes those.
-    """
+    """The studies that have an experiment in a home's store, also those whose deletion was interrupted."""
     if not home.has_tracking():
         return set()
     client = connect(home)

@@ -32,8 +32,7 @@ from pipeline.config import load_study_file
 from pipeline.errors import Interrupted, NotFoundError
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import load_verified
-from pipeline.tracking.registry import load_champion
+from pipeline.tracking.models import load_champion, load_verified
 
 pytest_plugins = ["study_fixtures"]
 
@@ -552,7 +551,7 @@ def test_a_moved_home_is_mended_by_run_too(finished: Place, finished_copy: Place
 
 
 def test_a_promoted_model_can_be_loaded_after_a_move(finished_copy: Place, tmp_path: Path) -> None:
-    from pipeline.tracking.registry import load_champion
+    from pipeline.tracking.models import load_champion
 
     assert study("promote", "small", "--home", str(finished_copy.path), "--force").code == 0
     name = finished_copy.search().config.model_name
