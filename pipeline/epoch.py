@@ -1,8 +1,8 @@
 """What a worker runs: one epoch of one trial, trained, validated and saved.
 
-Comes in: a trial's configuration and the checkpoint of the epoch before, if there is one. Goes out: `Trained` with the
-next checkpoint, metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments, so any process may run
-it, and run it again. May not import optuna, mlflow or distributed.
+Comes in: a trial's configuration and the checkpoint of the epoch before. Goes out: `Trained` with the next checkpoint,
+metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments, so any process may run it, and run it
+again. May not import optuna, mlflow or distributed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
 from pipeline.errors import CheckpointError
-from pipeline.evaluation.batches import threads, without_gradients
+from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import validation
 from pipeline.seeds import derive_seed
@@ -35,8 +35,7 @@ from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
 from pipeline.training.checkpoint import TrainingState
 from pipeline.training.losses import loss_value
-from pipeline.training.optimizers import build_optimizer
-from pipeline.training.schedules import build_scheduler
+from pipeline.training.optimizers import build_optimizer, build_scheduler
 
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
 
@@ -44,13 +43,13 @@ OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memo
 def run_epoch(
     config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
 ) -> EpochOutcome:
-    """Train a trial for one epoch and validate it.
+    """Train a trial for one epoch, validate it and write a checkpoint into ``folder``.
 
     Args:
         config: the trial.
         before: the checkpoint of the epoch before; None starts the trial.
-        data_dir: where the data set is; nothing is downloaded.
-        folder: where the checkpoint is written.
+        data_dir: has the data set; nothing is downloaded.
+        folder: of the trial's checkpoints.
         judge: of the data set; without one ``val/class_kept`` is left out.
 
     Returns:
@@ -129,11 +128,12 @@ def _train_and_validate(
         raise FloatingPointError(f"non-finite weights after epoch {epoch}")
     seconds = time.perf_counter() - started
 
-    restore = without_gradients(models.Restorer(model).eval())
+    restorer = models.Restorer(model).eval()
 
+    @torch.inference_mode()
     def finite(degraded: Tensor) -> Tensor:
         # The last steps can leave weights or batch-norm statistics that are finite, but so large that outputs overflow.
-        restored = restore(degraded)
+        restored = restorer(degraded)
         if not bool(restored.isfinite().all()):
             raise FloatingPointError(f"non-finite restored images after epoch {epoch}")
         return restored

@@ -34,7 +34,7 @@ from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training import model, optimizers, schedules
+from pipeline.training import model, optimizers
 from pipeline.training.losses import LOSS_FUNCTIONS, loss_value
 
 TABLES = {
@@ -150,7 +150,7 @@ def test_the_learning_rate_peaks_at_lr_and_momentum_is_unchanged(scheduler: str,
     settings = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, lr=0.03, momentum=0.7, beta1=0.8).train
     weight = nn.Parameter(torch.ones(3))
     stepped = optimizers.build_optimizer(settings, iter([weight]), "cpu")
-    schedule = schedules.build_scheduler(settings, stepped, 50)
+    schedule = optimizers.build_scheduler(settings, stepped, 50)
     [group] = stepped.param_groups
     rates, momenta = [], set()
     for _ in range(50):
@@ -183,7 +183,7 @@ def test_training_resumed_from_a_checkpoint_gives_the_same_numbers(
     def parts() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
         autoencoder = epoch.build_model(trial, seen)
         stepped = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
-        return autoencoder, stepped, schedules.build_scheduler(trial.train, stepped, 9)
+        return autoencoder, stepped, optimizers.build_scheduler(trial.train, stepped, 9)
 
     def train(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
         for _ in range(steps):
@@ -207,7 +207,7 @@ def test_training_resumed_from_a_checkpoint_gives_the_same_numbers(
     ("offered", "implemented"),
     [
         (set(LOSSES), set(LOSS_FUNCTIONS)),
-        (set(SCHEDULERS), set(schedules.SCHEDULER_FUNCTIONS)),
+        (set(SCHEDULERS), set(optimizers.SCHEDULER_FUNCTIONS)),
         (set(LAYER_TYPES), set(model.AUTOENCODERS)),
         ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATION_FUNCTIONS)),
         (set(CATALOGUE), set(data.LOADERS) - {tiny.NAME}),

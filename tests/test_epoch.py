@@ -28,7 +28,7 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training import losses, optimizers, schedules
+from pipeline.training import losses, optimizers
 
 ROOT = Path(__file__).parents[1]
 
@@ -233,7 +233,7 @@ def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data:
     assert len({epoch.result.metrics["train/loss"] for epoch in trained}) == 1
     trial = tiny.trial(optimizer="rprop", lr_scheduler="one_cycle")
     optimizer = optimizers.build_optimizer(trial.train, iter([torch.nn.Parameter(torch.zeros(2))]), "cpu")
-    schedules.build_scheduler(trial.train, optimizer, 10)
+    optimizers.build_scheduler(trial.train, optimizer, 10)
     assert optimizer.param_groups[0]["lr"] == trial.train.lr
     assert "lr_scheduler" not in trial.params()
 

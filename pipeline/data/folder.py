@@ -1,6 +1,6 @@
 """``folder:PATH``: the user's own pictures, converted to greyscale, all of one size, without labels.
 
-Comes in: a folder. Goes out: uint8 images ``[N, H, W]`` and their digest. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Data sets in memory: load one by its name, and split it.
+"""Data sets in memory: load one by its name, split it, and check that a study can be run on it.
 
-Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits, and the test split for
-promotion alone. Images are uint8 ``[N, 1, H, W]``, labels int64 ``[N]``, or None for a set without classes. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits; the test split for promotion.
 """
 
 from __future__ import annotations
@@ -16,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.config import StudyConfig
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
-from pipeline.data import embedded, folder, published
+from pipeline.config.metrics import METRICS, SSIM_WINDOW
+from pipeline.config.trial import check_depth
+from pipeline.data import folder, published
+from pipeline.data.degrade import input_size
 from pipeline.data.formats import read
 from pipeline.data.published import Status
 from pipeline.data.shapes import Images, Labels, Pixels
-from pipeline.errors import DataError, NotFoundError
+from pipeline.errors import ConfigError, DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
 HELD_OUT = 5_000  # the most images that val and select have each; they have at most a tenth of the training images
@@ -29,6 +31,8 @@ HELD_OUT = 5_000  # the most images that val and select have each; they have at 
 
 @dataclass(frozen=True)
 class Split:
+    """Images and their classes; None for a data set without classes."""
+
     images: Pixels
     labels: Labels | None
 
@@ -99,9 +103,42 @@ def copies(data: Dataset) -> int:
     return sum(image.numpy().tobytes() in known for image in data.val.images)
 
 
-def forget() -> None:
-    """Read data sets from disk at the next `load`: the pictures in a folder may have changed."""
-    _splits.cache_clear()
+def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
+    """Load a study's data set and check that the study can be run on it.
+
+    Side effects: missing files are downloaded into ``data_dir``; a second call downloads nothing. The pictures in a
+    folder are read again at each call, because they may have changed.
+
+    Raises:
+        DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
+            the classes that the objective needs.
+        ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
+            training set are searched.
+    """
+    if config.dataset.startswith(PICTURE_FOLDER):
+        _splits.cache_clear()
+    data = load(config.dataset, data_dir, download)
+    degraded_size = input_size(data.image_size, config.degrade)
+    if "conv" in config.space.reachable("layer_type"):
+        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
+    most = config.space.greatest("batch_size")
+    if "batch_size" in config.space.searched() and int(most) > len(data.train):
+        raise ConfigError(
+            f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
+            "images; all larger batches would be the same one"
+        )
+    metric = config.objective.metric
+    if METRICS[metric].needs_judge and data.classes < 2:
+        raise DataError(
+            f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
+        )
+    if min(data.image_size) < SSIM_WINDOW:
+        height, width = data.image_size
+        raise DataError(
+            f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"not {height} x {width}"
+        )
+    return data
 
 
 @dataclass(frozen=True)
@@ -114,7 +151,8 @@ class _Request:
 @lru_cache(maxsize=2)
 def _splits(request: _Request) -> tuple[Dataset, Split]:
     if request.name.startswith(PICTURE_FOLDER):
-        whole, test, digests = _own_pictures(request.name)
+        pixels, content = folder.read(Path(request.name.removeprefix(PICTURE_FOLDER)))
+        whole, test, digests = _split(pixels, None), None, [content]
     else:
         whole, test, digests = LOADERS[request.name](request.data_dir, request.download)
     # Without labels all images count as one class, which makes the splits random.
@@ -173,10 +211,6 @@ Loaded = tuple[Split, Split | None, list[str]]  # what is split; the test split,
 Loader = Callable[[Path, bool], Loaded]  # from the data folder and whether to download
 
 
-def _embedded(_data_dir: Path, _download: bool) -> Loaded:
-    return _split(*embedded.read()), None, [embedded.SHA256]
-
-
 def _published(name: str, data_dir: Path, download: bool) -> Loaded:
     entry = CATALOGUE[name]
     found = published.status(entry, data_dir)
@@ -185,13 +219,9 @@ def _published(name: str, data_dir: Path, download: bool) -> Loaded:
         found = published.status(entry, data_dir)
     if found.state != "verified":
         raise DataError(f"{name}: {found.remark}")
-    arrays = read(entry, found.paths)
-    return _split(arrays.images, arrays.labels), _split(arrays.test_images, arrays.test_labels), arrays.digests
-
-
-def _own_pictures(name: str) -> Loaded:
-    pixels, digest = folder.read(Path(name.removeprefix(PICTURE_FOLDER)))
-    return _split(pixels, None), None, [digest]
+    parts, digests = read(entry, found.paths)
+    whole, *test = (_split(*part) for part in parts)
+    return whole, test[0] if test else None, digests
 
 
 def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
@@ -199,14 +229,7 @@ def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
     return Split(tensor, None if labels is None else torch.from_numpy(labels))
 
 
-LOADERS: dict[str, Loader] = {
-    name: partial(_published, name) if entry.files else _embedded for name, entry in CATALOGUE.items()
-}
-
-
-def survey(data_dir: Path) -> list[Status]:
-    """The status of every data set of the catalogue, from a quick look."""
-    return [verify(name, data_dir, quick=True) for name in CATALOGUE]
+LOADERS: dict[str, Loader] = {name: partial(_published, name) for name in CATALOGUE}
 
 
 def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
@@ -223,9 +246,7 @@ def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
         return Status(name, "present", (path,))  # there is nothing published to compare it with
     if name not in CATALOGUE:
         raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH")
-    if CATALOGUE[name].files:
-        return published.status(CATALOGUE[name], data_dir, quick)
-    return embedded.status()
+    return published.status(CATALOGUE[name], data_dir, quick)
 
 
 def to_float(images: Pixels) -> Images:

@@ -1,7 +1,6 @@
 """Baselines: restorations that need no search.
 
-Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The judge: a small classifier that says whether a restored image still shows the same class as the clean one.
 
 Comes in: a labelled data set. Goes out: the judge's file, trained once per data set and named by the data's digest,
-and the classes that the judge gives to images. Seed, number of threads and recipe are fixed, so that every study on
-the same data has the same judge on every machine of a kind. Imports neither optuna nor mlflow nor distributed.
+and the classes that the judge gives to images. Seed, threads and recipe are fixed, so that every study on the same
+data has the same judge on every machine of a kind.
 """
 
 from __future__ import annotations
@@ -54,15 +54,9 @@ class Judge:
 
 
 def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: False) -> Judge | None:
-    """The judge of a data set: read from the folder, or trained and stored there.
+    """The judge of a data set: read from the folder, or trained on its clean images and stored there.
 
-    Args:
-        data: the data set; the judge is trained on its clean training images.
-        folder: where judges are stored.
-        halted: whether the user wants to stop; asked before every epoch.
-
-    Returns:
-        None if the data set has fewer than two classes.
+    ``halted`` is asked before every epoch whether the user wants to stop. None if there are fewer than two classes.
 
     Raises:
         Interrupted: the user wanted to stop; nothing was stored.

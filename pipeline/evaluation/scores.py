@@ -1,8 +1,7 @@
 """Scores of a restoration on a whole split.
 
-Comes in: a restoration and a split, or batches of restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes
-out: the metrics of `pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a restoration and a split, or batches of restored and clean images. Goes out: the metrics of
+`pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError
 from pipeline.evaluation import metrics
-from pipeline.evaluation.batches import Restore, fixed_batches, threads
+from pipeline.evaluation.batches import Restore, fixed_batches, panel, threads
 from pipeline.evaluation.judge import Judge, labels_of
-from pipeline.evaluation.panel import panel
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,9 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) ->
 def evaluate(
     restore: Restore, split: Split, how: Degrade, purpose: str, judge: Judge | None = None, device: str = "cpu"
 ) -> Scores:
-    """Score a restoration on a whole split under the split's own fixed degradation.
+    """Score a restoration on a whole split, whose batches are restored and scored on ``device``.
 
-    Args:
-        restore: degraded batch to restored batch, both on ``device``.
-        split: uint8 images.
-        how: the ``[degrade]`` section.
-        purpose: names the split; it decides the noise, which is the same for every trial and study.
-        judge: the data set's, if it has one.
-        device: where the batches are restored and scored.
+    ``purpose`` names the split; it decides the noise, which is the same for every trial and study.
     """
     batches = fixed_batches(split, how, purpose)
     return score(((restore(degraded.to(device)), clean.to(device)) for degraded, clean in batches), judge)
@@ -92,10 +84,7 @@ def validation(
 
 
 def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
-    """How far the judge can be trusted: the shares of clean and of degraded validation images that it gets right.
-
-    Computed on one thread, whatever the process has.
-    """
+    """How far the judge can be trusted: the shares of clean and of degraded validation images that it gets right."""
     batches = fixed_batches(data.val, how, "val")
     with threads(1):
         found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in batches]

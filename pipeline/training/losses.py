@@ -1,7 +1,6 @@
 """The training losses.
 
-Comes in: logits and clean images, ``[N, 1, H, W]``. Goes out: one number to minimise, with its gradient. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: logits and clean images. Goes out: one number to minimise, with its gradient.
 """
 
 from __future__ import annotations

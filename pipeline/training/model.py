@@ -1,8 +1,7 @@
 """The autoencoders.
 
-Comes in: the ``[model]`` section of a trial and the image sizes; then degraded batches, float ``[N, 1, h, w]``. Goes
-out: a module whose ``forward`` returns logits ``[N, 1, H, W]``; a `Restorer` around it returns images in [0, 1].
-Imports neither optuna nor mlflow nor distributed.
+Comes in: the ``[model]`` section of a trial and the sizes of degraded and restored images, as (height, width). Goes
+out: a module whose ``forward`` returns logits; a `Restorer` around it returns images in [0, 1].
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import ModelConfig
 from pipeline.config.choices import ACTIVATIONS
 from pipeline.config.trial import check_depth
+from pipeline.data.degrade import enlarge
 from pipeline.data.shapes import Degraded, Images, Logits
 from pipeline.errors import ShapeError
 
@@ -25,9 +24,8 @@ from pipeline.errors import ShapeError
 class LinearAutoencoder(nn.Module):
     """A symmetric fully connected autoencoder.
 
-    ``depth`` layers reduce the flattened input to the bottleneck, and as many enlarge it again. The decoder mirrors
-    the encoder's widths; its last layer returns one logit per pixel of the restored image. Each layer but the last is
-    linear -> batch norm -> activation -> dropout.
+    ``depth`` layers reduce the flattened input to the bottleneck, and as many enlarge it again, in mirrored widths.
+    Each layer but the last is linear -> batch norm -> activation -> dropout; the last returns one logit per pixel.
 
     With ``skip`` each decoder layer adds the encoder's output of the same width, and the logits add the input (enlarged
     bicubically if it is smaller) times a learned gain that starts at 0.
@@ -55,7 +53,7 @@ class LinearAutoencoder(nn.Module):
                 x = x + mirrored
         logits = self.head(x).unflatten(1, (1, *self.output_size))
         if self.gain is not None:
-            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+            logits = logits + self.gain * enlarge(degraded, self.output_size)
         return logits
 
 
@@ -107,12 +105,12 @@ class ConvAutoencoder(nn.Module):
             x = level(x)
             outputs.append(x)
         mirrored = zip(outputs[-2::-1], self.sizes[::-1], strict=True)
-        for enlarge, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
-            x = enlarge(x)[..., :height, :width]
+        for doubling, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
+            x = doubling(x)[..., :height, :width]
             x = level(x if self.gain is None else torch.cat([x, skipped], 1))
         logits = self.head(x)
         if self.gain is not None:
-            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+            logits = logits + self.gain * enlarge(degraded, self.output_size)
         return logits
 
 
@@ -129,11 +127,6 @@ class Restorer(nn.Module):
 
 def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> nn.Module:
     """A new autoencoder; torch's global random state decides its weights.
-
-    Args:
-        config: the ``[model]`` section of one trial.
-        input_size: height and width of the degraded image.
-        output_size: height and width of the restored image.
 
     Raises:
         ConfigError: a convolutional autoencoder is deeper than the degraded image allows; see `check_depth`.
@@ -175,12 +168,8 @@ def activation(config: ModelConfig) -> nn.Module:
 def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
     """The size of a model and its work per image.
 
-    Returns:
-        ``parameters``: trainable numbers; ``multiply_adds``: those of matrix products and convolutions for one image
-        (normalisation and activations, a few per cent, are not counted).
-
-    Source:
-        torch.utils.flop_counter, which counts a multiply-add as two operations.
+    ``parameters`` are trainable numbers; ``multiply_adds`` those of matrix products and convolutions for one image
+    (normalisation and activations, a few per cent, are not counted).
     """
     was_training = model.training
     model.eval()
@@ -189,7 +178,7 @@ def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
         model(torch.zeros(1, 1, *input_size, device=next(model.parameters()).device))
     model.train(was_training)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}  # torch counts each as two
 
 
 def _geometric(first: int, last: int, steps: int) -> list[int]:
@@ -231,9 +220,3 @@ def _block(config: ModelConfig, layer: nn.Module, norm: nn.Module, dropout: nn.M
     if config.dropout:
         layers.append(dropout)
     return nn.Sequential(*layers)
-
-
-def _enlarge(degraded: Tensor, size: tuple[int, int]) -> Tensor:
-    if degraded.shape[-2:] == size:
-        return degraded
-    return F.interpolate(degraded, size=size, mode="bicubic", align_corners=False)

@@ -1,17 +1,17 @@
-"""Optimizers, all of them torch's own.
+"""Optimizers and learning rate schedules, all of them torch's own.
 
-Comes in: the ``[train]`` section of a trial and the model's parameters. Goes out: an optimizer of torch. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: the ``[train]`` section of a trial. Goes out: an optimizer, and a scheduler to be called after its every step.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from pipeline.config import TrainConfig
 from pipeline.config.choices import OPTIMIZERS
@@ -46,3 +46,24 @@ def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], dev
     if "fused" in accepted and not (device == "cuda" and config.optimizer == "adagrad"):  # fused on the CPU only
         arguments["fused"] = True
     return cls(parameters, **arguments)
+
+
+def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """The learning rate over the ``steps`` steps of a trial; ``lr`` is its peak. Momentum is left unchanged."""
+    # rprop uses the rate for its first step only; no schedule may lower it.
+    scheduled = applies("lr_scheduler", config.model_dump())
+    return SCHEDULER_FUNCTIONS[config.lr_scheduler if scheduled else "constant"](optimizer, steps)
+
+
+def _one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    # One step longer than the trial: the schedule's last step has a rate near 0 and would be wasted.
+    # cycle_momentum would overwrite the trial's own momentum.
+    peak = [group["lr"] for group in optimizer.param_groups]
+    return OneCycleLR(optimizer, max_lr=peak, total_steps=steps + 1, cycle_momentum=False)
+
+
+SCHEDULER_FUNCTIONS: dict[str, Callable[[torch.optim.Optimizer, int], LRScheduler]] = {
+    "constant": lambda optimizer, steps: ConstantLR(optimizer, factor=1.0),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
+    "one_cycle": _one_cycle,
+}
