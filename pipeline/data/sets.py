@@ -46,19 +46,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits that a study may see.
-
-    ``digest`` covers the bytes of every split, the test split included. Labels are 0 … ``classes`` - 1; a set with 0
-    classes has no labels.
-    """
+    """The splits that a study may see."""
 
     name: str
-    digest: str
+    digest: str  # of the bytes of every split, the test split included
     train: Split
     val: Split
     select: Split
     test_size: int
-    classes: int = 0
+    classes: int = 0  # 0: without labels
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -67,8 +63,7 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        parts = {"train": self.train, "val": self.val, "select": self.select}
-        return {name: len(split) for name, split in parts.items()} | {"test": self.test_size}
+        return {"train": len(self.train), "val": len(self.val), "select": len(self.select), "test": self.test_size}
 
 
 def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
@@ -78,8 +73,7 @@ def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
 
     Args:
         name: one of `LOADERS`, or ``folder:`` and the absolute path of a folder of pictures.
-        data_dir: searched for the published files, at any depth.
-        download: fetch missing files into ``data_dir``.
+        data_dir: searched for published files at any depth; with ``download``, missing ones are fetched into it.
 
     Raises:
         DataError: files are missing, damaged or not the published ones, the download failed, or the pictures in a
@@ -89,11 +83,7 @@ def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
 
 
 def load_test(name: str, data_dir: Path) -> Split:
-    """The sealed test split. Only promotion may call this; a test checks that no other module does.
-
-    Raises:
-        DataError: as for `load`.
-    """
+    """The sealed test split. Only promotion may call this; a test checks that. Raises DataError as `load` does."""
     return _splits(_Request(name, data_dir))[1]
 
 
@@ -133,10 +123,9 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
             f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
         )
     if min(data.image_size) < SSIM_WINDOW:
-        height, width = data.image_size
         raise DataError(
             f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"not {height} x {width}"
+            f"not {' x '.join(map(str, data.image_size))}"
         )
     return data
 
@@ -160,35 +149,21 @@ def _splits(request: _Request) -> tuple[Dataset, Split]:
     labels = np.zeros(len(whole), np.int64) if whole.labels is None else whole.labels.numpy()
     share = min(HELD_OUT, len(whole) // 10)
     if test is None:
-        train, val, select, held = stratified(labels, (share, share, share))
+        *seen, held = stratified(labels, (share, share, share))
         test = whole.take(held)
     else:
-        train, val, select = stratified(labels, (share, share))
-        held = np.arange(len(test))
+        seen, held = stratified(labels, (share, share)), np.arange(len(test))
     digest = hashlib.sha256("\n".join(digests).encode())
-    for indices in (train, val, select, held):
+    for indices in (*seen, held):
         digest.update(indices.astype("<i8").tobytes())
-    dataset = Dataset(
-        name=request.name,
-        digest=digest.hexdigest(),
-        train=whole.take(train),
-        val=whole.take(val),
-        select=whole.take(select),
-        test_size=len(test),
-        classes=classes,
-    )
-    return dataset, test
+    train, val, select = (whole.take(indices) for indices in seen)
+    return Dataset(request.name, digest.hexdigest(), train, val, select, len(test), classes), test
 
 
 def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """Disjoint index sets that keep the shares of the classes; the same for the same labels and sizes.
 
-    Args:
-        labels: the class of each example.
-        sizes: the number of examples in each set but the first.
-
-    Returns:
-        The remaining examples (the training set) first, then one set per size, each with its classes mixed.
+    The remaining examples (the training set) come first, then one set per size, each with its classes mixed.
     """
     generator = np.random.Generator(np.random.PCG64(SPLIT_SEED))
     classes, counts = np.unique(labels, return_counts=True)
@@ -208,15 +183,13 @@ def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 Loaded = tuple[Split, Split | None, list[str]]  # what is split; the test split, if it is separate; content digests
-Loader = Callable[[Path, bool], Loaded]  # from the data folder and whether to download
 
 
 def _published(name: str, data_dir: Path, download: bool) -> Loaded:
     entry = CATALOGUE[name]
     found = published.status(entry, data_dir)
     if found.state == "absent" and download:
-        published.fetch(entry, data_dir)
-        found = published.status(entry, data_dir)
+        found = published.fetch(entry, data_dir)
     if found.state != "verified":
         raise DataError(f"{name}: {found.remark}")
     parts, digests = read(entry, found.paths)
@@ -229,7 +202,8 @@ def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
     return Split(tensor, None if labels is None else torch.from_numpy(labels))
 
 
-LOADERS: dict[str, Loader] = {name: partial(_published, name) for name in CATALOGUE}
+# Called with the data folder and whether to download.
+LOADERS: dict[str, Callable[[Path, bool], Loaded]] = {name: partial(_published, name) for name in CATALOGUE}
 
 
 def verify(name: str, data_dir: Path, quick: bool = False) -> Status:

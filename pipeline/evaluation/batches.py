@@ -58,12 +58,10 @@ def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: st
     the same size, pixel by pixel.
     """
     chosen = panel_indices(split)
-    column_of = {index: column for column, index in enumerate(chosen)}
-    degraded_images: list[Tensor] = [torch.empty(0)] * len(chosen)
-    for start, (degraded, _) in zip(range(0, len(split), BATCH), fixed_batches(split, how, purpose), strict=True):
-        for index in column_of.keys() & set(range(start, start + len(degraded))):
-            degraded_images[column_of[index]] = degraded[index - start]
-    clean, degraded = to_float(split.images[list(chosen)]), torch.stack(degraded_images)
+    found: dict[int, Tensor] = {}
+    for start, (batch, _) in zip(range(0, len(split), BATCH), fixed_batches(split, how, purpose), strict=True):
+        found |= {index: batch[index - start] for index in chosen if 0 <= index - start < len(batch)}
+    clean, degraded = to_float(split.images[list(chosen)]), torch.stack([found[index] for index in chosen])
     restored = restore(degraded.to(device)).cpu().clamp(0, 1)
     size = (clean.shape[-2], clean.shape[-1])
     rows = [clean, upscale(degraded, size, "nearest"), restored, (restored - clean).abs()]

@@ -1,7 +1,6 @@
 """The functions behind `pipeline.config.metrics.METRICS`.
 
-Comes in: restored and clean images, in [0, 1]. Goes out: columns, one value per image, and the summaries that make one
-number of a split's columns.
+Comes in: restored and clean images, in [0, 1]. Goes out: columns of one value per image, and summaries of columns.
 """
 
 from __future__ import annotations
@@ -31,9 +30,6 @@ def psnr(restored: Images, clean: Images) -> PerImage:
 
     Raises:
         ShapeError: the shapes differ, or the batch is empty.
-
-    Source:
-        The usual definition; tests compare it with scikit-image's ``peak_signal_noise_ratio``.
     """
     return -10 * torch.log10(mse(restored, clean).clamp_min(MSE_FLOOR))
 
@@ -100,12 +96,10 @@ def ssim(restored: Images, clean: Images) -> PerImage:
 
 
 def restored_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
-    """The `gradient_energy` of the restored image."""
     return gradient_energy(restored)
 
 
 def clean_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
-    """The `gradient_energy` of the clean image."""
     return gradient_energy(clean)
 
 

@@ -47,12 +47,9 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) ->
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
     for metric in METRICS.values():
-        for column in metric.columns:
-            function = getattr(metrics, column)
-            if not metric.needs_judge:
-                functions[column] = function
-            elif judge is not None:
-                functions[column] = partial(function, judge=judge)
+        if judge is not None or not metric.needs_judge:
+            extra = {"judge": judge} if metric.needs_judge else {}
+            functions |= {column: partial(getattr(metrics, column), **extra) for column in metric.columns}
     columns: dict[str, list[Tensor]] = {column: [] for column in functions}
     for restored, clean in pairs:
         restored = restored.clamp(0, 1)
@@ -79,8 +76,8 @@ def validation(
 ) -> tuple[dict[str, float], np.ndarray]:
     """The validation metrics under their recorded names (``val/psnr`` …) and the panel."""
     scores = evaluate(restore, data.val, how, "val", judge, device)
-    picture = panel(restore, data.val, how, "val", device)
-    return {f"val/{name}": value for name, value in scores.summary().items()}, picture
+    recorded = {f"val/{name}": value for name, value in scores.summary().items()}
+    return recorded, panel(restore, data.val, how, "val", device)
 
 
 def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:

@@ -28,10 +28,10 @@ FILE = re.compile(r"epoch-(\d{4,})-([0-9a-f]{64})\.safetensors")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint holds. ``meta`` is plain JSON."""
+    """What a checkpoint holds."""
 
     tensors: dict[str, Tensor]
-    meta: dict[str, Any]
+    meta: dict[str, Any]  # plain JSON
 
     def restore(self, model: nn.Module) -> None:
         """Load the weights into a model of the same shape."""
@@ -66,11 +66,7 @@ def capture(
 
 
 def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
-    """Write a checkpoint; the file appears complete or not at all.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; no partial checkpoint is left.
-    """
+    """Write a checkpoint; the file appears complete or not at all. Raises OSError if it cannot be written."""
     data = safetensors.torch.save(state.tensors, {"state": json.dumps(state.meta)})
     sha256 = hashlib.sha256(data).hexdigest()
     path = folder / f"epoch-{epoch:04d}-{sha256}.safetensors"
