@@ -1,8 +1,8 @@
 """What a worker runs: one epoch of one trial, trained, validated and saved.
 
-Comes in: a trial's configuration and the checkpoint of the epoch before, if there is one. Goes out: `Trained` with the
-next checkpoint, metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments, so any process may run
-it, and run it again. May not import optuna, mlflow or distributed.
+Comes in: a trial's configuration and the checkpoint of the epoch before. Goes out: `Trained` with the next checkpoint,
+metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments, so any process may run it, and run it
+again. May not import optuna, mlflow or distributed.
 """
 
 from __future__ import annotations
@@ -27,31 +27,26 @@ from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
 from pipeline.errors import CheckpointError
-from pipeline.evaluation.batches import threads, without_gradients
+from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import validation
 from pipeline.seeds import derive_seed
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
 from pipeline.training.checkpoint import TrainingState
-from pipeline.training.losses import loss_value
-from pipeline.training.optimizers import build_optimizer
-from pipeline.training.schedules import build_scheduler
+from pipeline.training.recipe import build_optimizer, build_scheduler, loss_value
 
+# On the CPU and inside CUDA's libraries only the message says that memory is exhausted.
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
 
 
 def run_epoch(
     config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
 ) -> EpochOutcome:
-    """Train a trial for one epoch and validate it.
+    """Train a trial for one epoch and validate it; nothing is downloaded.
 
-    Args:
-        config: the trial.
-        before: the checkpoint of the epoch before; None starts the trial.
-        data_dir: where the data set is; nothing is downloaded.
-        folder: where the checkpoint is written.
-        judge: of the data set; without one ``val/class_kept`` is left out.
+    ``before`` is the checkpoint of the epoch before, None at the start; the new one is written into ``folder``. Without
+    a ``judge``, ``val/class_kept`` is left out.
 
     Returns:
         `Trained`, or `Failed` for a reason that concerns this trial only: a non-finite loss, or memory exhausted.
@@ -71,17 +66,12 @@ def run_epoch(
     except FloatingPointError as error:
         return Failed(str(error), time.perf_counter() - started)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not OUT_OF_MEMORY.search(str(error)):
             raise
         reason = f"out of memory in epoch {epoch}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
         return Failed(reason, time.perf_counter() - started)
     saved = checkpoints.save(folder, epoch, state)
     return Trained(saved, result, panel, time.perf_counter() - started)
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """Whether memory is exhausted; on the CPU and inside CUDA's libraries only the message says so."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or bool(OUT_OF_MEMORY.search(str(error)))
 
 
 def _train_and_validate(
@@ -129,11 +119,12 @@ def _train_and_validate(
         raise FloatingPointError(f"non-finite weights after epoch {epoch}")
     seconds = time.perf_counter() - started
 
-    restore = without_gradients(models.Restorer(model).eval())
+    restorer = models.Restorer(model).eval()
 
+    @torch.inference_mode()
     def finite(degraded: Tensor) -> Tensor:
         # The last steps can leave weights or batch-norm statistics that are finite, but so large that outputs overflow.
-        restored = restore(degraded)
+        restored = restorer(degraded)
         if not bool(restored.isfinite().all()):
             raise FloatingPointError(f"non-finite restored images after epoch {epoch}")
         return restored
@@ -154,11 +145,7 @@ def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
 
 
 def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
-    """The restoring model of a checkpoint, on the CPU and in evaluation mode.
-
-    Raises:
-        CheckpointError: the checkpoint is absent, damaged or belongs to another trial.
-    """
+    """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `history` does."""
     state = _load_own(checkpoint, config)
     model = build_model(config, data).cpu()
     state.restore(model)

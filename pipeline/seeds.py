@@ -1,7 +1,4 @@
-"""Seeds for everything that is drawn at random.
-
-Comes in: numbers and words that name a purpose. Goes out: a seed. Imports nothing of the project.
-"""
+"""Seeds for everything that is drawn at random. Imports nothing of the project."""
 
 from __future__ import annotations
 
@@ -9,10 +6,6 @@ import numpy as np
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed below 2^63 from numbers and words; other parts give an unrelated seed.
-
-    Source:
-        numpy.random.SeedSequence, whose hashing is documented as stable.
-    """
+    """A seed below 2^63 from numbers and words; other parts give an unrelated seed, as SeedSequence documents."""
     numbers = [part if isinstance(part, int) else int.from_bytes(part.encode(), "little") for part in parts]
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1

@@ -34,8 +34,14 @@ from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training import model, optimizers, schedules
-from pipeline.training.losses import LOSS_FUNCTIONS, loss_value
+from pipeline.training import model
+from pipeline.training.recipe import (
+    LOSS_FUNCTIONS,
+    SCHEDULER_FUNCTIONS,
+    build_optimizer,
+    build_scheduler,
+    loss_value,
+)
 
 TABLES = {
     "activation": ACTIVATIONS,
@@ -114,7 +120,7 @@ def test_training_moves_every_weight_and_lowers_the_loss_on_one_batch(trial: Tri
     seen = data.load(tiny.NAME, tiny_data)
     autoencoder = epoch.build_model(trial, seen)
     before = {name: weights.clone() for name, weights in autoencoder.named_parameters()}
-    optimizer = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+    optimizer = build_optimizer(trial.train, autoencoder.parameters(), "cpu")
     clean = to_float(seen.train.images[:32])
     degraded = degrade.degrade(clean, trial.degrade, torch.Generator().manual_seed(0))
     losses = []
@@ -149,8 +155,8 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
 def test_the_learning_rate_peaks_at_lr_and_momentum_is_unchanged(scheduler: str, optimizer: str) -> None:
     settings = tiny.trial(lr_scheduler=scheduler, optimizer=optimizer, lr=0.03, momentum=0.7, beta1=0.8).train
     weight = nn.Parameter(torch.ones(3))
-    stepped = optimizers.build_optimizer(settings, iter([weight]), "cpu")
-    schedule = schedules.build_scheduler(settings, stepped, 50)
+    stepped = build_optimizer(settings, iter([weight]), "cpu")
+    schedule = build_scheduler(settings, stepped, 50)
     [group] = stepped.param_groups
     rates, momenta = [], set()
     for _ in range(50):
@@ -182,8 +188,8 @@ def test_training_resumed_from_a_checkpoint_gives_the_same_numbers(
 
     def parts() -> tuple[nn.Module, torch.optim.Optimizer, Any]:
         autoencoder = epoch.build_model(trial, seen)
-        stepped = optimizers.build_optimizer(trial.train, autoencoder.parameters(), "cpu")
-        return autoencoder, stepped, schedules.build_scheduler(trial.train, stepped, 9)
+        stepped = build_optimizer(trial.train, autoencoder.parameters(), "cpu")
+        return autoencoder, stepped, build_scheduler(trial.train, stepped, 9)
 
     def train(steps: int, autoencoder: nn.Module, stepped: torch.optim.Optimizer, schedule: Any) -> list[Any]:
         for _ in range(steps):
@@ -207,7 +213,7 @@ def test_training_resumed_from_a_checkpoint_gives_the_same_numbers(
     ("offered", "implemented"),
     [
         (set(LOSSES), set(LOSS_FUNCTIONS)),
-        (set(SCHEDULERS), set(schedules.SCHEDULER_FUNCTIONS)),
+        (set(SCHEDULERS), set(SCHEDULER_FUNCTIONS)),
         (set(LAYER_TYPES), set(model.AUTOENCODERS)),
         ({kind(section) for section in SECTIONS}, set(degrade.DEGRADATION_FUNCTIONS)),
         (set(CATALOGUE), set(data.LOADERS) - {tiny.NAME}),

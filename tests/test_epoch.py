@@ -28,7 +28,7 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training import losses, optimizers, schedules
+from pipeline.training.recipe import build_optimizer, build_scheduler, loss_value
 
 ROOT = Path(__file__).parents[1]
 
@@ -172,7 +172,7 @@ def test_an_epoch_is_plain_gradient_descent_on_the_mean_loss(tiny_data: Path, tm
 )
 def test_losses_by_hand(settings: dict[str, Any], value: float) -> None:
     """Of logits 0, which are intensities of 0.5, against 0.25."""
-    found = losses.loss_value(torch.zeros(2, 1, 12, 11), torch.full((2, 1, 12, 11), 0.25), tiny.trial(**settings).train)
+    found = loss_value(torch.zeros(2, 1, 12, 11), torch.full((2, 1, 12, 11), 0.25), tiny.trial(**settings).train)
     assert found.item() == pytest.approx(value, rel=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_the_slope_of_a_loss_is_that_of_finite_differences(loss: str) -> None:
     logits = torch.randn(2, 1, 12, 11, generator=random, dtype=torch.float64).requires_grad_()
     clean = torch.rand(2, 1, 12, 11, generator=random, dtype=torch.float64)
     config = tiny.trial(loss=loss).train
-    assert torch.autograd.gradcheck(lambda given: losses.loss_value(given, clean, config), logits)
+    assert torch.autograd.gradcheck(lambda given: loss_value(given, clean, config), logits)
 
 
 @pytest.mark.parametrize("layer_type", LAYER_TYPES)
@@ -220,7 +220,7 @@ def test_small_images_are_enlarged(
 )
 def test_optimizers_take_their_settings(settings: dict[str, Any], expected: dict[str, Any]) -> None:
     weights = torch.nn.Parameter(torch.zeros(2))
-    [group] = optimizers.build_optimizer(tiny.trial(**settings).train, iter([weights]), "cpu").param_groups
+    [group] = build_optimizer(tiny.trial(**settings).train, iter([weights]), "cpu").param_groups
     assert {key: group[key] for key in expected} == expected
 
 
@@ -232,8 +232,8 @@ def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data:
     ]
     assert len({epoch.result.metrics["train/loss"] for epoch in trained}) == 1
     trial = tiny.trial(optimizer="rprop", lr_scheduler="one_cycle")
-    optimizer = optimizers.build_optimizer(trial.train, iter([torch.nn.Parameter(torch.zeros(2))]), "cpu")
-    schedules.build_scheduler(trial.train, optimizer, 10)
+    optimizer = build_optimizer(trial.train, iter([torch.nn.Parameter(torch.zeros(2))]), "cpu")
+    build_scheduler(trial.train, optimizer, 10)
     assert optimizer.param_groups[0]["lr"] == trial.train.lr
     assert "lr_scheduler" not in trial.params()
 
@@ -393,10 +393,10 @@ def test_divergence_is_a_failure_with_its_epoch_and_leaves_no_checkpoint(tiny_da
 def test_a_trial_that_diverges_late_names_that_epoch(tiny_data: Path, tmp_path: Path) -> None:
     trial = tiny.trial(epochs=4, lr=1e4, optimizer="sgd", lr_scheduler="one_cycle")  # which begins at lr / 25
     first = tiny.train(trial, None, tiny_data, tmp_path)
-    second = tiny.train(trial, first.checkpoint, tiny_data, tmp_path)
-    assert second.failure is not None
-    assert "non-finite" in second.failure
-    assert "epoch 2" in second.failure
+    second = run_epoch(trial, first.checkpoint, tiny_data, tmp_path)
+    assert isinstance(second, Failed)
+    assert "non-finite" in second.reason
+    assert "epoch 2" in second.reason
     assert checkpoints.found(tmp_path) == [first.checkpoint]
 
 

@@ -19,11 +19,11 @@ app.add_typer(group, name="data")
 def list_data(home: Home, as_json: JsonOption = False) -> None:
     """List every data set: state, images, licence, location."""
     from pipeline.config.catalogue import CATALOGUE
-    from pipeline.data import survey
+    from pipeline.data import verify
 
     document, rows = [], []
-    for found in survey(home.data_dir):
-        entry = CATALOGUE[found.name]
+    for entry in CATALOGUE.values():
+        found = verify(entry.name, home.data_dir, quick=True)
         document.append(
             {
                 "name": entry.name,

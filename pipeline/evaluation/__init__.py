@@ -1,5 +1,4 @@
-"""Stage 3: how good a restoration is.
+"""Stage 3: how good a restoration is, in numbers and pictures, and beside restorations that need no search.
 
-`scores` applies `metrics` to a whole split, degraded by `batches`; `baselines` are restorations without a search,
-`judge` is the reference classifier, `panel` the pictures. Exports nothing; its modules are imported by name.
+Exports nothing; its modules are imported by name.
 """

@@ -1,7 +1,6 @@
 """Baselines: restorations that need no search.
 
-Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ def baseline(name: str, data: Dataset, how: Degrade) -> Restore:
 def baseline_scores(
     name: str, dataset: str, how: Degrade, data_dir: Path, judge: Judge | None = None
 ) -> tuple[dict[str, float], np.ndarray]:
-    """A baseline's validation metrics under their recorded names, and its panel; always computed on one thread.
-
-    Raises:
-        DataError: the data set is missing or damaged.
-    """
+    """A baseline's validation metrics under their recorded names, and its panel; always computed on one thread."""
     with threads(1):
         data = load(dataset, data_dir)
         return validation(baseline(name, data, how), data, how, judge)
@@ -54,7 +49,6 @@ def baseline_scores(
 
 def _linear_map(data: Dataset, how: Degrade) -> Restore:
     """The affine map from degraded to clean pixels with the least squared error on the training images."""
-    height, width = data.image_size
     generator = Generator().manual_seed(derive_seed("baseline"))
     xx, xy = torch.zeros(1), torch.zeros(1)
     for images in data.train.images.split(BATCH):
@@ -65,7 +59,7 @@ def _linear_map(data: Dataset, how: Degrade) -> Restore:
     # Constant pixels make the matrix singular; so small a ridge changes no digit that is shown.
     ridge = 1e-6 * xx.diagonal().mean() * torch.eye(len(xx), dtype=xx.dtype)
     weights = torch.linalg.solve(xx + ridge, xy).float()
-    return lambda degraded: (_with_ones(degraded) @ weights).unflatten(1, (1, height, width)).clamp(0, 1)
+    return lambda degraded: (_with_ones(degraded) @ weights).unflatten(1, (1, *data.image_size)).clamp(0, 1)
 
 
 def _with_ones(images: Tensor) -> Tensor:

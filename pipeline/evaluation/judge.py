@@ -1,8 +1,7 @@
 """The judge: a small classifier that says whether a restored image still shows the same class as the clean one.
 
-Comes in: a labelled data set. Goes out: the judge's file, trained once per data set and named by the data's digest,
-and the classes that the judge gives to images. Seed, number of threads and recipe are fixed, so that every study on
-the same data has the same judge on every machine of a kind. Imports neither optuna nor mlflow nor distributed.
+Comes in: a labelled data set. Goes out: the judge's file, trained once per data set and named by the data's digest.
+Seed, threads and recipe are fixed: every study on the same data has the same judge on every machine of a kind.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Generator, nn
+from torch.optim.lr_scheduler import OneCycleLR
 
 from pipeline.data import Dataset, Split
 from pipeline.data.sets import to_float
@@ -30,7 +30,6 @@ from pipeline.seeds import derive_seed
 LEAST_EPOCHS = 4
 LEAST_STEPS = 300
 BATCH_SIZE = 64
-LEARNING_RATE = 1e-2
 MAPS = (16, 32)
 
 
@@ -54,15 +53,9 @@ class Judge:
 
 
 def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: False) -> Judge | None:
-    """The judge of a data set: read from the folder, or trained and stored there.
+    """The judge of a data set: read from the folder, or trained on its clean images and stored there.
 
-    Args:
-        data: the data set; the judge is trained on its clean training images.
-        folder: where judges are stored.
-        halted: whether the user wants to stop; asked before every epoch.
-
-    Returns:
-        None if the data set has fewer than two classes.
+    ``halted`` is asked before every epoch whether the user wants to stop. None if there are fewer than two classes.
 
     Raises:
         Interrupted: the user wanted to stop; nothing was stored.
@@ -76,8 +69,8 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
             path.unlink(missing_ok=True)  # damaged; the same one is trained again
     with threads(1), torch.random.fork_rng(devices=[]):
         network, accuracy = _train(data, halted)
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
-    content = safetensors.torch.save(tensors, {"judge": json.dumps({"classes": data.classes, "accuracy": accuracy})})
+    described = json.dumps({"classes": data.classes, "accuracy": accuracy})
+    content = safetensors.torch.save(network.state_dict(), {"judge": described})
     sha256 = hashlib.sha256(content).hexdigest()
     path = folder / f"{data.digest[:32]}-{sha256}.safetensors"
     write_atomically(path, content)
@@ -93,9 +86,7 @@ def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]
     batch = min(BATCH_SIZE, len(targets))
     steps = len(targets) // batch
     epochs = max(LEAST_EPOCHS, -(-LEAST_STEPS // steps))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=epochs * steps + 1, cycle_momentum=False
-    )
+    schedule = OneCycleLR(optimizer, max_lr=1e-2, total_steps=epochs * steps + 1, cycle_momentum=False)
     shuffling = Generator().manual_seed(seed)
     for _ in range(epochs):
         if halted():

@@ -1,7 +1,6 @@
 """The functions behind `pipeline.config.metrics.METRICS`.
 
-Comes in: restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes out: columns, one value per image, and the
-summaries that make one number of a split's columns. Imports neither optuna nor mlflow nor distributed.
+Comes in: restored and clean images, in [0, 1]. Goes out: columns of one value per image, and summaries of columns.
 """
 
 from __future__ import annotations
@@ -24,23 +23,13 @@ BCE_EPS = 1e-7  # restored intensities are kept this far from 0 and 1 inside the
 
 
 def psnr(restored: Images, clean: Images) -> PerImage:
-    """Peak signal-to-noise ratio of each image.
+    """Peak signal-to-noise ratio of each image in decibels; 100 where the two are equal.
 
-    ``10 log10(1 / mse)`` with mse over one image's pixels, floored at 1e-10. Average it over images; averaging mse
-    first gives another number.
-
-    Args:
-        restored: intensities in [0, 1]; values outside are clamped.
-        clean: the same shape and scale.
-
-    Returns:
-        Decibels, one per image, higher is better; 100 where the two are equal.
+    ``10 log10(1 / mse)`` with mse over one image's pixels, floored at 1e-10; restored is clamped to [0, 1]. Average it
+    over images; averaging mse first gives another number.
 
     Raises:
         ShapeError: the shapes differ, or the batch is empty.
-
-    Source:
-        The usual definition; tests compare it with scikit-image's ``peak_signal_noise_ratio``.
     """
     return -10 * torch.log10(mse(restored, clean).clamp_min(MSE_FLOOR))
 
@@ -58,16 +47,10 @@ def l1(restored: Images, clean: Images) -> PerImage:
 
 
 def bce(restored: Images, clean: Images) -> PerImage:
-    """Binary cross-entropy of each image against its grey targets.
+    """Binary cross-entropy of each image against its grey targets, in nats per pixel. Raises ShapeError as `psnr` does.
 
     ``-mean(t ln x + (1 - t) ln(1 - x))`` with restored x kept in [1e-7, 1 - 1e-7]. Its least possible value is not 0
     but the targets' own entropy, `bce_floor`.
-
-    Returns:
-        Nats per pixel, one per image, lower is better.
-
-    Raises:
-        ShapeError: the shapes differ, or the batch is empty.
     """
     _check(restored, clean)
     x = restored.clamp(BCE_EPS, 1 - BCE_EPS)
@@ -85,17 +68,10 @@ def entropy(images: Images) -> PerImage:
 
 
 def ssim(restored: Images, clean: Images) -> PerImage:
-    """Structural similarity of each image.
+    """Structural similarity of each image, at most 1; restored is clamped to [0, 1].
 
     Gaussian window of 11 x 11, sigma 1.5, population covariance, K1 = 0.01, K2 = 0.03, data range 1; averaged over the
-    places where the whole window lies inside the image (no padding).
-
-    Args:
-        restored: intensities in [0, 1], clamped; sides of at least 11 pixels.
-        clean: the same shape and scale.
-
-    Returns:
-        One per image, at most 1, higher is better.
+    places where the whole window is inside the image (no padding).
 
     Raises:
         ShapeError: the shapes differ, the batch is empty, or a side is below 11 pixels.
@@ -120,12 +96,10 @@ def ssim(restored: Images, clean: Images) -> PerImage:
 
 
 def restored_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
-    """The `gradient_energy` of the restored image."""
     return gradient_energy(restored)
 
 
 def clean_gradient(restored: Images, clean: Images) -> PerImage:  # noqa: ARG001
-    """The `gradient_energy` of the clean image."""
     return gradient_energy(clean)
 
 

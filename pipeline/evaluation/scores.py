@@ -1,8 +1,7 @@
 """Scores of a restoration on a whole split.
 
-Comes in: a restoration and a split, or batches of restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes
-out: the metrics of `pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here. Imports
-neither optuna nor mlflow nor distributed.
+Comes in: a restoration and a split, or batches of restored and clean images. Goes out: the metrics of
+`pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError
 from pipeline.evaluation import metrics
-from pipeline.evaluation.batches import Restore, fixed_batches, threads
+from pipeline.evaluation.batches import Restore, fixed_batches, panel, threads
 from pipeline.evaluation.judge import Judge, labels_of
-from pipeline.evaluation.panel import panel
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,9 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) ->
     """
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
     for metric in METRICS.values():
-        for column in metric.columns:
-            function = getattr(metrics, column)
-            if not metric.needs_judge:
-                functions[column] = function
-            elif judge is not None:
-                functions[column] = partial(function, judge=judge)
+        if judge is not None or not metric.needs_judge:
+            extra = {"judge": judge} if metric.needs_judge else {}
+            functions |= {column: partial(getattr(metrics, column), **extra) for column in metric.columns}
     columns: dict[str, list[Tensor]] = {column: [] for column in functions}
     for restored, clean in pairs:
         restored = restored.clamp(0, 1)
@@ -68,15 +63,9 @@ def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) ->
 def evaluate(
     restore: Restore, split: Split, how: Degrade, purpose: str, judge: Judge | None = None, device: str = "cpu"
 ) -> Scores:
-    """Score a restoration on a whole split under the split's own fixed degradation.
+    """Score a restoration on a whole split, whose batches are restored and scored on ``device``.
 
-    Args:
-        restore: degraded batch to restored batch, both on ``device``.
-        split: uint8 images.
-        how: the ``[degrade]`` section.
-        purpose: names the split; it decides the noise, which is the same for every trial and study.
-        judge: the data set's, if it has one.
-        device: where the batches are restored and scored.
+    ``purpose`` names the split; it decides the noise, which is the same for every trial and study.
     """
     batches = fixed_batches(split, how, purpose)
     return score(((restore(degraded.to(device)), clean.to(device)) for degraded, clean in batches), judge)
@@ -87,15 +76,12 @@ def validation(
 ) -> tuple[dict[str, float], np.ndarray]:
     """The validation metrics under their recorded names (``val/psnr`` …) and the panel."""
     scores = evaluate(restore, data.val, how, "val", judge, device)
-    picture = panel(restore, data.val, how, "val", device)
-    return {f"val/{name}": value for name, value in scores.summary().items()}, picture
+    recorded = {f"val/{name}": value for name, value in scores.summary().items()}
+    return recorded, panel(restore, data.val, how, "val", device)
 
 
 def judge_figures(judge: Judge, data: Dataset, how: Degrade) -> dict[str, float]:
-    """How far the judge can be trusted: the shares of clean and of degraded validation images that it gets right.
-
-    Computed on one thread, whatever the process has.
-    """
+    """How far the judge can be trusted: the shares of clean and of degraded validation images that it gets right."""
     batches = fixed_batches(data.val, how, "val")
     with threads(1):
         found = [judge.classify(upscale(degraded, data.image_size)) for degraded, _ in batches]

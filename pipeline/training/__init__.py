@@ -1,5 +1,4 @@
-"""Stage 2: what an epoch of training needs.
+"""Stage 2: the models, losses and optimizers of an epoch of training, and its checkpoints.
 
-`model` builds the autoencoders, `losses`, `optimizers` and `schedules` what trains them, `checkpoint` stores and
-restores their state. The loop itself is `pipeline.epoch`. Exports nothing; its modules are imported by name.
+The loop itself is `pipeline.epoch`. Exports nothing; its modules are imported by name.
 """

@@ -1,9 +1,7 @@
 """Checkpoints: the state of a training after an epoch, as a safetensors file whose name contains its digest.
 
 Comes in: a model, its optimizer and scheduler, the epoch's panel and history. Goes out: a file
-``epoch-0003-<sha256>.safetensors``, and the same state when it is read again. The file is renamed into place once it
-is complete, and read only if its bytes still have that digest. This module may not use pickle.
-
+``epoch-0003-<sha256>.safetensors``, and the same state when it is read again. This module may not use pickle.
 Random states are not stored: every epoch draws from generators seeded by (seed, number, replicate, epoch).
 """
 
@@ -30,10 +28,10 @@ FILE = re.compile(r"epoch-(\d{4,})-([0-9a-f]{64})\.safetensors")
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint holds. ``meta`` is plain JSON."""
+    """What a checkpoint holds."""
 
     tensors: dict[str, Tensor]
-    meta: dict[str, Any]
+    meta: dict[str, Any]  # plain JSON
 
     def restore(self, model: nn.Module) -> None:
         """Load the weights into a model of the same shape."""
@@ -52,7 +50,7 @@ class TrainingState:
 def capture(
     model: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, panel: Tensor, meta: Mapping[str, Any]
 ) -> TrainingState:
-    """Copy the state after an epoch to the CPU. ``meta`` is plain JSON: configuration, epoch and history."""
+    """Copy the state after an epoch to the CPU; ``meta`` is the configuration, the epoch and the history."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     scalars: dict[int, dict[str, Any]] = {}
     saved = optimizer.state_dict()
@@ -68,11 +66,7 @@ def capture(
 
 
 def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
-    """Write a checkpoint; the file appears complete or not at all.
-
-    Raises:
-        OSError: the disk is full or the folder cannot be written; no partial checkpoint is left.
-    """
+    """Write a checkpoint; the file appears complete or not at all. Raises OSError if it cannot be written."""
     data = safetensors.torch.save(state.tensors, {"state": json.dumps(state.meta)})
     sha256 = hashlib.sha256(data).hexdigest()
     path = folder / f"epoch-{epoch:04d}-{sha256}.safetensors"

@@ -1,8 +1,10 @@
 """The autoencoders.
 
-Comes in: the ``[model]`` section of a trial and the image sizes; then degraded batches, float ``[N, 1, h, w]``. Goes
-out: a module whose ``forward`` returns logits ``[N, 1, H, W]``; a `Restorer` around it returns images in [0, 1].
-Imports neither optuna nor mlflow nor distributed.
+Comes in: the ``[model]`` section of a trial and the sizes of degraded and restored images, as (height, width). Goes
+out: a module whose ``forward`` returns logits; a `Restorer` around it returns images in [0, 1].
+
+With ``skip`` each layer or level of a decoder also gets the encoder's output of its size, and the logits add the input
+(enlarged bicubically if it is smaller) times a learned gain that starts at 0.
 """
 
 from __future__ import annotations
@@ -11,13 +13,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import ModelConfig
 from pipeline.config.choices import ACTIVATIONS
-from pipeline.config.trial import check_depth
+from pipeline.config.trial import applies, check_depth
+from pipeline.data.degrade import enlarge
 from pipeline.data.shapes import Degraded, Images, Logits
 from pipeline.errors import ShapeError
 
@@ -25,12 +27,8 @@ from pipeline.errors import ShapeError
 class LinearAutoencoder(nn.Module):
     """A symmetric fully connected autoencoder.
 
-    ``depth`` layers reduce the flattened input to the bottleneck, and as many enlarge it again. The decoder mirrors
-    the encoder's widths; its last layer returns one logit per pixel of the restored image. Each layer but the last is
-    linear -> batch norm -> activation -> dropout.
-
-    With ``skip`` each decoder layer adds the encoder's output of the same width, and the logits add the input (enlarged
-    bicubically if it is smaller) times a learned gain that starts at 0.
+    ``depth`` layers reduce the flattened input to the bottleneck, and as many enlarge it again, in mirrored widths.
+    Each layer but the last is linear -> batch norm -> activation -> dropout; the last returns one logit per pixel.
     """
 
     def __init__(self, config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
@@ -55,7 +53,7 @@ class LinearAutoencoder(nn.Module):
                 x = x + mirrored
         logits = self.head(x).unflatten(1, (1, *self.output_size))
         if self.gain is not None:
-            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+            logits = logits + self.gain * enlarge(degraded, self.output_size)
         return logits
 
 
@@ -69,9 +67,6 @@ class ConvAutoencoder(nn.Module):
     dropout of whole maps. The head returns one logit per restored pixel: the network works at the input's size, and to
     enlarge by a factor f the head's f x f maps are interleaved.
 
-    With ``skip`` each level of the decoder also takes the encoder's maps of its size, and the logits add the input
-    (enlarged bicubically if it is smaller) times a learned gain that starts at 0.
-
     Source:
         Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, for the skips; Shi et al., "Real-time single image and
         video super-resolution using an efficient sub-pixel convolutional neural network", CVPR 2016, for the head.
@@ -84,7 +79,8 @@ class ConvAutoencoder(nn.Module):
         if output_size != (factor * input_size[0], factor * input_size[1]):
             raise ShapeError(f"{input_size} cannot be enlarged to {output_size} by one whole factor")
         self.output_size = output_size
-        self.sizes = [(_halved(input_size[0], i), _halved(input_size[1], i)) for i in range(config.depth)]
+        # Half, rounded up, at every level, as convolutions of stride 2 have it.
+        self.sizes = [[-(-side // 2**i) for side in input_size] for i in range(config.depth)]
         maps = encoder_channels(config)
         levels = list(pairwise(maps))
         self.encoder = nn.ModuleList([_convs(config, 1, maps[0])])
@@ -107,12 +103,12 @@ class ConvAutoencoder(nn.Module):
             x = level(x)
             outputs.append(x)
         mirrored = zip(outputs[-2::-1], self.sizes[::-1], strict=True)
-        for enlarge, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
-            x = enlarge(x)[..., :height, :width]
+        for doubling, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
+            x = doubling(x)[..., :height, :width]
             x = level(x if self.gain is None else torch.cat([x, skipped], 1))
         logits = self.head(x)
         if self.gain is not None:
-            logits = logits + self.gain * _enlarge(degraded, self.output_size)
+            logits = logits + self.gain * enlarge(degraded, self.output_size)
         return logits
 
 
@@ -128,16 +124,7 @@ class Restorer(nn.Module):
 
 
 def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> nn.Module:
-    """A new autoencoder; torch's global random state decides its weights.
-
-    Args:
-        config: the ``[model]`` section of one trial.
-        input_size: height and width of the degraded image.
-        output_size: height and width of the restored image.
-
-    Raises:
-        ConfigError: a convolutional autoencoder is deeper than the degraded image allows; see `check_depth`.
-    """
+    """A new autoencoder; torch's global random state decides its weights. Raises ConfigError as `check_depth` does."""
     return AUTOENCODERS[config.layer_type](config, input_size, output_size)
 
 
@@ -145,10 +132,9 @@ AUTOENCODERS: dict[str, Any] = {"linear": LinearAutoencoder, "conv": ConvAutoenc
 
 
 def encoder_widths(config: ModelConfig, inputs: int) -> list[int]:
-    """Output widths of the ``depth`` linear reductions; the last is the bottleneck.
+    """Output widths of the ``depth`` linear reductions, geometrically from ``inputs`` to the bottleneck.
 
-    They change geometrically, starting from the number of input pixels. If ``width`` is given, it is the first layer's
-    output width and the others follow geometrically.
+    If ``width`` is given, it is the first layer's output width, and the others follow geometrically.
     """
     if config.width == "auto" or config.depth == 1:
         return _geometric(inputs, config.bottleneck, config.depth)[1:]
@@ -162,25 +148,16 @@ def encoder_channels(config: ModelConfig) -> list[int]:
 
 def activation(config: ModelConfig) -> nn.Module:
     """The activation that a trial names, with its parameter if it has one."""
-    cls = getattr(nn, ACTIVATIONS[config.activation])
-    match config.activation:
-        case "leaky_relu":
-            return cls(config.negative_slope)
-        case "elu" | "celu":
-            return cls(config.alpha)
-        case _:
-            return cls()
+    settings = config.model_dump()
+    arguments = {key: settings[key] for key in ("negative_slope", "alpha") if applies(key, settings)}
+    return getattr(nn, ACTIVATIONS[config.activation])(**arguments)
 
 
 def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
     """The size of a model and its work per image.
 
-    Returns:
-        ``parameters``: trainable numbers; ``multiply_adds``: those of matrix products and convolutions for one image
-        (normalisation and activations, a few per cent, are not counted).
-
-    Source:
-        torch.utils.flop_counter, which counts a multiply-add as two operations.
+    ``parameters`` are trainable numbers; ``multiply_adds`` those of matrix products and convolutions for one image
+    (normalisation and activations, a few per cent, are not counted).
     """
     was_training = model.training
     model.eval()
@@ -189,16 +166,12 @@ def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
         model(torch.zeros(1, 1, *input_size, device=next(model.parameters()).device))
     model.train(was_training)
     parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}
+    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}  # torch counts each as two
 
 
 def _geometric(first: int, last: int, steps: int) -> list[int]:
     ratio = (last / first) ** (1 / steps)
     return [round(first * ratio**i) for i in range(steps)] + [last]
-
-
-def _halved(side: int, times: int) -> int:
-    return -(-side // 2**times)  # rounded up, as convolutions of stride 2 do
 
 
 def _linear(config: ModelConfig, inputs: int, outputs: int) -> nn.Sequential:
@@ -211,14 +184,8 @@ def _convs(config: ModelConfig, inputs: int, outputs: int, stride: int = 1) -> n
     """One level's convolutions, the first of the given stride."""
     layers = nn.Sequential()
     for i in range(config.convs):
-        layer = nn.Conv2d(
-            outputs if i else inputs,
-            outputs,
-            config.kernel,
-            stride=1 if i else stride,
-            padding=config.kernel // 2,
-            bias=not config.batch_norm,
-        )
+        given, step = (outputs, 1) if i else (inputs, stride)
+        layer = nn.Conv2d(given, outputs, config.kernel, step, padding=config.kernel // 2, bias=not config.batch_norm)
         layers.append(_block(config, layer, nn.BatchNorm2d(outputs), nn.Dropout2d(config.dropout)))
     return layers
 
@@ -231,9 +198,3 @@ def _block(config: ModelConfig, layer: nn.Module, norm: nn.Module, dropout: nn.M
     if config.dropout:
         layers.append(dropout)
     return nn.Sequential(*layers)
-
-
-def _enlarge(degraded: Tensor, size: tuple[int, int]) -> Tensor:
-    if degraded.shape[-2:] == size:
-        return degraded
-    return F.interpolate(degraded, size=size, mode="bicubic", align_corners=False)

@@ -10,9 +10,7 @@ import torch
 from pipeline.config.trial import Downscale, Gaussian
 from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
-from pipeline.evaluation import panel
-from pipeline.evaluation.batches import fixed_batches
-from pipeline.evaluation.panel import PANEL_SCALE
+from pipeline.evaluation.batches import PANEL_SCALE, fixed_batches, panel, panel_indices
 
 GAUSSIAN = Gaussian(kind="gaussian", sigma=0.3)
 HALVED = Downscale(kind="downscale", factor=2)
@@ -47,8 +45,8 @@ def tile(panel: np.ndarray, row: int, column: int, height: int = 6, width: int =
 )
 def test_the_panel_covers_the_classes(labels: tuple[int, ...], chosen: tuple[int, ...]) -> None:
     split = labelled(*labels)
-    assert panel.panel_indices(split) == chosen
-    shown = panel.panel(lambda x: x, split, GAUSSIAN, "val")
+    assert panel_indices(split) == chosen
+    shown = panel(lambda x: x, split, GAUSSIAN, "val")
     assert shown.shape == (4 * 8 * PANEL_SCALE, len(chosen) * 7 * PANEL_SCALE)
     assert [tile(shown, 0, column)[0, 0] for column in range(len(chosen))] == split.images[
         list(chosen), 0, 0, 0
@@ -57,7 +55,7 @@ def test_the_panel_covers_the_classes(labels: tuple[int, ...], chosen: tuple[int
 
 def test_the_panel_shows_clean_degraded_restored_and_error() -> None:
     split = labelled(*range(10), *range(10))
-    shown = panel.panel(lambda x: torch.full_like(x, 0.25), split, GAUSSIAN, "val")
+    shown = panel(lambda x: torch.full_like(x, 0.25), split, GAUSSIAN, "val")
     [(degraded, clean)] = fixed_batches(split, GAUSSIAN, "val")
     assert shown.dtype == np.uint8
     for column in range(10):
@@ -69,15 +67,15 @@ def test_the_panel_shows_clean_degraded_restored_and_error() -> None:
 
 def test_the_panel_has_the_noise_that_is_scored_whatever_batch_its_images_are_in() -> None:
     split = labelled(*([0] * 300), *range(1, 10))
-    shown = panel.panel(lambda x: x, split, GAUSSIAN, "val")
+    shown = panel(lambda x: x, split, GAUSSIAN, "val")
     degraded = torch.cat([noisy for noisy, _ in fixed_batches(split, GAUSSIAN, "val")])
-    for column, index in enumerate(panel.panel_indices(split)):
+    for column, index in enumerate(panel_indices(split)):
         assert np.array_equal(tile(shown, 1, column), (degraded[index, 0] * 255).round().numpy())
 
 
 def test_the_panel_shows_small_inputs_pixel_by_pixel() -> None:
     split = tiny.strokes(12, seed=9)
-    shown = panel.panel(lambda x: upscale(x, (16, 16)), split, HALVED, "val")
+    shown = panel(lambda x: upscale(x, (16, 16)), split, HALVED, "val")
     size = (4 * (tiny.SIDE + 2) * PANEL_SCALE, 10 * (tiny.SIDE + 2) * PANEL_SCALE)
     assert shown.shape == size
     small = tile(shown, 1, 0, 16, 16)
@@ -86,7 +84,7 @@ def test_the_panel_shows_small_inputs_pixel_by_pixel() -> None:
 
 def test_the_panel_is_the_same_every_time_and_differs_by_restoration(seen: Dataset) -> None:
     first, again, other = (
-        panel.panel(restore, seen.val, GAUSSIAN, "val") for restore in (lambda x: x, lambda x: x, lambda x: x * 0.5)
+        panel(restore, seen.val, GAUSSIAN, "val") for restore in (lambda x: x, lambda x: x, lambda x: x * 0.5)
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

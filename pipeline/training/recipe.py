@@ -1,0 +1,88 @@
+"""What the ``[train]`` section of a trial names: the loss, the optimizer and the learning rate schedule.
+
+Comes in: the section, and what is trained. Goes out: a loss to minimise; torch's own optimizers and schedulers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from pipeline.config import TrainConfig
+from pipeline.config.choices import OPTIMIZERS
+from pipeline.config.loss_terms import parse_loss
+from pipeline.config.trial import applies
+from pipeline.data.shapes import Images, Logits
+from pipeline.evaluation import metrics
+
+
+def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tensor, ""]:
+    """The loss of a batch: the weighted sum that ``config.loss`` names, each term a mean over the batch."""
+    terms = parse_loss(config.loss).items()
+    return torch.stack([weight * LOSS_FUNCTIONS[name](logits, clean, config) for name, weight in terms]).sum()
+
+
+# The restored images are the logits' sigmoid.
+LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
+    "bce": lambda logits, clean, config: F.binary_cross_entropy_with_logits(logits, clean),
+    "mse": lambda logits, clean, config: F.mse_loss(torch.sigmoid(logits), clean),
+    "l1": lambda logits, clean, config: F.l1_loss(torch.sigmoid(logits), clean),
+    "smooth_l1": lambda logits, clean, config: F.smooth_l1_loss(torch.sigmoid(logits), clean, beta=config.delta),
+    "huber": lambda logits, clean, config: F.huber_loss(torch.sigmoid(logits), clean, delta=config.delta),
+    "ssim": lambda logits, clean, config: 1 - metrics.ssim(torch.sigmoid(logits), clean).mean(),
+}
+
+# Keys of ``[train]`` that are passed on unchanged, with torch's name of the argument.
+ARGUMENTS = {
+    "weight_decay": "weight_decay",
+    "momentum": "momentum",
+    "amsgrad": "amsgrad",
+    "smoothing": "alpha",
+    "rho": "rho",
+}
+
+
+def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], device: str) -> torch.optim.Optimizer:
+    """The trial's optimizer with the settings that apply to it, fused where torch offers that.
+
+    ``weight_decay`` is always passed, so adamw's default here is 0 and not torch's 0.01.
+    """
+    cls = getattr(torch.optim, OPTIMIZERS[config.optimizer])
+    settings = config.model_dump()
+    arguments: dict[str, Any] = {"lr": config.lr}
+    for key, argument in ARGUMENTS.items():
+        if applies(key, settings):
+            arguments[argument] = settings[key]
+    if applies("beta1", settings):
+        arguments["betas"] = (config.beta1, config.beta2)
+    if applies("nesterov", settings):
+        arguments["nesterov"] = config.nesterov and config.momentum > 0  # without momentum the two steps are one
+    fused = "fused" in inspect.signature(cls).parameters
+    if fused and not (device == "cuda" and config.optimizer == "adagrad"):  # fused on the CPU only
+        arguments["fused"] = True
+    return cls(parameters, **arguments)
+
+
+def build_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """The learning rate over the ``steps`` steps of a trial; ``lr`` is its peak. Momentum is left unchanged."""
+    # rprop uses the rate for its first step only; no schedule may lower it.
+    scheduled = applies("lr_scheduler", config.model_dump())
+    return SCHEDULER_FUNCTIONS[config.lr_scheduler if scheduled else "constant"](optimizer, steps)
+
+
+SCHEDULER_FUNCTIONS: dict[str, Callable[[torch.optim.Optimizer, int], LRScheduler]] = {
+    "constant": lambda optimizer, steps: ConstantLR(optimizer, factor=1.0),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, T_max=steps),
+    # One step longer than the trial: the schedule's last step has a rate near 0 and would be wasted.
+    # cycle_momentum would overwrite the trial's own momentum.
+    "one_cycle": lambda optimizer, steps: OneCycleLR(
+        optimizer, max_lr=optimizer.defaults["lr"], total_steps=steps + 1, cycle_momentum=False
+    ),
+}
