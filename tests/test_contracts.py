@@ -28,7 +28,7 @@ from pipeline.config.choices import (
     PRECISIONS,
     SCHEDULERS,
 )
-from pipeline.config.keys import FIELDS
+from pipeline.config.forms import FIELDS
 from pipeline.data import degrade
 from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import fixed_batches

@@ -13,10 +13,27 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pipeline.config.choices import APPLIES
-from pipeline.config.forms import Choices, Dimension, Fixed, Range, Split, parents_of, part_name, parts_of, read_form
-from pipeline.config.keys import DEFAULTS, FIELDS, SECTIONS, Value, as_declared, legal, same
+from pipeline.config.forms import (
+    DEFAULTS,
+    FIELDS,
+    SECTIONS,
+    ByKey,
+    Choices,
+    Dimension,
+    Fixed,
+    Range,
+    Value,
+    as_declared,
+    by_section,
+    legal,
+    parents_of,
+    part_name,
+    parts_of,
+    read_form,
+    same,
+)
 from pipeline.config.messages import hint, shown
-from pipeline.config.trial import ModelConfig, TrainConfig, applies
+from pipeline.config.trial import applies
 from pipeline.errors import ConfigError
 
 Suggest = Callable[[str, Choices | Range], Value]
@@ -37,7 +54,10 @@ class Space:
         self.given: dict[str, Dimension] = {}
         for section, forms in sections.items():
             for key, raw in forms.items():
-                _check_section(section, key)
+                if key not in FIELDS:
+                    raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, SECTIONS[section].model_fields)}")
+                if FIELDS[key][0] != section:
+                    raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
                 self.given[key] = read_form(key, raw, f"[{section}] {key}")
         for key, dimension in self.given.items():
             self._check_conditions(key, dimension)
@@ -69,22 +89,16 @@ class Space:
             if not applies(key, values):
                 values[key] = DEFAULTS[key]
                 continue
-            if isinstance(dimension, Split):
+            if isinstance(dimension, ByKey):
                 part, inner = dimension.part(values[dimension.by])
                 name, dimension = f"{key}@{part}", inner
             if isinstance(dimension, Fixed):
                 values[key] = dimension.value
-            elif not _holds(dimension.when or {}, values):
+            elif not _holds(dimension.when, values):
                 values[key] = DEFAULTS[key]
             else:
                 values[key] = as_declared(key, suggest(name, dimension))
         return values
-
-    def trial(self, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig]:
-        """The two sections of a trial from the values that ``resolve`` gave."""
-        model = {key: values[key] for key in ModelConfig.model_fields}
-        train = {key: values[key] for key in TrainConfig.model_fields}
-        return ModelConfig.model_validate(model), TrainConfig.model_validate(train)
 
     def searched(self) -> list[str]:
         """The keys that are open: listed, ranged or split."""
@@ -94,30 +108,25 @@ class Space:
         """The values a fixed or listed key may take; for a split one those of all its parts."""
         dimension = self.dimension(key)
         found = [value for part in parts_of(dimension) if not isinstance(part, Range) for value in part.values]
-        if isinstance(dimension, Choices) and dimension.when is not None:
+        if isinstance(dimension, Choices) and dimension.when:
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
 
-    def greatest(self, key: str, given: Mapping[str, Value] | None = None) -> Value:
+    def greatest(self, key: str, **given: Value) -> Value:
         """The greatest value of a numeric key in trials whose other keys have the ``given`` values."""
-        given = given or {}
         dimension = self.dimension(key)
-        if isinstance(dimension, Split) and dimension.by in given:
+        if isinstance(dimension, ByKey) and dimension.by in given:
             dimension = dimension.part(given[dimension.by])[1]
-        when = dimension.when or {}
-        if not _holds({parent: values for parent, values in when.items() if parent in given}, given):
+        if not _holds({parent: values for parent, values in dimension.when.items() if parent in given}, given):
             return DEFAULTS[key]
-        found: list[Any] = [DEFAULTS[key]] if when.keys() - given.keys() else []
+        found: list[Any] = [DEFAULTS[key]] if dimension.when.keys() - given.keys() else []
         for part in parts_of(dimension):
             found += [part.high] if isinstance(part, Range) else part.values
         return max(found)
 
     def conditional(self) -> bool:
         """Whether some dimension is searched in only a part of the trials."""
-        return any(
-            not isinstance(dimension, Fixed) and (parents_of(dimension) or key in APPLIES)
-            for key, dimension in self.given.items()
-        )
+        return any(key in APPLIES or parents_of(self.given[key]) for key in self.searched())
 
     def check_enqueued(self, entry: Mapping[str, Any], location: str) -> None:
         """Refuse a configuration that the search could not have drawn."""
@@ -154,16 +163,13 @@ class Space:
 
     def canonical(self) -> dict[str, dict[str, Any]]:
         """Both sections in plain JSON values with nothing left implicit."""
-        out: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        for key, (section, _) in FIELDS.items():
-            out[section][key] = self.dimension(key).canonical()
-        return out
+        return by_section({key: self.dimension(key).canonical() for key in FIELDS})
 
     def _check_conditions(self, key: str, dimension: Dimension) -> None:
         location = f"[{FIELDS[key][0]}] {key}"
-        for parent, values in (dimension.when or {}).items():
+        for parent, values in dimension.when.items():
             self._check_values(f"{location}: when", parent, values)
-        if isinstance(dimension, Split):
+        if isinstance(dimension, ByKey):
             by = dimension.by
             named = (_value_of(by, name) for name in dimension.parts if name != "default")
             self._check_values(f"{location}: by", by, named)
@@ -190,27 +196,18 @@ class Space:
                 raise ConfigError(f"{location}: {value!r} is not among the study's values of {parent} ({given})")
 
     def _sorted(self) -> tuple[str, ...]:
-        graph = {key: self.parents(key) for key in FIELDS}
+        sorter, order = TopologicalSorter({key: self.parents(key) for key in FIELDS}), []
         try:
-            # Sorted by key within a rank, so that the order, and with it the sampling, does not depend on the file's.
-            sorter, order = TopologicalSorter(graph), []
             sorter.prepare()
-            while sorter.is_active():
-                ready = sorted(sorter.get_ready(), key=list(FIELDS).index)
-                order += ready
-                sorter.done(*ready)
         except CycleError as error:
             circle = " -> ".join(error.args[1])
             raise ConfigError(f"the conditions form a circle: {circle}") from None
+        while sorter.is_active():
+            # Sorted by key within a rank, so that the order, and with it the sampling, does not depend on the file's.
+            ready = sorted(sorter.get_ready(), key=list(FIELDS).index)
+            order += ready
+            sorter.done(*ready)
         return tuple(order)
-
-
-def _check_section(section: str, key: str) -> None:
-    names = SECTIONS[section].model_fields
-    if key in FIELDS and key not in names:
-        raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
-    if key not in names:
-        raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, names)}")
 
 
 def _value_of(key: str, name: str) -> Any:

@@ -16,10 +16,8 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
-from pipeline.config.forms import Choices, Range
-from pipeline.config.keys import FIELDS, SECTIONS, Value
-from pipeline.config.loss_terms import parse_loss
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, parse_loss
+from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
 from pipeline.config.messages import explain, hint, locate, shown
 from pipeline.config.sampling import PRUNERS, SAMPLERS, Median, Pruner, Sampler, Tpe
 from pipeline.config.space import Space
@@ -48,7 +46,7 @@ class Objective(Frozen):
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        return "maximize" if OBJECTIVES[self.metric] == "maximize" else "minimize"
+        return OBJECTIVES[self.metric]
 
 
 class StudyConfig(Frozen):
@@ -78,18 +76,16 @@ class StudyConfig(Frozen):
 
     def trial(self, values: Mapping[str, Value], number: int, device: Literal["cpu", "cuda"]) -> TrialConfig:
         """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them."""
-        model, train = self.space.trial(values)
         return TrialConfig(
             dataset=self.dataset,
             degrade=self.degrade,
-            model=model,
-            train=train,
             objective=self.objective.metric,
             epochs=self.budget.epochs,
             threads=self.budget.threads_per_trial,
             device=device,
             seed=self.seed,
             number=number,
+            **by_section(values),
         )
 
     def single(self) -> StudyConfig:
@@ -110,11 +106,9 @@ class StudyConfig(Frozen):
         if missing:
             keys = [f"{FIELDS[key][0]}.{key}" for key in missing]
             raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
-        fixed = {section: {key: values[key] for key in cls.model_fields} for section, cls in SECTIONS.items()}
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
-        return StudyConfig.model_validate(
-            self.model_dump() | fixed | {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
-        )
+        changes = {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
+        return StudyConfig.model_validate(self.model_dump() | by_section(values) | changes)
 
     def canonical(self) -> dict[str, Any]:
         """The whole study in plain JSON values, defaults filled in: what is stored and compared."""

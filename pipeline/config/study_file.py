@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.catalogue import PICTURE_FOLDER
-from pipeline.config.keys import SECTIONS
+from pipeline.config.forms import SECTIONS
 from pipeline.config.study_config import StudyConfig, parse_study
 from pipeline.errors import ConfigError, NotFoundError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config import StudyConfig
 from pipeline.config.catalogue import PICTURE_FOLDER
-from pipeline.config.metrics import METRICS, SSIM_WINDOW
+from pipeline.config.choices import METRICS, SSIM_WINDOW
 from pipeline.config.trial import check_depth
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import input_size
@@ -34,7 +34,7 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)
     if "conv" in config.space.reachable("layer_type"):
-        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
+        check_depth(int(config.space.greatest("depth", layer_type="conv")), degraded_size)
     most = config.space.greatest("batch_size")
     if "batch_size" in config.space.searched() and int(most) > len(data.train):
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Scores of a restoration on a whole split.
 
 Comes in: a restoration and a split, or batches of restored and clean images, float ``[N, 1, H, W]`` in [0, 1]. Goes
-out: the metrics of `pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here. Imports
+out: the metrics of `pipeline.config.choices.METRICS` and a panel of pictures; nothing is recorded here. Imports
 neither optuna nor mlflow nor distributed.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Degrade
-from pipeline.config.metrics import METRICS
+from pipeline.config.choices import METRICS
 from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.config.choices import LOSSES
-from pipeline.config.loss_terms import parse_loss
+from pipeline.config.choices import LOSSES, parse_loss
 from pipeline.data.shapes import Images, Logits
 from pipeline.evaluation import metrics
 

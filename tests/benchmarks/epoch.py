@@ -21,11 +21,11 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
+from pipeline.config.outcomes import Trained
 from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade
 from pipeline.data.sets import to_float
-from pipeline.config.outcomes import Trained
 from pipeline.epoch import build_model, run_epoch
 from pipeline.errors import DataError
 from pipeline.evaluation.batches import threads
