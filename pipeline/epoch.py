@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pipeline.config import TrialConfig
-from pipeline.config.outcomes import Checkpoint, EpochOutcome, EpochResult, Failed, Trained
+from pipeline.config.outcomes import Checkpoint, EpochResult, Failed, Trained
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
@@ -43,7 +43,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memo
 
 def run_epoch(
     config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
-) -> EpochOutcome:
+) -> Trained | Failed:
     """Train a trial for one epoch and validate it.
 
     Args:

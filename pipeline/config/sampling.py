@@ -1,8 +1,7 @@
 """``[sampler]`` and ``[pruner]``: a name, and the arguments that Optuna's class of that name takes.
 
-Comes in: a table of a study file. Goes out: a frozen model that holds the given arguments and no others; Optuna has
-the defaults. Imports no optuna: a test compares these fields with the signatures of the installed version. Left out
-are ``seed``, which the study decides, and arguments that are functions.
+Imports no optuna: a test compares these fields with the signatures of the installed version. Left out are ``seed``,
+which the study decides, and arguments that are functions. Optuna has the defaults.
 """
 
 from __future__ import annotations

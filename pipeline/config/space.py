@@ -1,8 +1,7 @@
 """The search space: how a trial's values follow from the forms of all keys.
 
-Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. ``Space.resolve`` walks the keys, parents
-first, and asks for a value only if one is open; sampling, resuming and checking an enqueued configuration are the
-same walk with another answer.
+Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. Sampling, resuming and checking an enqueued
+configuration are one walk over the keys, ``Space.resolve``, with different answers for the open ones.
 """
 
 from __future__ import annotations
@@ -36,8 +35,6 @@ from pipeline.config.messages import hint, shown
 from pipeline.config.trial import applies
 from pipeline.errors import ConfigError
 
-Suggest = Callable[[str, Choices | Range], Value]
-
 
 class Space:
     """All keys of ``[model]`` and ``[train]``, parents before the keys that depend on them.
@@ -46,8 +43,7 @@ class Space:
         sections: ``{"model": {...}, "train": {...}}`` as read from TOML; keys left out take their defaults.
 
     Raises:
-        ConfigError: an unknown key, a value out of bounds, a malformed range, ``when`` or ``by``, or a circle of
-            conditions. The message names section, key, value and what is allowed.
+        ConfigError: a key, form or condition is not allowed; the message names section, key, value and what is allowed.
     """
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
@@ -60,7 +56,7 @@ class Space:
                     raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
                 self.given[key] = read_form(key, raw, f"[{section}] {key}")
         for key, dimension in self.given.items():
-            self._check_conditions(key, dimension)
+            self._check_conditions(f"[{FIELDS[key][0]}] {key}", dimension)
         self.order = self._sorted()
 
     def dimension(self, key: str) -> Dimension:
@@ -74,35 +70,30 @@ class Space:
             found.add(APPLIES[key][0])
         return found
 
-    def resolve(self, suggest: Suggest) -> dict[str, Value]:
-        """One trial's values for every key.
+    def resolve(self, suggest: Callable[[str, Choices | Range], Value]) -> dict[str, Value]:
+        """One trial's values for every key of ``[model]`` and ``[train]``; the default for a key that is not searched.
 
         Args:
             suggest: called with a parameter's name (``lr``, or ``lr@sgd`` for a split key) and its open dimension.
-
-        Returns:
-            Every key of ``[model]`` and ``[train]``; a key that is not searched in this trial has its default.
         """
         values: dict[str, Value] = {}
         for key in self.order:
+            values[key] = DEFAULTS[key]
             name, dimension = key, self.dimension(key)
-            if not applies(key, values):
-                values[key] = DEFAULTS[key]
+            if not applies(key, values) or not _holds(dimension.when, values):
                 continue
             if isinstance(dimension, ByKey):
-                part, inner = dimension.part(values[dimension.by])
-                name, dimension = f"{key}@{part}", inner
+                part, dimension = dimension.part(values[dimension.by])
+                name = f"{key}@{part}"
             if isinstance(dimension, Fixed):
                 values[key] = dimension.value
-            elif not _holds(dimension.when, values):
-                values[key] = DEFAULTS[key]
             else:
                 values[key] = as_declared(key, suggest(name, dimension))
         return values
 
     def searched(self) -> list[str]:
         """The keys that are open: listed, ranged or split."""
-        return [key for key in self.order if key in self.given and not isinstance(self.given[key], Fixed)]
+        return [key for key in self.order if not isinstance(self.dimension(key), Fixed)]
 
     def reachable(self, key: str) -> tuple[Value, ...]:
         """The values a fixed or listed key may take; for a split one those of all its parts."""
@@ -116,7 +107,7 @@ class Space:
         """The greatest value of a numeric key in trials whose other keys have the ``given`` values."""
         dimension = self.dimension(key)
         if isinstance(dimension, ByKey) and dimension.by in given:
-            dimension = dimension.part(given[dimension.by])[1]
+            _, dimension = dimension.part(given[dimension.by])
         if not _holds({parent: values for parent, values in dimension.when.items() if parent in given}, given):
             return DEFAULTS[key]
         found: list[Any] = [DEFAULTS[key]] if dimension.when.keys() - given.keys() else []
@@ -140,18 +131,17 @@ class Space:
         def suggest(name: str, dimension: Choices | Range) -> Value:
             key = name.partition("@")[0]
             asked.add(key)
-            if key in entry:
-                if not dimension.contains(entry[key]):
-                    raise ConfigError(
-                        f"{location}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
-                        f"change one of them, give --set {FIELDS[key][0]}.{key}=…, or omit [[enqueue]] with "
-                        "--set enqueue=[]"
-                    )
-                return entry[key]
-            for child in self.given:
-                if child in entry and key in self.parents(child):
-                    raise ConfigError(f"{location}: {child} depends on {key}: give {key} too")
-            return dimension.first
+            if key not in entry:
+                for child in self.given:
+                    if child in entry and key in self.parents(child):
+                        raise ConfigError(f"{location}: {child} depends on {key}: give {key} too")
+                return dimension.first
+            if not dimension.contains(entry[key]):
+                raise ConfigError(
+                    f"{location}: {key} = {entry[key]!r} is not in the study's space ({dimension}); change one of "
+                    f"them, give --set {FIELDS[key][0]}.{key}=…, or omit [[enqueue]] with --set enqueue=[]"
+                )
+            return entry[key]
 
         values = self.resolve(suggest)
         for key, value in entry.items():
@@ -165,17 +155,15 @@ class Space:
         """Both sections in plain JSON values with nothing left implicit."""
         return by_section({key: self.dimension(key).canonical() for key in FIELDS})
 
-    def _check_conditions(self, key: str, dimension: Dimension) -> None:
-        location = f"[{FIELDS[key][0]}] {key}"
+    def _check_conditions(self, location: str, dimension: Dimension) -> None:
         for parent, values in dimension.when.items():
             self._check_values(f"{location}: when", parent, values)
         if isinstance(dimension, ByKey):
-            by = dimension.by
-            named = (_value_of(by, name) for name in dimension.parts if name != "default")
-            self._check_values(f"{location}: by", by, named)
-            missing = [value for value in self.reachable(by) if part_name(value) not in dimension.parts]
+            by, parts = dimension.by, dimension.parts
+            self._check_values(f"{location}: by", by, (_value_of(by, name) for name in parts if name != "default"))
+            missing = [value for value in self.reachable(by) if part_name(value) not in parts]
             listed = isinstance(self.dimension(by), Fixed | Choices)
-            if (missing or not listed) and "default" not in dimension.parts:
+            if (missing or not listed) and "default" not in parts:
                 others = ", ".join(map(str, missing)) or "all others"
                 raise ConfigError(f"{location}: no part for {by} = {others}; add it, or a part named default")
 
@@ -200,8 +188,7 @@ class Space:
         try:
             sorter.prepare()
         except CycleError as error:
-            circle = " -> ".join(error.args[1])
-            raise ConfigError(f"the conditions form a circle: {circle}") from None
+            raise ConfigError(f"the conditions form a circle: {' -> '.join(error.args[1])}") from None
         while sorter.is_active():
             # Sorted by key within a rank, so that the order, and with it the sampling, does not depend on the file's.
             ready = sorted(sorter.get_ready(), key=list(FIELDS).index)

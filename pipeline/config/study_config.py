@@ -1,8 +1,4 @@
-"""A whole study as frozen, checked objects.
-
-Comes in: the tables of a study file. Goes out: a ``StudyConfig``, or a ``ConfigError`` that names key and value. Reads
-no file.
-"""
+"""A whole study: from the tables of a study file to a frozen ``StudyConfig``, or a ``ConfigError``. Reads no file."""
 
 from __future__ import annotations
 
@@ -144,8 +140,8 @@ def parse_study(raw: dict[str, Any]) -> StudyConfig:
             f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
         )
     _check_ranking(config)
-    for i, entry in enumerate(config.enqueue):
-        config.space.check_enqueued(entry, f"[[enqueue]] number {i + 1}")
+    for number, entry in enumerate(config.enqueue, 1):
+        config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
     return config
 
 
@@ -174,8 +170,7 @@ def check_name(name: str, what: str) -> str:
 def _describe(findings: Sequence[ErrorDetails]) -> str:
     """The first finding as text, together with what other branches of the same key's type found."""
     finding = findings[0]
-    place, kind = finding["loc"], finding["type"]
-    section = str(place[0])
+    place, kind, section = finding["loc"], finding["type"], str(finding["loc"][0])
     # In a tagged union the tag follows the section, and the branch of the key's own type follows the key.
     path = [section, *map(str, place[2:3] if section in VARIANTS else place[1:])]
     location = locate(path)
@@ -187,10 +182,9 @@ def _describe(findings: Sequence[ErrorDetails]) -> str:
     if kind == "union_tag_not_found":
         return f"[{section}] kind is missing"
     if kind == "union_tag_invalid":
-        tag, key = finding["ctx"]["tag"], finding["ctx"]["discriminator"].strip("'")
-        names = VARIANTS[section]
-        allowed = f"allowed: {', '.join(names)}{hint(tag, names, listing=False)}"
-        return f"[{section}] {key} = {tag!r} is unknown; {allowed}"
+        tag, key, names = finding["ctx"]["tag"], finding["ctx"]["discriminator"].strip("'"), VARIANTS[section]
+        near = hint(tag, names, listing=False)
+        return f"[{section}] {key} = {tag!r} is unknown; allowed: {', '.join(names)}{near}"
     if isinstance(finding["input"], dict | list):
         return f"{location}: {finding['msg'].replace('Input should', 'must')}"
     return f"{location} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
@@ -213,12 +207,11 @@ def _check_plain(value: Any, path: tuple[str, ...]) -> None:
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             _check_plain(str(key), path)
             _check_plain(inner, (*path, str(key)))
-    elif isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{locate(path)}: {value!r} is not Unicode text")
+    elif isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise ConfigError(f"{locate(path)}: {value!r} is not Unicode text")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise ConfigError(f"{locate(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
-    elif not isinstance(value, bool | int | float):
+    elif not isinstance(value, str | bool | int | float):
         raise ConfigError(f"{locate(path)} = {value}: dates and times are not allowed in a study file")
 
 

@@ -1,7 +1,4 @@
-"""Study files: read TOML, apply the overrides of the command line.
-
-Comes in: a path and ``--set`` overrides. Goes out: a ``StudyFile`` with its checked ``StudyConfig``. Writes nothing.
-"""
+"""Study files: from a path and ``--set`` overrides to a ``StudyFile`` with its ``StudyConfig``. Writes nothing."""
 
 from __future__ import annotations
 
@@ -50,8 +47,7 @@ def load_study_file(
         path: a TOML file of at most 1 MiB.
         overrides: ``section.key=VALUE`` with a TOML value; bare words and ``folder:PATH`` need no quotes. A key of
             ``[model]`` or ``[train]`` that an override fixes is fixed in the enqueued configurations too.
-        name: replaces the file's name.
-        trials: replaces the file's number of trials.
+        name, trials: replace the study's name and number of trials.
 
     Raises:
         NotFoundError: there is no such file.
@@ -60,10 +56,9 @@ def load_study_file(
     text = _read(path)
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {type(error).__name__} while reading it") from None
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, tomllib.TOMLDecodeError) else f"{type(error).__name__} while reading it"
+        raise ConfigError(f"{path}: not valid TOML: {reason}") from None
     for override in overrides:
         _apply(raw, override)
     if name is not None:
@@ -128,7 +123,5 @@ def _place_pictures(raw: dict[str, Any], file: Path) -> None:
     except RuntimeError as error:  # ~NAME of an unknown user
         raise ConfigError(f"dataset = {named[:60]!r}: {error}") from None
     if len(absolute) > LONGEST_PATH:
-        raise ConfigError(
-            f"dataset: the path of {PICTURE_FOLDER} has {len(absolute)} characters; at most {LONGEST_PATH}"
-        )
+        raise ConfigError(f"dataset: the path has {len(absolute)} characters; at most {LONGEST_PATH}")
     raw["dataset"] = PICTURE_FOLDER + absolute
