@@ -7,8 +7,8 @@ choices, the catalogue of data sets, and the results that pass between stages. I
 
 from pipeline.config.forms import ByKey, Choices, Fixed, Range, Value
 from pipeline.config.space import Space
-from pipeline.config.study_config import StudyConfig, check_name
-from pipeline.config.study_file import StudyFile, load_study_file
+from pipeline.config.study_config import StudyConfig
+from pipeline.config.study_file import StudyFile, check_name, load_study_file
 from pipeline.config.trial import Degrade, Downscale, ModelConfig, TrainConfig, TrialConfig
 
 __all__ = [

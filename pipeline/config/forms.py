@@ -28,7 +28,6 @@ from pipeline.errors import ConfigError
 Value = bool | int | float | str
 Number = int | float
 When = dict[str, list[Value]]
-SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
 
 SECTIONS: dict[str, type[Frozen]] = {"model": ModelConfig, "train": TrainConfig}
 FIELDS = {key: (section, field) for section, cls in SECTIONS.items() for key, field in cls.model_fields.items()}
@@ -259,7 +258,8 @@ def _describe(error: ValidationError, location: str) -> str:
     finding = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
     name = finding["loc"][-1] if finding["loc"] else ""
     if finding["type"] == "extra_forbidden":
-        return f"{location}: unknown {name!r}; write {SYNTAX}"
+        forms = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
+        return f"{location}: unknown {name!r}; write {forms}"
     if finding["type"] == "missing":
         return f"{location}: a range needs low and high; {name} is missing"
     text = explain([finding])
