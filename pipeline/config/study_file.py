@@ -78,7 +78,7 @@ def load_study_file(
         _apply(raw, f"budget.trials={trials}")
     try:
         _place_pictures(raw, path)
-        return StudyFile(path, text, tuple(overrides), parse_study(raw))
+        return StudyFile(path, text, tuple(overrides), _checked(raw))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error!s:.{MAX_MESSAGE}}") from None
 
@@ -116,7 +116,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{shown}: {sections[0][:60]} is not a section")
     table[key] = parsed
     if sections and sections[0] in SECTIONS and not isinstance(parsed, list | dict):
-        for entry in raw.get("enqueue", []) if isinstance(raw.get("enqueue"), list) else []:
+        enqueued = raw.get("enqueue")
+        for entry in enqueued if isinstance(enqueued, list) else []:
             if isinstance(entry, dict):
                 entry.pop(key, None)
 
@@ -138,12 +139,8 @@ def _place_pictures(raw: dict[str, Any], file: Path) -> None:
     raw["dataset"] = PICTURE_FOLDER + absolute
 
 
-def parse_study(raw: dict[str, Any]) -> StudyConfig:
-    """A checked study from the tables of a study file.
-
-    Raises:
-        ConfigError: a key or value is not allowed; the message names key and value.
-    """
+def _checked(raw: dict[str, Any]) -> StudyConfig:
+    """The study that the tables of a file describe, or a refusal that names key and value."""
     _check_plain(raw, ())
     try:
         # JSON mode takes lists where tuples are declared and is as strict about everything else.
@@ -156,9 +153,8 @@ def parse_study(raw: dict[str, Any]) -> StudyConfig:
     if config.registered_model:
         check_name(config.registered_model, "registered_model =")
     if config.dataset not in CATALOGUE and not config.dataset.startswith(PICTURE_FOLDER):
-        raise ConfigError(
-            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
-        )
+        allowed = f"{', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
+        raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {allowed}")
     _check_ranking(config)
     for number, entry in enumerate(config.enqueue, 1):
         config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
@@ -180,10 +176,8 @@ def _check_ranking(config: StudyConfig) -> None:
 def check_name(name: str, what: str) -> str:
     """Refuse a name that could not be part of a path and a URI."""
     if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"{what} {shown(name)} is not allowed: 1 to 100 letters, digits, '.', '_' or '-', "
-            "starting with a letter or digit"
-        )
+        allowed = "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        raise ConfigError(f"{what} {shown(name)} is not allowed: {allowed}")
     return name
 
 
