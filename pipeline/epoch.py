@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from pipeline.config import TrialConfig
-from pipeline.config.outcomes import Checkpoint, EpochOutcome, EpochResult, Failed, Trained
+from pipeline.config.outcomes import Checkpoint, EpochResult, Failed, Trained
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
@@ -34,7 +34,8 @@ from pipeline.seeds import derive_seed
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
 from pipeline.training.checkpoint import TrainingState
-from pipeline.training.recipe import build_optimizer, build_scheduler, loss_value
+from pipeline.training.losses import loss_value
+from pipeline.training.optimizers import build_optimizer, build_scheduler
 
 # On the CPU and inside CUDA's libraries only the message says that memory is exhausted.
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
@@ -42,7 +43,7 @@ OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memo
 
 def run_epoch(
     config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
-) -> EpochOutcome:
+) -> Trained | Failed:
     """Train a trial for one epoch and validate it; nothing is downloaded.
 
     ``before`` is the checkpoint of the epoch before, None at the start; the new one is written into ``folder``. Without

@@ -28,20 +28,15 @@ from pipeline.config.choices import (
     PRECISIONS,
     SCHEDULERS,
 )
-from pipeline.config.keys import FIELDS
+from pipeline.config.forms import FIELDS
 from pipeline.data import degrade
 from pipeline.data.sets import to_float
 from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model
-from pipeline.training.recipe import (
-    LOSS_FUNCTIONS,
-    SCHEDULER_FUNCTIONS,
-    build_optimizer,
-    build_scheduler,
-    loss_value,
-)
+from pipeline.training.losses import LOSS_FUNCTIONS, loss_value
+from pipeline.training.optimizers import SCHEDULER_FUNCTIONS, build_optimizer, build_scheduler
 
 TABLES = {
     "activation": ACTIVATIONS,

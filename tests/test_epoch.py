@@ -28,7 +28,8 @@ from pipeline.errors import CheckpointError, DataError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
 from pipeline.training import checkpoint as checkpoints
-from pipeline.training.recipe import build_optimizer, build_scheduler, loss_value
+from pipeline.training.losses import loss_value
+from pipeline.training.optimizers import build_optimizer, build_scheduler
 
 ROOT = Path(__file__).parents[1]
 

@@ -128,7 +128,7 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     from pipeline.config import load_study_file
     from pipeline.config.catalogue import PICTURE_FOLDER
     from pipeline.data import copies, verify
-    from pipeline.data import prepare as prepare_data
+    from pipeline.data.prepare import prepare as prepare_data
     from pipeline.search.samplers import check
 
     config = load_study_file(file, overrides or ()).config

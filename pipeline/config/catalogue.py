@@ -56,17 +56,15 @@ class Entry:
         return "sha256 of the content" if all(file.sha256 for file in self.files) else "md5 of the published archive"
 
 
-UNKNOWN = "see publisher"
-
-
-def _file(mirrors: tuple[str, ...], name: str, md5: str, sha256: str | None = None) -> File:
-    return File(name, md5, tuple(mirror + name for mirror in mirrors), sha256)
+def _files(mirrors: tuple[str, ...], *files: tuple[str, ...]) -> tuple[File, ...]:
+    """Of each file the name, the md5, and the sha256 if it is known."""
+    return tuple(File(name, md5, tuple(mirror + name for mirror in mirrors), *sha256) for name, md5, *sha256 in files)
 
 
 def _mnist(mirrors: tuple[str, ...], *checksums: tuple[str, ...]) -> tuple[File, ...]:
-    """The four files as MNIST and two of its successors name them; of each the md5, and the sha256 if it is known."""
+    """The four files as MNIST and two of its successors name them."""
     parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return tuple(_file(mirrors, f"{part}-ubyte.gz", *sums) for part, sums in zip(parts, checksums, strict=True))
+    return _files(mirrors, *((f"{part}-ubyte.gz", *sums) for part, sums in zip(parts, checksums, strict=True)))
 
 
 # Training images, training labels, test images, test labels; usps has images and labels in one file.
@@ -92,24 +90,19 @@ _KMNIST = _mnist(
     ("5c965bf0a639b31b8f53240b1b52f4d7",),
     ("7320c461ea6c1c855c0b718fb2a4b134",),
 )
-_QMNIST_MIRRORS = ("https://raw.githubusercontent.com/facebookresearch/qmnist/master/",)
-_QMNIST = (
-    _file(_QMNIST_MIRRORS, "qmnist-train-images-idx3-ubyte.gz", "ed72d4157d28c017586c42bc6afe6370"),
-    _file(_QMNIST_MIRRORS, "qmnist-train-labels-idx2-int.gz", "0058f8dd561b90ffdd0f734c6a30e5e4"),
-    _file(_QMNIST_MIRRORS, "qmnist-test-images-idx3-ubyte.gz", "1394631089c404de565df7b7aeaf9412"),
-    _file(_QMNIST_MIRRORS, "qmnist-test-labels-idx2-int.gz", "5b5b05890a5e13444e108efe57b788aa"),
+_QMNIST = _files(
+    ("https://raw.githubusercontent.com/facebookresearch/qmnist/master/",),
+    ("qmnist-train-images-idx3-ubyte.gz", "ed72d4157d28c017586c42bc6afe6370"),
+    ("qmnist-train-labels-idx2-int.gz", "0058f8dd561b90ffdd0f734c6a30e5e4"),
+    ("qmnist-test-images-idx3-ubyte.gz", "1394631089c404de565df7b7aeaf9412"),
+    ("qmnist-test-labels-idx2-int.gz", "5b5b05890a5e13444e108efe57b788aa"),
 )
-_USPS_MIRRORS = ("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",)
-_USPS = (
-    _file(_USPS_MIRRORS, "usps.bz2", "ec16c51db3855ca6c91edd34d0e9b197"),
-    _file(_USPS_MIRRORS, "usps.t.bz2", "8ea070ee2aca1ac39742fdd1ef5ed118"),
+_USPS = _files(
+    ("https://www.csie.ntu.edu.tw/~cjlin/libsvmtools/datasets/multiclass/",),
+    ("usps.bz2", "ec16c51db3855ca6c91edd34d0e9b197"),
+    ("usps.t.bz2", "8ea070ee2aca1ac39742fdd1ef5ed118"),
 )
-_EMNIST = (_file(("https://biometrics.nist.gov/cs_links/EMNIST/",), "gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e"),)
-
-
-def _emnist(part: str, images: int, classes: int) -> Entry:
-    return Entry(f"emnist-{part}", images, (28, 28), classes, UNKNOWN, "EMNIST/raw", _EMNIST, "emnist", part)
-
+_EMNIST = _files(("https://biometrics.nist.gov/cs_links/EMNIST/",), ("gzip.zip", "58c8d27c78d21e728a6bc7b3cc06412e"))
 
 _ENTRIES = (
     Entry("mnist-5k", 5_000, (28, 28), 10, "CC BY-SA 3.0", format="csv"),
@@ -117,12 +110,17 @@ _ENTRIES = (
     Entry("fashion-mnist", 70_000, (28, 28), 10, "MIT", "FashionMNIST/raw", _FASHION),
     Entry("kmnist", 70_000, (28, 28), 10, "CC BY-SA 4.0", "KMNIST/raw", _KMNIST),
     Entry("qmnist", 120_000, (28, 28), 10, "BSD 3-clause", "QMNIST/raw", _QMNIST),
-    _emnist("balanced", 131_600, 47),
-    _emnist("byclass", 814_255, 62),
-    _emnist("bymerge", 814_255, 47),
-    _emnist("digits", 280_000, 10),
-    _emnist("letters", 145_600, 26),
-    _emnist("mnist", 70_000, 10),
-    Entry("usps", 9_298, (16, 16), 10, UNKNOWN, "", _USPS, "usps"),
+    *(
+        Entry(f"emnist-{part}", images, (28, 28), classes, "see publisher", "EMNIST/raw", _EMNIST, "emnist", part)
+        for part, images, classes in (
+            ("balanced", 131_600, 47),
+            ("byclass", 814_255, 62),
+            ("bymerge", 814_255, 47),
+            ("digits", 280_000, 10),
+            ("letters", 145_600, 26),
+            ("mnist", 70_000, 10),
+        )
+    ),
+    Entry("usps", 9_298, (16, 16), 10, "see publisher", "", _USPS, "usps"),
 )
-CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
+CATALOGUE = {entry.name: entry for entry in _ENTRIES}

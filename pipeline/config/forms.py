@@ -1,7 +1,7 @@
-"""The forms in which a study file gives a key: fixed (a value), choices (a list), a range, or split by another key.
+"""The keys of ``[model]`` and ``[train]``, and the forms in which a study file gives them.
 
-Comes in: a key and its TOML value. Goes out: one of four frozen models. What a form says about other keys (``when``,
-``by``) is checked by `space`, which knows all keys.
+Comes in: a key and its TOML value. Goes out: one of four frozen models: fixed (a value), choices (a list), a range, or
+split by another key. What a form says about other keys (``when``, ``by``) is checked by `space`, which knows all keys.
 """
 
 from __future__ import annotations
@@ -11,19 +11,62 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationError, ValidationInfo, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
-from pipeline.config.keys import FIELDS, Value, as_declared, legal, same
 from pipeline.config.messages import explain, refused, shown
-from pipeline.config.trial import Frozen
+from pipeline.config.trial import Frozen, ModelConfig, TrainConfig
 from pipeline.errors import ConfigError
 
+Value = bool | int | float | str
 Number = int | float
 When = dict[str, list[Value]]
-SYNTAX = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
 
-# The validators' context is the key that is read. Without one, as for a form made in code, every value is legal.
+SECTIONS: dict[str, type[Frozen]] = {"model": ModelConfig, "train": TrainConfig}
+FIELDS = {key: (section, field) for section, cls in SECTIONS.items() for key, field in cls.model_fields.items()}
+DEFAULTS: dict[str, Value] = {key: field.default for key, (_, field) in FIELDS.items()}
+_ADAPTERS: dict[str, TypeAdapter[Value]] = {
+    key: TypeAdapter(cls.__pydantic_fields__[key].rebuild_annotation(), config=cls.model_config)
+    for cls in SECTIONS.values()
+    for key in cls.model_fields
+}
+
+
+def legal(key: str, value: Any) -> Value:
+    """The value of a key as its schema takes it; an integer given for a key of decimals becomes a decimal.
+
+    Raises:
+        ValueError: the key cannot have this value; the text says what is allowed.
+    """
+    try:
+        return _ADAPTERS[key].validate_python(value)
+    except ValidationError as error:
+        raise refused(explain(error.errors(include_url=False))) from None
+
+
+def as_declared(key: str, value: Value) -> Value:
+    """A sampled value in the key's type: an integer of a key of decimals becomes a decimal."""
+    return float(value) if isinstance(DEFAULTS[key], float) and type(value) is int else value
+
+
+def same(a: Value, b: Value) -> bool:
+    """Equal, and both booleans or neither: in TOML ``true`` is not 1."""
+    return isinstance(a, bool) == isinstance(b, bool) and a == b
+
+
+def by_section(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all keys, as ``{"model": {...}, "train": {...}}``."""
+    return {section: {key: values[key] for key in cls.model_fields} for section, cls in SECTIONS.items()}
+
+
+# The context of these validators is the key that is read. Without one, as for a form made in code, any value is legal.
 
 
 def _legal(value: Any, info: ValidationInfo) -> Value:
@@ -54,14 +97,15 @@ def _condition(raw: Any, info: ValidationInfo) -> When:
 
 
 Legal = Annotated[Value, PlainValidator(_legal)]
-Condition = Annotated[When | None, PlainValidator(_condition)]
+End = Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+Condition = Annotated[When, PlainValidator(_condition)]
 
 
 class Fixed(Frozen):
     """One value; there is nothing to search."""
 
     value: Legal
-    when: ClassVar[None] = None
+    when: ClassVar[When] = {}
 
     @property
     def values(self) -> tuple[Value, ...]:
@@ -76,7 +120,7 @@ class Choices(Frozen):
     """A list of values, searched if ``when`` holds."""
 
     values: Annotated[tuple[Legal, ...], Field(alias="choices", strict=False), AfterValidator(_distinct)]
-    when: Condition = None
+    when: Condition = Field(default_factory=dict)
 
     @property
     def first(self) -> Value:
@@ -86,7 +130,7 @@ class Choices(Frozen):
         return any(same(value, choice) for choice in self.values)
 
     def canonical(self) -> Any:
-        return list(self.values) if self.when is None else {"choices": list(self.values), "when": self.when}
+        return {"choices": list(self.values), "when": self.when} if self.when else list(self.values)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
@@ -95,11 +139,11 @@ class Choices(Frozen):
 class Range(Frozen):
     """All numbers from ``low`` to ``high``, searched if ``when`` holds; integers if both ends are integers."""
 
-    low: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
-    high: Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+    low: End
+    high: End
     log: bool = False
     step: Annotated[Number | None, PlainValidator(_number), Field(gt=0)] = None
-    when: Condition = None
+    when: Condition = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self, info: ValidationInfo) -> Range:
@@ -141,12 +185,12 @@ class Range(Frozen):
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step is not None else "")
 
 
-class Split(Frozen):
-    """A form for each value of another key; ``default`` is the part of all values that have none of their own."""
+class ByKey(Frozen):
+    """A form for each value of the key ``by``; the part ``default`` is that of all values without one of their own."""
 
     by: str
     parts: Mapping[str, Fixed | Choices | Range]
-    when: ClassVar[None] = None
+    when: ClassVar[When] = {}
 
     def part(self, value: Value) -> tuple[str, Fixed | Choices | Range]:
         """The name and the form of the part that belongs to a value of the other key."""
@@ -157,7 +201,7 @@ class Split(Frozen):
         return {"by": self.by, **{name: part.canonical() for name, part in self.parts.items()}}
 
 
-Dimension = Fixed | Choices | Range | Split
+Dimension = Fixed | Choices | Range | ByKey
 
 
 def part_name(value: Value) -> str:
@@ -167,65 +211,59 @@ def part_name(value: Value) -> str:
 
 def parents_of(dimension: Dimension) -> set[str]:
     """The other keys that the form names: their values decide whether and how its own is searched."""
-    return {dimension.by} if isinstance(dimension, Split) else set(dimension.when or ())
+    return {dimension.by} if isinstance(dimension, ByKey) else set(dimension.when)
 
 
 def parts_of(dimension: Dimension) -> list[Fixed | Choices | Range]:
     """The parts of a split key; of any other the form itself."""
-    return list(dimension.parts.values()) if isinstance(dimension, Split) else [dimension]
+    return list(dimension.parts.values()) if isinstance(dimension, ByKey) else [dimension]
 
 
 def read_form(key: str, raw: Any, location: str) -> Dimension:
-    """Read the form of a key from its TOML value.
-
-    Args:
-        key: of ``[model]`` or ``[train]``.
-        raw: a value, a list or a table.
-        location: names the key in messages.
+    """Read the form of a key from its TOML value: a plain value, a list or a table.
 
     Raises:
-        ConfigError: the form is malformed, or one of its values is not legal for the key.
+        ConfigError: the form is malformed, or one of its values is not legal for the key; ``location`` names the key.
     """
-    if isinstance(raw, dict) and "by" in raw:
-        return _read_split(key, raw, location)
     form: type[Fixed | Choices | Range]
-    if isinstance(raw, dict):
-        form = Choices if "choices" in raw else Range
-    else:
-        form, raw = (Choices, {"choices": raw}) if isinstance(raw, list) else (Fixed, {"value": raw})
+    match raw:
+        case {"by": by}:
+            return _read_split(key, by, {name: raw[name] for name in raw if name != "by"}, location)
+        case dict():
+            form = Choices if "choices" in raw else Range
+        case list():
+            form, raw = Choices, {"choices": raw}
+        case _:
+            form, raw = Fixed, {"value": raw}
     try:
         return form.model_validate(raw, context=key)
     except ValidationError as error:
         raise ConfigError(_describe(error, location)) from None
 
 
-def _read_split(key: str, raw: dict[str, Any], location: str) -> Split:
-    by = raw["by"]
+def _read_split(key: str, by: Any, forms: Mapping[str, Any], location: str) -> ByKey:
     if not isinstance(by, str) or by == key:
         raise ConfigError(f"{location}: by = {by!r} must name another key of [model] or [train]")
-    parts: dict[str, Any] = {name: read_form(key, raw[name], f"{location}.{name}") for name in raw if name != "by"}
+    parts: dict[str, Any] = {name: read_form(key, form, f"{location}.{name}") for name, form in forms.items()}
     for name, part in parts.items():
         if parents_of(part):
             raise ConfigError(f"{location}.{name}: a part of a split key takes neither `when` nor `by`")
     if not parts:
         raise ConfigError(f"{location}: by = {by!r} needs parts, such as {{ by = {by!r}, default = … }}")
-    return Split(by=by, parts=parts)
+    return ByKey(by=by, parts=parts)
 
 
 def _describe(error: ValidationError, location: str) -> str:
     findings = error.errors(include_url=False)
-    finding: ErrorDetails = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
+    finding = next((f for f in findings if f["type"] == "extra_forbidden"), findings[0])
     name = finding["loc"][-1] if finding["loc"] else ""
     if finding["type"] == "extra_forbidden":
-        return f"{location}: unknown {name!r}; write {SYNTAX}"
+        forms = "a value, a list, { low, high, log, step }, { choices = […], when = {…} } or { by = KEY, … }"
+        return f"{location}: unknown {name!r}; write {forms}"
     if finding["type"] == "missing":
         return f"{location}: a range needs low and high; {name} is missing"
     text = explain([finding])
-    if finding["type"] == "refused" and name in (
-        "",
-        "choices",
-        "when",
-    ):  # about the whole form, so the text is complete
+    if finding["type"] == "refused" and name in ("", "choices", "when"):  # the text is about the whole form
         return f"{location}: {text}"
     place = f"{location}: {name}" if name in ("low", "high", "log", "step", "choices") else location
     return f"{place} = {shown(finding['input'])}: {text}"

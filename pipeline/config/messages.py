@@ -1,7 +1,4 @@
-"""The text of refusals: pydantic's findings in a few words, with the nearest allowed name.
-
-Comes in: errors, values and lists of names. Goes out: text. Imports nothing of the project.
-"""
+"""The text of refusals: from pydantic's findings, values and lists of names. Imports nothing of the project."""
 
 from __future__ import annotations
 
@@ -11,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic_core import ErrorDetails, PydanticCustomError
-
-PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
 def hint(name: str, names: Iterable[str], listing: bool = True) -> str:
@@ -48,5 +43,5 @@ def shown(value: Any, limit: int = 60) -> str:
 
 def locate(path: Sequence[str]) -> str:
     """``name``, or ``[section] key``; keys that are not plain words are quoted."""
-    parts = [part if PLAIN_KEY.fullmatch(part) else repr(part) for part in path]
+    parts = [part if re.fullmatch("[A-Za-z0-9_-]{1,60}", part) else repr(part) for part in path]
     return "".join(parts) if len(parts) < 2 else f"[{parts[0]}] {'.'.join(parts[1:])}"

@@ -43,6 +43,3 @@ class Failed:
 
     reason: str
     seconds: float
-
-
-EpochOutcome = Trained | Failed

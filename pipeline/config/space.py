@@ -1,8 +1,7 @@
 """The search space: how a trial's values follow from the forms of all keys.
 
-Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. ``Space.resolve`` walks the keys, parents
-first, and asks for a value only if one is open; sampling, resuming and checking an enqueued configuration are the
-same walk with another answer.
+Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. Sampling, resuming and checking an enqueued
+configuration are one walk over the keys, ``Space.resolve``, with different answers for the open ones.
 """
 
 from __future__ import annotations
@@ -13,13 +12,28 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pipeline.config.choices import APPLIES
-from pipeline.config.forms import Choices, Dimension, Fixed, Range, Split, parents_of, part_name, parts_of, read_form
-from pipeline.config.keys import DEFAULTS, FIELDS, SECTIONS, Value, as_declared, legal, same
+from pipeline.config.forms import (
+    DEFAULTS,
+    FIELDS,
+    SECTIONS,
+    ByKey,
+    Choices,
+    Dimension,
+    Fixed,
+    Range,
+    Value,
+    as_declared,
+    by_section,
+    legal,
+    parents_of,
+    part_name,
+    parts_of,
+    read_form,
+    same,
+)
 from pipeline.config.messages import hint, shown
-from pipeline.config.trial import ModelConfig, TrainConfig, applies
+from pipeline.config.trial import applies
 from pipeline.errors import ConfigError
-
-Suggest = Callable[[str, Choices | Range], Value]
 
 
 class Space:
@@ -29,18 +43,20 @@ class Space:
         sections: ``{"model": {...}, "train": {...}}`` as read from TOML; keys left out take their defaults.
 
     Raises:
-        ConfigError: an unknown key, a value out of bounds, a malformed range, ``when`` or ``by``, or a circle of
-            conditions. The message names section, key, value and what is allowed.
+        ConfigError: a key, form or condition is not allowed; the message names section, key, value and what is allowed.
     """
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         self.given: dict[str, Dimension] = {}
         for section, forms in sections.items():
             for key, raw in forms.items():
-                _check_section(section, key)
+                if key not in FIELDS:
+                    raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, SECTIONS[section].model_fields)}")
+                if FIELDS[key][0] != section:
+                    raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
                 self.given[key] = read_form(key, raw, f"[{section}] {key}")
         for key, dimension in self.given.items():
-            self._check_conditions(key, dimension)
+            self._check_conditions(f"[{FIELDS[key][0]}] {key}", dimension)
         self.order = self._sorted()
 
     def dimension(self, key: str) -> Dimension:
@@ -54,70 +70,54 @@ class Space:
             found.add(APPLIES[key][0])
         return found
 
-    def resolve(self, suggest: Suggest) -> dict[str, Value]:
-        """One trial's values for every key.
+    def resolve(self, suggest: Callable[[str, Choices | Range], Value]) -> dict[str, Value]:
+        """One trial's values for every key of ``[model]`` and ``[train]``; the default for a key that is not searched.
 
         Args:
             suggest: called with a parameter's name (``lr``, or ``lr@sgd`` for a split key) and its open dimension.
-
-        Returns:
-            Every key of ``[model]`` and ``[train]``; a key that is not searched in this trial has its default.
         """
         values: dict[str, Value] = {}
         for key in self.order:
+            values[key] = DEFAULTS[key]
             name, dimension = key, self.dimension(key)
-            if not applies(key, values):
-                values[key] = DEFAULTS[key]
+            if not applies(key, values) or not _holds(dimension.when, values):
                 continue
-            if isinstance(dimension, Split):
-                part, inner = dimension.part(values[dimension.by])
-                name, dimension = f"{key}@{part}", inner
+            if isinstance(dimension, ByKey):
+                part, dimension = dimension.part(values[dimension.by])
+                name = f"{key}@{part}"
             if isinstance(dimension, Fixed):
                 values[key] = dimension.value
-            elif not _holds(dimension.when or {}, values):
-                values[key] = DEFAULTS[key]
             else:
                 values[key] = as_declared(key, suggest(name, dimension))
         return values
 
-    def trial(self, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig]:
-        """The two sections of a trial from the values that ``resolve`` gave."""
-        model = {key: values[key] for key in ModelConfig.model_fields}
-        train = {key: values[key] for key in TrainConfig.model_fields}
-        return ModelConfig.model_validate(model), TrainConfig.model_validate(train)
-
     def searched(self) -> list[str]:
         """The keys that are open: listed, ranged or split."""
-        return [key for key in self.order if key in self.given and not isinstance(self.given[key], Fixed)]
+        return [key for key in self.order if not isinstance(self.dimension(key), Fixed)]
 
     def reachable(self, key: str) -> tuple[Value, ...]:
         """The values a fixed or listed key may take; for a split one those of all its parts."""
         dimension = self.dimension(key)
         found = [value for part in parts_of(dimension) if not isinstance(part, Range) for value in part.values]
-        if isinstance(dimension, Choices) and dimension.when is not None:
+        if isinstance(dimension, Choices) and dimension.when:
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
 
-    def greatest(self, key: str, given: Mapping[str, Value] | None = None) -> Value:
+    def greatest(self, key: str, **given: Value) -> Value:
         """The greatest value of a numeric key in trials whose other keys have the ``given`` values."""
-        given = given or {}
         dimension = self.dimension(key)
-        if isinstance(dimension, Split) and dimension.by in given:
-            dimension = dimension.part(given[dimension.by])[1]
-        when = dimension.when or {}
-        if not _holds({parent: values for parent, values in when.items() if parent in given}, given):
+        if isinstance(dimension, ByKey) and dimension.by in given:
+            _, dimension = dimension.part(given[dimension.by])
+        if not _holds({parent: values for parent, values in dimension.when.items() if parent in given}, given):
             return DEFAULTS[key]
-        found: list[Any] = [DEFAULTS[key]] if when.keys() - given.keys() else []
+        found: list[Any] = [DEFAULTS[key]] if dimension.when.keys() - given.keys() else []
         for part in parts_of(dimension):
             found += [part.high] if isinstance(part, Range) else part.values
         return max(found)
 
     def conditional(self) -> bool:
         """Whether some dimension is searched in only a part of the trials."""
-        return any(
-            not isinstance(dimension, Fixed) and (parents_of(dimension) or key in APPLIES)
-            for key, dimension in self.given.items()
-        )
+        return any(key in APPLIES or parents_of(self.given[key]) for key in self.searched())
 
     def check_enqueued(self, entry: Mapping[str, Any], location: str) -> None:
         """Refuse a configuration that the search could not have drawn."""
@@ -131,18 +131,17 @@ class Space:
         def suggest(name: str, dimension: Choices | Range) -> Value:
             key = name.partition("@")[0]
             asked.add(key)
-            if key in entry:
-                if not dimension.contains(entry[key]):
-                    raise ConfigError(
-                        f"{location}: {key} = {entry[key]!r} is not in the study's space ({dimension}); "
-                        f"change one of them, give --set {FIELDS[key][0]}.{key}=…, or omit [[enqueue]] with "
-                        "--set enqueue=[]"
-                    )
-                return entry[key]
-            for child in self.given:
-                if child in entry and key in self.parents(child):
-                    raise ConfigError(f"{location}: {child} depends on {key}: give {key} too")
-            return dimension.first
+            if key not in entry:
+                for child in self.given:
+                    if child in entry and key in self.parents(child):
+                        raise ConfigError(f"{location}: {child} depends on {key}: give {key} too")
+                return dimension.first
+            if not dimension.contains(entry[key]):
+                raise ConfigError(
+                    f"{location}: {key} = {entry[key]!r} is not in the study's space ({dimension}); change one of "
+                    f"them, give --set {FIELDS[key][0]}.{key}=…, or omit [[enqueue]] with --set enqueue=[]"
+                )
+            return entry[key]
 
         values = self.resolve(suggest)
         for key, value in entry.items():
@@ -154,22 +153,17 @@ class Space:
 
     def canonical(self) -> dict[str, dict[str, Any]]:
         """Both sections in plain JSON values with nothing left implicit."""
-        out: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-        for key, (section, _) in FIELDS.items():
-            out[section][key] = self.dimension(key).canonical()
-        return out
+        return by_section({key: self.dimension(key).canonical() for key in FIELDS})
 
-    def _check_conditions(self, key: str, dimension: Dimension) -> None:
-        location = f"[{FIELDS[key][0]}] {key}"
-        for parent, values in (dimension.when or {}).items():
+    def _check_conditions(self, location: str, dimension: Dimension) -> None:
+        for parent, values in dimension.when.items():
             self._check_values(f"{location}: when", parent, values)
-        if isinstance(dimension, Split):
-            by = dimension.by
-            named = (_value_of(by, name) for name in dimension.parts if name != "default")
-            self._check_values(f"{location}: by", by, named)
-            missing = [value for value in self.reachable(by) if part_name(value) not in dimension.parts]
+        if isinstance(dimension, ByKey):
+            by, parts = dimension.by, dimension.parts
+            self._check_values(f"{location}: by", by, (_value_of(by, name) for name in parts if name != "default"))
+            missing = [value for value in self.reachable(by) if part_name(value) not in parts]
             listed = isinstance(self.dimension(by), Fixed | Choices)
-            if (missing or not listed) and "default" not in dimension.parts:
+            if (missing or not listed) and "default" not in parts:
                 others = ", ".join(map(str, missing)) or "all others"
                 raise ConfigError(f"{location}: no part for {by} = {others}; add it, or a part named default")
 
@@ -190,27 +184,17 @@ class Space:
                 raise ConfigError(f"{location}: {value!r} is not among the study's values of {parent} ({given})")
 
     def _sorted(self) -> tuple[str, ...]:
-        graph = {key: self.parents(key) for key in FIELDS}
+        sorter, order = TopologicalSorter({key: self.parents(key) for key in FIELDS}), []
         try:
-            # Sorted by key within a rank, so that the order, and with it the sampling, does not depend on the file's.
-            sorter, order = TopologicalSorter(graph), []
             sorter.prepare()
-            while sorter.is_active():
-                ready = sorted(sorter.get_ready(), key=list(FIELDS).index)
-                order += ready
-                sorter.done(*ready)
         except CycleError as error:
-            circle = " -> ".join(error.args[1])
-            raise ConfigError(f"the conditions form a circle: {circle}") from None
+            raise ConfigError(f"the conditions form a circle: {' -> '.join(error.args[1])}") from None
+        while sorter.is_active():
+            # Sorted by key within a rank, so that the order, and with it the sampling, does not depend on the file's.
+            ready = sorted(sorter.get_ready(), key=list(FIELDS).index)
+            order += ready
+            sorter.done(*ready)
         return tuple(order)
-
-
-def _check_section(section: str, key: str) -> None:
-    names = SECTIONS[section].model_fields
-    if key in FIELDS and key not in names:
-        raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
-    if key not in names:
-        raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, names)}")
 
 
 def _value_of(key: str, name: str) -> Any:

@@ -1,35 +1,105 @@
-"""A whole study as frozen, checked objects.
+"""The sections of a study file as frozen pydantic models, and ``StudyConfig``, which holds them all.
 
-Comes in: the tables of a study file. Goes out: a ``StudyConfig``, or a ``ConfigError`` that names key and value. Reads
-no file.
+``[sampler]`` and ``[pruner]`` are a name and the arguments that Optuna's class of that name takes, without ``seed``,
+which the study decides, and arguments that are functions. Optuna has the defaults, but is not imported here: a test
+compares the fields with the signatures of the installed version.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
 
-from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
-from pipeline.config.forms import Choices, Range
-from pipeline.config.keys import FIELDS, SECTIONS, Value
-from pipeline.config.loss_terms import parse_loss
-from pipeline.config.messages import explain, hint, locate, shown
-from pipeline.config.sampling import PRUNERS, SAMPLERS, Median, Pruner, Sampler, Tpe
+from pipeline.config.choices import OBJECTIVES
+from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
 from pipeline.config.space import Space
-from pipeline.config.trial import DEGRADATIONS, Degrade, Frozen, OneOf, TrialConfig
+from pipeline.config.trial import Degrade, Frozen, OneOf, TrialConfig, variants
 from pipeline.errors import ConfigError
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MLFLOWS_OWN = "Default"  # the experiment that every MLflow store has from the start; its artifacts are not in our home
-MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
-VARIANTS = {"degrade": DEGRADATIONS, "sampler": SAMPLERS, "pruner": PRUNERS}
+
+class Named(Frozen):
+    """A sampler or pruner. What is stored and passed on is what the file gives, in the file's order."""
+
+    name: str
+    _arguments: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that the file gives."""
+        return dict(self._arguments)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_given(cls, raw: Any, validate: ModelWrapValidatorHandler[Named]) -> Named:
+        made = validate(raw)
+        if isinstance(raw, dict):
+            made._arguments = {key: getattr(made, key) for key in raw if key != "name"}
+        return made
+
+    @model_serializer
+    def _only_given(self) -> dict[str, Any]:
+        return {"name": self.name, **self._arguments}
+
+
+class Tpe(Named):
+    name: Literal["tpe"] = "tpe"
+    consider_prior: bool | None = None
+    prior_weight: int | float | None = None
+    consider_magic_clip: bool | None = None
+    consider_endpoints: bool | None = None
+    n_startup_trials: int | None = None
+    n_ei_candidates: int | None = None
+    multivariate: bool | None = None
+    group: bool | None = None
+    warn_independent_sampling: bool | None = None
+    constant_liar: bool | None = None
+
+
+class Random(Named):
+    name: Literal["random"] = "random"
+
+
+class Median(Named):
+    name: Literal["median"] = "median"
+    n_startup_trials: int | None = None
+    n_warmup_steps: int | None = None
+    interval_steps: int | None = None
+    n_min_trials: int | None = None
+
+
+class SuccessiveHalving(Named):
+    name: Literal["successive_halving"] = "successive_halving"
+    min_resource: Literal["auto"] | int | None = None
+    reduction_factor: int | None = None
+    min_early_stopping_rate: int | None = None
+    bootstrap_count: int | None = None
+
+
+class Hyperband(Named):
+    name: Literal["hyperband"] = "hyperband"
+    min_resource: int | None = None
+    max_resource: Literal["auto"] | int | None = None
+    reduction_factor: int | None = None
+    bootstrap_count: int | None = None
+
+
+class NoPruner(Named):
+    name: Literal["none"] = "none"
+
+
+def _named(default: str) -> BeforeValidator:
+    """Lets a table leave its name out."""
+    return BeforeValidator(lambda raw: {"name": default, **raw} if isinstance(raw, dict) else raw)
+
+
+Sampler = Annotated[Tpe | Random, Field(discriminator="name"), _named("tpe")]
+Pruner = Annotated[Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), _named("median")]
+SAMPLERS = variants(Sampler, "name")
+PRUNERS = variants(Pruner, "name")
 
 
 class Budget(Frozen):
@@ -48,7 +118,7 @@ class Objective(Frozen):
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        return "maximize" if OBJECTIVES[self.metric] == "maximize" else "minimize"
+        return OBJECTIVES[self.metric]
 
 
 class StudyConfig(Frozen):
@@ -78,18 +148,16 @@ class StudyConfig(Frozen):
 
     def trial(self, values: Mapping[str, Value], number: int, device: Literal["cpu", "cuda"]) -> TrialConfig:
         """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them."""
-        model, train = self.space.trial(values)
         return TrialConfig(
             dataset=self.dataset,
             degrade=self.degrade,
-            model=model,
-            train=train,
             objective=self.objective.metric,
             epochs=self.budget.epochs,
             threads=self.budget.threads_per_trial,
             device=device,
             seed=self.seed,
             number=number,
+            **by_section(values),
         )
 
     def single(self) -> StudyConfig:
@@ -110,11 +178,9 @@ class StudyConfig(Frozen):
         if missing:
             keys = [f"{FIELDS[key][0]}.{key}" for key in missing]
             raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
-        fixed = {section: {key: values[key] for key in cls.model_fields} for section, cls in SECTIONS.items()}
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
-        return StudyConfig.model_validate(
-            self.model_dump() | fixed | {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
-        )
+        changes = {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
+        return StudyConfig.model_validate(self.model_dump() | by_section(values) | changes)
 
     def canonical(self) -> dict[str, Any]:
         """The whole study in plain JSON values, defaults filled in: what is stored and compared."""
@@ -126,106 +192,6 @@ class StudyConfig(Frozen):
         keys = [key for key in dict.fromkeys([*other, *mine]) if key not in ("budget.trials", "registered_model")]
         show = {key: [json.dumps(side[key]) if key in side else "(absent)" for side in (other, mine)] for key in keys}
         return [f"{key}: {old} is stored, {new} is asked" for key, (old, new) in show.items() if old != new]
-
-
-def parse_study(raw: dict[str, Any]) -> StudyConfig:
-    """A checked study from the tables of a study file.
-
-    Raises:
-        ConfigError: a key or value is not allowed; the message names key and value.
-    """
-    _check_plain(raw, ())
-    try:
-        # JSON mode takes lists where tuples are declared and is as strict about everything else.
-        config = StudyConfig.model_validate_json(json.dumps(raw))
-    except ValidationError as error:
-        raise ConfigError(_describe(error.errors(include_url=False))) from None
-    check_name(config.name, "name =")
-    if config.name == MLFLOWS_OWN:
-        raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
-    if config.registered_model:
-        check_name(config.registered_model, "registered_model =")
-    if config.dataset not in CATALOGUE and not config.dataset.startswith(PICTURE_FOLDER):
-        raise ConfigError(
-            f"dataset = {config.dataset!r} is unknown; allowed: {', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
-        )
-    _check_ranking(config)
-    for i, entry in enumerate(config.enqueue):
-        config.space.check_enqueued(entry, f"[[enqueue]] number {i + 1}")
-    return config
-
-
-def _check_ranking(config: StudyConfig) -> None:
-    """Refuse a search over losses whose trials would be ranked by what one of them trains on."""
-    searched = [str(loss) for loss in config.space.reachable("loss")]
-    favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}
-    if len(searched) > 1 and config.objective.metric in favoured:
-        fair = [metric for metric in OBJECTIVES if metric not in favoured]
-        raise ConfigError(
-            f"[objective] metric = {config.objective.metric!r} would rank {', '.join(searched)} by what one of "
-            f"them trains on, or nearly; rank a search over these losses by {' or '.join(fair)}"
-        )
-
-
-def check_name(name: str, what: str) -> str:
-    """Refuse a name that could not be part of a path and a URI."""
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"{what} {shown(name)} is not allowed: 1 to 100 letters, digits, '.', '_' or '-', "
-            "starting with a letter or digit"
-        )
-    return name
-
-
-def _describe(findings: Sequence[ErrorDetails]) -> str:
-    """The first finding as text, together with what other branches of the same key's type found."""
-    finding = findings[0]
-    place, kind = finding["loc"], finding["type"]
-    section = str(place[0])
-    # In a tagged union the tag follows the section, and the branch of the key's own type follows the key.
-    path = [section, *map(str, place[2:3] if section in VARIANTS else place[1:])]
-    location = locate(path)
-    if kind == "missing":
-        return f"{location} is missing"
-    if kind == "extra_forbidden":
-        unknown = f"{place[1]} takes no such argument" if section in VARIANTS else "unknown key"
-        return f"{location}: {unknown}{hint(path[-1], _fields(place))}"
-    if kind == "union_tag_not_found":
-        return f"[{section}] kind is missing"
-    if kind == "union_tag_invalid":
-        tag, key = finding["ctx"]["tag"], finding["ctx"]["discriminator"].strip("'")
-        names = VARIANTS[section]
-        allowed = f"allowed: {', '.join(names)}{hint(tag, names, listing=False)}"
-        return f"[{section}] {key} = {tag!r} is unknown; {allowed}"
-    if isinstance(finding["input"], dict | list):
-        return f"{location}: {finding['msg'].replace('Input should', 'must')}"
-    return f"{location} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
-
-
-def _fields(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that are allowed where pydantic found an unknown one: in the file, a section or a tagged section."""
-    section = str(place[0])
-    if len(place) == 3:
-        return list(VARIANTS[section][str(place[1])].model_fields)
-    cls: Any = StudyConfig if len(place) == 1 else StudyConfig.model_fields[section].annotation
-    return list(cls.model_fields)
-
-
-def _check_plain(value: Any, path: tuple[str, ...]) -> None:
-    """Refuse what TOML can hold and JSON cannot: pydantic's JSON reader would not name the key."""
-    if len(path) > MAX_DEPTH:
-        raise ConfigError(f"{locate(path)}: nested more than {MAX_DEPTH} deep")
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            _check_plain(str(key), path)
-            _check_plain(inner, (*path, str(key)))
-    elif isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{locate(path)}: {value!r} is not Unicode text")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ConfigError(f"{locate(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
-    elif not isinstance(value, bool | int | float):
-        raise ConfigError(f"{locate(path)} = {value}: dates and times are not allowed in a study file")
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,9 @@
-"""Study files: read TOML, apply the overrides of the command line.
-
-Comes in: a path and ``--set`` overrides. Goes out: a ``StudyFile`` with its checked ``StudyConfig``. Writes nothing.
-"""
+"""Study files: from a path and ``--set`` overrides to a checked ``StudyFile``, or a ``ConfigError``. Writes nothing."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tomllib
@@ -15,15 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.catalogue import PICTURE_FOLDER
-from pipeline.config.keys import SECTIONS
-from pipeline.config.study_config import StudyConfig, parse_study
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
+from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, parse_loss
+from pipeline.config.forms import SECTIONS
+from pipeline.config.messages import explain, hint, locate, shown
+from pipeline.config.study_config import PRUNERS, SAMPLERS, StudyConfig
+from pipeline.config.trial import DEGRADATIONS
 from pipeline.errors import ConfigError, NotFoundError
 
 MAX_BYTES = 1 << 20  # a study file is a page of text; a larger file is something else
 MAX_MESSAGE = 1_000
 BARE_WORDS = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_.+ -]{1,100}")  # a name, or a sum of losses
 LONGEST_PATH = 400  # of a picture folder: it is part of a data set's name, which MLflow limits to 500 characters
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MLFLOWS_OWN = "Default"  # the experiment that every MLflow store has from the start; its artifacts are not in our home
+MAX_DEPTH = 20  # of tables and lists within each other; the forms of a key need five
+VARIANTS = {"degrade": DEGRADATIONS, "sampler": SAMPLERS, "pruner": PRUNERS}
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,7 @@ def load_study_file(
         path: a TOML file of at most 1 MiB.
         overrides: ``section.key=VALUE`` with a TOML value; bare words and ``folder:PATH`` need no quotes. A key of
             ``[model]`` or ``[train]`` that an override fixes is fixed in the enqueued configurations too.
-        name: replaces the file's name.
-        trials: replaces the file's number of trials.
+        name, trials: replace the study's name and number of trials.
 
     Raises:
         NotFoundError: there is no such file.
@@ -60,10 +67,9 @@ def load_study_file(
     text = _read(path)
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {type(error).__name__} while reading it") from None
+    except (ValueError, RecursionError) as error:
+        reason = error if isinstance(error, tomllib.TOMLDecodeError) else f"{type(error).__name__} while reading it"
+        raise ConfigError(f"{path}: not valid TOML: {reason}") from None
     for override in overrides:
         _apply(raw, override)
     if name is not None:
@@ -72,7 +78,7 @@ def load_study_file(
         _apply(raw, f"budget.trials={trials}")
     try:
         _place_pictures(raw, path)
-        return StudyFile(path, text, tuple(overrides), parse_study(raw))
+        return StudyFile(path, text, tuple(overrides), _checked(raw))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error!s:.{MAX_MESSAGE}}") from None
 
@@ -110,7 +116,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{shown}: {sections[0][:60]} is not a section")
     table[key] = parsed
     if sections and sections[0] in SECTIONS and not isinstance(parsed, list | dict):
-        for entry in raw.get("enqueue", []) if isinstance(raw.get("enqueue"), list) else []:
+        enqueued = raw.get("enqueue")
+        for entry in enqueued if isinstance(enqueued, list) else []:
             if isinstance(entry, dict):
                 entry.pop(key, None)
 
@@ -128,7 +135,95 @@ def _place_pictures(raw: dict[str, Any], file: Path) -> None:
     except RuntimeError as error:  # ~NAME of an unknown user
         raise ConfigError(f"dataset = {named[:60]!r}: {error}") from None
     if len(absolute) > LONGEST_PATH:
-        raise ConfigError(
-            f"dataset: the path of {PICTURE_FOLDER} has {len(absolute)} characters; at most {LONGEST_PATH}"
-        )
+        raise ConfigError(f"dataset: the path has {len(absolute)} characters; at most {LONGEST_PATH}")
     raw["dataset"] = PICTURE_FOLDER + absolute
+
+
+def _checked(raw: dict[str, Any]) -> StudyConfig:
+    """The study that the tables of a file describe, or a refusal that names key and value."""
+    _check_plain(raw, ())
+    try:
+        # JSON mode takes lists where tuples are declared and is as strict about everything else.
+        config = StudyConfig.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        raise ConfigError(_describe(error.errors(include_url=False))) from None
+    check_name(config.name, "name =")
+    if config.name == MLFLOWS_OWN:
+        raise ConfigError(f"name = {MLFLOWS_OWN!r} is MLflow's own experiment; give the study another")
+    if config.registered_model:
+        check_name(config.registered_model, "registered_model =")
+    if config.dataset not in CATALOGUE and not config.dataset.startswith(PICTURE_FOLDER):
+        allowed = f"{', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
+        raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {allowed}")
+    _check_ranking(config)
+    for number, entry in enumerate(config.enqueue, 1):
+        config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
+    return config
+
+
+def _check_ranking(config: StudyConfig) -> None:
+    """Refuse a search over losses whose trials would be ranked by what one of them trains on."""
+    searched = [str(loss) for loss in config.space.reachable("loss")]
+    favoured = {*LOSS_OBJECTIVES, *(name for loss in searched for name in parse_loss(loss))}
+    if len(searched) > 1 and config.objective.metric in favoured:
+        fair = [metric for metric in OBJECTIVES if metric not in favoured]
+        raise ConfigError(
+            f"[objective] metric = {config.objective.metric!r} would rank {', '.join(searched)} by what one of "
+            f"them trains on, or nearly; rank a search over these losses by {' or '.join(fair)}"
+        )
+
+
+def check_name(name: str, what: str) -> str:
+    """Refuse a name that could not be part of a path and a URI."""
+    if not NAME.fullmatch(name):
+        allowed = "1 to 100 letters, digits, '.', '_' or '-', starting with a letter or digit"
+        raise ConfigError(f"{what} {shown(name)} is not allowed: {allowed}")
+    return name
+
+
+def _describe(findings: Sequence[ErrorDetails]) -> str:
+    """The first finding as text, together with what other branches of the same key's type found."""
+    finding = findings[0]
+    place, kind, section = finding["loc"], finding["type"], str(finding["loc"][0])
+    # In a tagged union the tag follows the section, and the branch of the key's own type follows the key.
+    path = [section, *map(str, place[2:3] if section in VARIANTS else place[1:])]
+    location = locate(path)
+    if kind == "missing":
+        return f"{location} is missing"
+    if kind == "extra_forbidden":
+        unknown = f"{place[1]} takes no such argument" if section in VARIANTS else "unknown key"
+        return f"{location}: {unknown}{hint(path[-1], _fields(place))}"
+    if kind == "union_tag_not_found":
+        return f"[{section}] kind is missing"
+    if kind == "union_tag_invalid":
+        tag, key, names = finding["ctx"]["tag"], finding["ctx"]["discriminator"].strip("'"), VARIANTS[section]
+        near = hint(tag, names, listing=False)
+        return f"[{section}] {key} = {tag!r} is unknown; allowed: {', '.join(names)}{near}"
+    if isinstance(finding["input"], dict | list):
+        return f"{location}: {finding['msg'].replace('Input should', 'must')}"
+    return f"{location} = {finding['input']!r}: {explain([f for f in findings if f['loc'][:3] == place[:3]])}"
+
+
+def _fields(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed where pydantic found an unknown one: in the file, a section or a tagged section."""
+    section = str(place[0])
+    if len(place) == 3:
+        return list(VARIANTS[section][str(place[1])].model_fields)
+    cls: Any = StudyConfig if len(place) == 1 else StudyConfig.model_fields[section].annotation
+    return list(cls.model_fields)
+
+
+def _check_plain(value: Any, path: tuple[str, ...]) -> None:
+    """Refuse what TOML can hold and JSON cannot: pydantic's JSON reader would not name the key."""
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(f"{locate(path)}: nested more than {MAX_DEPTH} deep")
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_plain(str(key), path)
+            _check_plain(inner, (*path, str(key)))
+    elif isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        raise ConfigError(f"{locate(path)}: {value!r} is not Unicode text")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{locate(path)}: an integer of {value.bit_length()} bits; TOML's have 64")
+    elif not isinstance(value, str | bool | int | float):
+        raise ConfigError(f"{locate(path)} = {value}: dates and times are not allowed in a study file")

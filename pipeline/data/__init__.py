@@ -3,6 +3,6 @@
 `load_test`, the sealed test split, is for promotion only. Imported by name: `degrade`, and the parts of `sets`.
 """
 
-from pipeline.data.sets import LOADERS, Dataset, Split, copies, load, load_test, prepare, verify
+from pipeline.data.sets import LOADERS, Dataset, Split, copies, load, load_test, verify
 
-__all__ = ["LOADERS", "Dataset", "Split", "copies", "load", "load_test", "prepare", "verify"]
+__all__ = ["LOADERS", "Dataset", "Split", "copies", "load", "load_test", "verify"]

@@ -14,16 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.config import StudyConfig
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
-from pipeline.config.metrics import METRICS, SSIM_WINDOW
-from pipeline.config.trial import check_depth
 from pipeline.data import folder, published
-from pipeline.data.degrade import input_size
 from pipeline.data.formats import read
 from pipeline.data.published import Status
 from pipeline.data.shapes import Images, Labels, Pixels
-from pipeline.errors import ConfigError, DataError, NotFoundError
+from pipeline.errors import DataError, NotFoundError
 
 SPLIT_SEED = 20170  # fixed with the data set: studies of any seed see the same splits
 HELD_OUT = 5_000  # the most images that val and select have each; they have at most a tenth of the training images
@@ -93,41 +89,9 @@ def copies(data: Dataset) -> int:
     return sum(image.numpy().tobytes() in known for image in data.val.images)
 
 
-def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Dataset:
-    """Load a study's data set and check that the study can be run on it.
-
-    Side effects: missing files are downloaded into ``data_dir``; a second call downloads nothing. The pictures in a
-    folder are read again at each call, because they may have changed.
-
-    Raises:
-        DataError: as `load`; or the images are too small for SSIM, not divisible by the downscale factor, or without
-            the classes that the objective needs.
-        ConfigError: convolutional trials may be deeper than the degraded images allow, or batches larger than the
-            training set are searched.
-    """
-    if config.dataset.startswith(PICTURE_FOLDER):
-        _splits.cache_clear()
-    data = load(config.dataset, data_dir, download)
-    degraded_size = input_size(data.image_size, config.degrade)
-    if "conv" in config.space.reachable("layer_type"):
-        check_depth(int(config.space.greatest("depth", {"layer_type": "conv"})), degraded_size)
-    most = config.space.greatest("batch_size")
-    if "batch_size" in config.space.searched() and int(most) > len(data.train):
-        raise ConfigError(
-            f"[train] batch_size: up to {most} is searched, but {config.dataset} has {len(data.train):,} training "
-            "images; all larger batches would be the same one"
-        )
-    metric = config.objective.metric
-    if METRICS[metric].needs_judge and data.classes < 2:
-        raise DataError(
-            f"dataset {config.dataset}: it has no classes for [objective] metric = {metric!r}; rank by psnr or ssim"
-        )
-    if min(data.image_size) < SSIM_WINDOW:
-        raise DataError(
-            f"dataset {config.dataset}: SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, "
-            f"not {' x '.join(map(str, data.image_size))}"
-        )
-    return data
+def forget() -> None:
+    """Read data sets again when they are next loaded: the pictures in a folder may have changed."""
+    _splits.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The functions behind `pipeline.config.metrics.METRICS`.
+"""The functions behind `pipeline.config.choices.METRICS`.
 
 Comes in: restored and clean images, in [0, 1]. Goes out: columns of one value per image, and summaries of columns.
 """
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pipeline.config.metrics import SSIM_WINDOW
+from pipeline.config.choices import SSIM_WINDOW
 from pipeline.data.shapes import Images, PerImage
 from pipeline.errors import ShapeError
 from pipeline.evaluation.judge import Judge

@@ -1,7 +1,7 @@
 """Scores of a restoration on a whole split.
 
 Comes in: a restoration and a split, or batches of restored and clean images. Goes out: the metrics of
-`pipeline.config.metrics.METRICS` and a panel of pictures; nothing is recorded here.
+`pipeline.config.choices.METRICS` and a panel of pictures; nothing is recorded here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Degrade
-from pipeline.config.metrics import METRICS
+from pipeline.config.choices import METRICS
 from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError
 from pipeline.evaluation import metrics
-from pipeline.evaluation.batches import Restore, fixed_batches, panel, threads
+from pipeline.evaluation.batches import Restore, fixed_batches, threads
 from pipeline.evaluation.judge import Judge, labels_of
+from pipeline.evaluation.panel import panel
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from pipeline.config import Choices, Fixed, Range, Split, StudyConfig, Value
+from pipeline.config import ByKey, Choices, Fixed, Range, StudyConfig, Value
 from pipeline.errors import RESUME, StudyError
 from pipeline.search import _optuna
 from pipeline.search.records import EndedTrial, EndState, RunningTrial, StoredTrial, Summary
@@ -198,7 +198,7 @@ class Search:
         named: dict[str, Value] = {}
         for key, value in entry.items():
             dimension = self.config.space.dimension(key)
-            if isinstance(dimension, Split):
+            if isinstance(dimension, ByKey):
                 for part, inner in dimension.parts.items():
                     if not isinstance(inner, Fixed) and inner.contains(value):
                         named[f"{key}@{part}"] = value

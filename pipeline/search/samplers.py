@@ -6,7 +6,7 @@ Comes in: a ``StudyConfig``, whose argument names and types have been checked. G
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -43,31 +43,26 @@ def check(config: StudyConfig) -> None:
 
 
 def _check_drawing(config: StudyConfig) -> None:
-    given = config.sampler.arguments
     # TPE uses its arguments once it has seen as many trials as this.
-    sampler = _sampler(config, 0, given if config.sampler.name == "random" else given | {"n_startup_trials": 1})
-    study = optuna.create_study(sampler=sampler)
+    early: dict[str, Any] = {"n_startup_trials": 1} if config.sampler.name == "tpe" else {}
+    study = optuna.create_study(sampler=build_sampler(config, 0, **early))
     scale = optuna.distributions.FloatDistribution(0.0, 1.0)
     study.add_trials([create_trial(params={"x": x}, distributions={"x": scale}, value=x) for x in (0.2, 0.5, 0.8)])
     try:
         study.ask({"x": scale})
     except Exception as error:  # an argument can fail anywhere in Optuna's arithmetic
-        shown = ", ".join(f"{key} = {value!r}" for key, value in given.items())
+        shown = ", ".join(f"{key} = {value!r}" for key, value in config.sampler.arguments.items())
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"[sampler] {config.sampler.name} cannot draw with {shown} ({reason})") from None
 
 
-def build_sampler(config: StudyConfig, number: int) -> Any:
-    """The sampler of one trial, seeded from the study's seed and the trial's number."""
-    return _sampler(config, number, config.sampler.arguments)
-
-
-def _sampler(config: StudyConfig, number: int, arguments: Mapping[str, Any]) -> Any:
+def build_sampler(config: StudyConfig, number: int, **arguments: Any) -> Any:
+    """The sampler of one trial, seeded by study and number; ``arguments`` replace those of the file."""
     settings: dict[str, Any] = {"seed": derive_seed(config.seed, number, "sampler") % 2**32}
     if config.sampler.name == "tpe" and config.space.conditional():
         # Without groups TPE would sample conditional keys independently of the others.
         settings |= {"multivariate": True, "group": True}
-    return _construct("sampler", SAMPLERS[config.sampler.name], settings | dict(arguments))
+    return _construct("sampler", SAMPLERS[config.sampler.name], settings | config.sampler.arguments | arguments)
 
 
 def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:

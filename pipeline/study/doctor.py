@@ -19,7 +19,8 @@ from pipeline.config import check_name
 from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
 from pipeline.errors import InputError, Interrupted, NotFoundError, StudyError
-from pipeline.evaluation.batches import panel, threads, without_gradients
+from pipeline.evaluation.batches import threads, without_gradients
+from pipeline.evaluation.panel import panel
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, ended

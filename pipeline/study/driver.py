@@ -225,9 +225,7 @@ def _note_environment(session: Session) -> None:
     now = {**versions(), **git_state(), "hardware": hardware(), "judge": judge}
     before = session.search.environment or now
     for what in [what for what in now if before.get(what) != now[what]]:
-        session.reporter.note(
-            f"{what} was {before.get(what)} and is {now[what]}: results of new epochs may differ"
-        )
+        session.reporter.note(f"{what} was {before.get(what)} and is {now[what]}: results of new epochs may differ")
     session.search.environment = now
 
 

@@ -19,7 +19,8 @@ import torch
 
 from pipeline import workers
 from pipeline.config import StudyConfig, StudyFile
-from pipeline.data import Dataset, prepare
+from pipeline.data import Dataset
+from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.home import Home

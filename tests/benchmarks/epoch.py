@@ -31,7 +31,8 @@ from pipeline.errors import DataError
 from pipeline.evaluation.batches import threads
 from pipeline.home import default_data_dir
 from pipeline.provenance import hardware, versions
-from pipeline.training.recipe import build_optimizer, loss_value
+from pipeline.training.losses import loss_value
+from pipeline.training.optimizers import build_optimizer
 from pipeline.workers import start
 
 REPORT = ModelConfig(depth=5, bottleneck=32, activation="leaky_relu")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Choices, ModelConfig, Range, Space, StudyFile, TrainConfig, Value, load_study_file
 from pipeline.config.choices import APPLIES, LOSSES
-from pipeline.config.keys import DEFAULTS, FIELDS
+from pipeline.config.forms import DEFAULTS, FIELDS, SECTIONS, by_section
 from pipeline.config.trial import OneOf
 from pipeline.errors import InputError
 
@@ -248,8 +248,9 @@ def test_every_draw_from_a_valid_space_is_a_valid_trial(sections: dict[str, Any]
     assert len(by_key) == len(asked)
     assert by_key.keys() <= set(space.searched())
     assert {key: values[key] for key in by_key} == by_key
-    model, train = space.trial(values)
-    assert {**model.model_dump(), **train.model_dump()} == values
+    for section, inner in by_section(values).items():
+        assert SECTIONS[section].model_validate(inner).model_dump() == inner
+    assert by_section(values)["model"] | by_section(values)["train"] == values
     for key, (parent, meant) in APPLIES.items():
         assert key not in by_key or set(meant) & set(values[parent].split())
     # The same walk, with the same answers, as an enqueued configuration.

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 from config_for_tests import Load, assert_refused, first
 
-from pipeline.config import Choices, Fixed, Range, Split
-from pipeline.config.forms import Dimension
-from pipeline.config.keys import FIELDS
+from pipeline.config import ByKey, Choices, Fixed, Range
+from pipeline.config.forms import FIELDS, Dimension
 
 OPEN_LR = "[train]\nlr = {}\n"
 BAD = {
@@ -103,7 +102,7 @@ def test_a_bad_form_is_refused_with_file_key_and_value(load: Load, case: str, tm
         (
             "lr",
             '{ by = "optimizer", sgd = { low = 0.1, high = 1.0 }, adam = [0.1, 0.2], default = 0.5 }',
-            Split(
+            ByKey(
                 by="optimizer",
                 parts={
                     "sgd": Range(low=0.1, high=1.0),

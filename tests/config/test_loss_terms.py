@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.config import TrainConfig
-from pipeline.config.choices import LOSSES
-from pipeline.config.loss_terms import parse_loss
+from pipeline.config.choices import LOSSES, parse_loss
 
 NAMES = st.lists(st.sampled_from(LOSSES), min_size=1, unique=True)
 WEIGHTS = st.floats(1e-6, 1e6).map(lambda weight: f"{weight:.6g}".replace("e+", "e")) | st.integers(1, 10**6).map(str)

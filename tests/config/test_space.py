@@ -11,7 +11,7 @@ import pytest
 from config_for_tests import SPACE, Load, assert_refused, assert_short
 
 from pipeline.config import Choices, Range, Space, Value
-from pipeline.config.keys import DEFAULTS, FIELDS
+from pipeline.config.forms import DEFAULTS, FIELDS
 from pipeline.errors import ConfigError
 
 OPEN_LR = "[train]\nlr = {}\n"
@@ -184,7 +184,7 @@ ROOT = Path(__file__).parents[2]
 )
 def test_the_greatest_depth_of_convolutions(load: Load, form: str, greatest: int) -> None:
     space = load(f'[model]\nlayer_type = ["linear", "conv"]\ndepth = {form}\n').config.space
-    assert space.greatest("depth", {"layer_type": "conv"}) == greatest
+    assert space.greatest("depth", layer_type="conv") == greatest
 
 
 def test_parts_can_be_named_after_booleans_and_numbers(load: Load) -> None:

@@ -10,7 +10,7 @@ from config_for_tests import SPACE, Load, assert_refused, assert_short, first, s
 
 from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
-from pipeline.config.keys import DEFAULTS
+from pipeline.config.forms import DEFAULTS
 from pipeline.errors import ConfigError
 
 BAD = {

@@ -21,11 +21,12 @@ from studies_for_tests import Place, study
 from pipeline.config import load_study_file
 from pipeline.config.catalogue import CATALOGUE
 from pipeline.config.choices import LAYER_TYPES
-from pipeline.data import LOADERS, Split, load, load_test, prepare
+from pipeline.data import LOADERS, Split, load, load_test
 from pipeline.data.folder import read
+from pipeline.data.prepare import prepare
 from pipeline.errors import ConfigError, DataError
 from pipeline.evaluation.baselines import baseline_names
-from pipeline.evaluation.batches import PANEL_SCALE, panel_indices
+from pipeline.evaluation.panel import PANEL_SCALE, panel_indices
 
 pytest_plugins = ["study_fixtures"]
 

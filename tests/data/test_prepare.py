@@ -13,7 +13,8 @@ from studies_for_tests import Printed, study
 
 from pipeline.config import load_study_file
 from pipeline.config.catalogue import CATALOGUE
-from pipeline.data import load, prepare
+from pipeline.data import load
+from pipeline.data.prepare import prepare
 from pipeline.errors import DataError
 
 STUDY = """

@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Generator
 
-from pipeline.config.metrics import METRICS
+from pipeline.config.choices import METRICS
 from pipeline.config.trial import Downscale, Gaussian
 from pipeline.data import Dataset, Split
 from pipeline.evaluation import baselines, scores

@@ -17,7 +17,7 @@ from images import flat, pair
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Generator, Tensor
 
-from pipeline.config.metrics import METRICS
+from pipeline.config.choices import METRICS
 from pipeline.data.sets import to_float
 from pipeline.errors import ShapeError
 from pipeline.evaluation import metrics

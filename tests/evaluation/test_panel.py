@@ -10,7 +10,8 @@ import torch
 from pipeline.config.trial import Downscale, Gaussian
 from pipeline.data import Dataset, Split
 from pipeline.data.degrade import upscale
-from pipeline.evaluation.batches import PANEL_SCALE, fixed_batches, panel, panel_indices
+from pipeline.evaluation.batches import fixed_batches
+from pipeline.evaluation.panel import PANEL_SCALE, panel, panel_indices
 
 GAUSSIAN = Gaussian(kind="gaussian", sigma=0.3)
 HALVED = Downscale(kind="downscale", factor=2)

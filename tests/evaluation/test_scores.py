@@ -11,7 +11,7 @@ import torch
 from images import flat, pair
 from torch import Generator, Tensor
 
-from pipeline.config.metrics import METRICS
+from pipeline.config.choices import METRICS
 from pipeline.config.trial import Gaussian
 from pipeline.data import Dataset, Split
 from pipeline.data.sets import to_float

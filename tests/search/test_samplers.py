@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import StudyConfig, load_study_file
-from pipeline.config.sampling import PRUNERS, SAMPLERS, Named
+from pipeline.config.study_config import PRUNERS, SAMPLERS, Named
 from pipeline.errors import ConfigError
 from pipeline.search import samplers
 

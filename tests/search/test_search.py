@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from pipeline.config import StudyConfig
-from pipeline.config.sampling import PRUNERS, SAMPLERS
+from pipeline.config.study_config import PRUNERS, SAMPLERS
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search.ask_tell import OpenTrial, Search

@@ -34,7 +34,7 @@ from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, st
 from pipeline.errors import TrackingError
 from pipeline.home import Home, open_home
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.training.recipe import LOSS_FUNCTIONS
+from pipeline.training.losses import LOSS_FUNCTIONS
 
 pytest_plugins = ["study_fixtures"]
 

@@ -1,7 +1,4 @@
-"""What the ``[train]`` section of a trial names: the loss, the optimizer and the learning rate schedule.
-
-Comes in: the section, and what is trained. Goes out: a loss to minimise; torch's own optimizers and schedulers.
-"""
+"""The optimizer and the learning rate schedule of a trial, all torch's own."""
 
 from __future__ import annotations
 
@@ -10,34 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 
 from pipeline.config import TrainConfig
 from pipeline.config.choices import OPTIMIZERS
-from pipeline.config.loss_terms import parse_loss
 from pipeline.config.trial import applies
-from pipeline.data.shapes import Images, Logits
-from pipeline.evaluation import metrics
-
-
-def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tensor, ""]:
-    """The loss of a batch: the weighted sum that ``config.loss`` names, each term a mean over the batch."""
-    terms = parse_loss(config.loss).items()
-    return torch.stack([weight * LOSS_FUNCTIONS[name](logits, clean, config) for name, weight in terms]).sum()
-
-
-# The restored images are the logits' sigmoid.
-LOSS_FUNCTIONS: dict[str, Callable[[Tensor, Tensor, TrainConfig], Tensor]] = {
-    "bce": lambda logits, clean, config: F.binary_cross_entropy_with_logits(logits, clean),
-    "mse": lambda logits, clean, config: F.mse_loss(torch.sigmoid(logits), clean),
-    "l1": lambda logits, clean, config: F.l1_loss(torch.sigmoid(logits), clean),
-    "smooth_l1": lambda logits, clean, config: F.smooth_l1_loss(torch.sigmoid(logits), clean, beta=config.delta),
-    "huber": lambda logits, clean, config: F.huber_loss(torch.sigmoid(logits), clean, delta=config.delta),
-    "ssim": lambda logits, clean, config: 1 - metrics.ssim(torch.sigmoid(logits), clean).mean(),
-}
 
 # Keys of ``[train]`` that are passed on unchanged, with torch's name of the argument.
 ARGUMENTS = {
