@@ -6,6 +6,7 @@ the figures and the panel. Imports no optuna.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
@@ -24,28 +26,11 @@ from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import validation
+from pipeline.files import write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One metric of one epoch that differs; None where it is missing on that side."""
-
-    epoch: int
-    metric: str
-    recorded: float | None
-    now: float | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a trial failed in training: the recorded reason, and what happened now."""
-
-    recorded: str
-    now: str
 
 
 @dataclass(frozen=True)
@@ -55,14 +40,14 @@ class Reproduction:
     run: str
     epochs: int
     compared: int
-    differences: list[Difference]
-    failure: Failure | None  # of a trial that failed in training
+    differences: dict[tuple[int, str], tuple[float | None, float | None]]  # epoch and metric to recorded and now
+    failure: tuple[str, str] | None  # of a trial that failed in training: the recorded reason, and what happened now
     reconstructed: bool  # `doctor` rebuilt the run: for most epochs it has the objective only
     surroundings: list[str]  # what is not as recorded, and may be the reason
 
     @property
     def identical(self) -> bool:
-        return not self.differences and (self.failure is None or self.failure.recorded == self.failure.now)
+        return not self.differences and (self.failure is None or self.failure[0] == self.failure[1])
 
 
 @dataclass(frozen=True)
@@ -81,10 +66,6 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
 
     A trial that failed in training is trained up to the epoch that failed. Of a run that `doctor` rebuilt, only what
     the run has is compared. Nothing is written to the home, except the data set's judge where it is missing.
-
-    Args:
-        home: the home whose tracking store has the run.
-        run_id: of a trial or a single training.
 
     Raises:
         NotFoundError: there is no such run.
@@ -107,12 +88,12 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
     failure = None
     if next_failed:
         recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
-        failure = Failure(recorded_reason, reason or f"epoch {epochs + 1} was trained")
+        failure = recorded_reason, reason or f"epoch {epochs + 1} was trained"
     now = {key: value for key, value in now.items() if key[0] <= epochs}
     reconstructed = "reconstructed" in stored.tags
     keys = sorted(recorded if reconstructed else {*recorded, *now})
     pairs = {key: (recorded.get(key), now.get(key)) for key in keys}
-    differences = [Difference(*key, *pair) for key, pair in pairs.items() if not _same(*pair)]
+    differences = {key: pair for key, pair in pairs.items() if not _same(*pair)}
     surroundings = _surroundings(stored.tags)
     return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, surroundings)
 
@@ -136,6 +117,17 @@ def evaluate(home: Home, run_id: str) -> Evaluation:
     histories, best = metric_histories(home, run_id), int(stored.metrics["best_epoch"])
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded, panel)
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write a uint8 picture, ``[rows, columns]``, as PNG; an older file is replaced whole.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    write_output(path, content.getvalue())
 
 
 def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]:
@@ -163,9 +155,8 @@ def _train(
             outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
             if isinstance(outcome, Failed):
                 return metrics, outcome.reason
-            before, result = outcome.checkpoint, outcome.result
-            figures = result.metrics.items()
-            metrics |= {(result.epoch, name): value for name, value in figures if not name.startswith("time/")}
+            before, figures = outcome.checkpoint, outcome.result.metrics.items()
+            metrics |= {(outcome.result.epoch, name): value for name, value in figures if not name.startswith("time/")}
     return metrics, None
 
 

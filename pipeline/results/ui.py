@@ -20,8 +20,6 @@ from pipeline.tracking.runs import read_tracking
 
 START_SECONDS = 60  # until the server answers
 STOP_SECONDS = 5  # until its processes are killed
-# The server's job runners, for evaluating language models, are eight more processes.
-ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
@@ -31,7 +29,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         home: the home whose tracking store is shown.
         study: the study whose runs are opened; None opens the list of experiments.
         port: on 127.0.0.1; 0 takes a free one.
-        open_browser: also open a browser window, where there is a browser.
+        open_browser: whether to open a browser window too.
 
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
@@ -47,11 +45,12 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # It starts further processes, which do not end with it: they share a session, so that they can be ended together.
-    null, environment = subprocess.DEVNULL, os.environ | ENVIRONMENT
+    # The server's job runners, for evaluating language models, would be eight more processes.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # Its processes do not end with it: they share a session, so that they can be ended together.
+    null = subprocess.DEVNULL
     server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    handlers = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}{page}"
@@ -64,8 +63,8 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         pass
     finally:
         _end(server)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for which, handler in handlers.items():
+            signal.signal(which, handler)
 
 
 def _free(port: int) -> int:

@@ -16,17 +16,17 @@ from studies_for_tests import Place
 
 from pipeline.errors import InputError
 from pipeline.results.table import WRITERS, summary_rows, summary_table, write_table
-from pipeline.search.records import Record, Summary, ranked
+from pipeline.search.records import EndedTrial, Summary, ranked
 
 pytest_plugins = ["study_fixtures"]
 
 
-def record(number: int, value: float | None, state: str = "COMPLETE", **params: object) -> Record:
+def record(number: int, value: float | None, state: str = "COMPLETE", **params: object) -> EndedTrial:
     """A trial that ended, with two metrics."""
     metrics = {} if value is None else {"train/loss": 0.5, "val/psnr": value, "val/ssim": value / 100}
     cost = {"parameters": 1000 + number, "multiply_adds": 900}
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5)
-    return Record(number, state, value, params, params, datetime(2026, 1, 2, 3, 4, 5), summary)  # type: ignore[arg-type]
+    return EndedTrial(number, params, params, datetime(2026, 1, 2, 3, 4, 5), state, value, summary, {})  # type: ignore[arg-type]
 
 
 MIXED = [
