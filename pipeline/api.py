@@ -1,7 +1,4 @@
-"""The Python interface, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``.
-
-The command ``study run`` calls `run_study`, as `run` does.
-"""
+"""The Python interface, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``."""
 
 from __future__ import annotations
 
@@ -9,25 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+import pandas as pd
 from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
 from pipeline.results.publish import publish
 from pipeline.results.table import summary_table
-from pipeline.search.ask_tell import Search
+from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.reporter import PlainLines, Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.search.ask_tell import OptunaStudy
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
@@ -81,15 +74,13 @@ def run(
         workers: processes. The default 0 trains in this process: a notebook, or a script without
             ``if __name__ == "__main__":``, cannot start others.
         overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
-        home: folder of the studies, default ``mlruns``.
-        data_dir: folder of the data sets, default ``$STUDY_DATA_DIR`` or the user's cache folder.
+        home, data_dir: as for ``--home`` and ``--data-dir``.
 
     Raises:
         StudyError: as `run_study`.
     """
-    where = _home(home, data_dir)
     study_file = load_study_file(Path(file), overrides, name, trials)
-    run_study(study_file, where, Options(workers=workers, device=device), PlainLines())
+    run_study(study_file, _home(home, data_dir), Options(workers=workers, device=device), PlainLines())
     return load_study(study_file.config.name, home=home, data_dir=data_dir)
 
 
@@ -99,8 +90,8 @@ def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Pat
     Raises:
         NotFoundError: there is none of that name.
     """
-    where = _home(home, data_dir)
-    return Study(name, where, load_search(where, name))
+    opened = _home(home, data_dir)
+    return Study(name, opened, load_search(opened, name))
 
 
 def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:

@@ -6,19 +6,15 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result, print_shown
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
 from pipeline.errors import StudyError
-from pipeline.files import check_output
 from pipeline.home import Home
 from pipeline.study.reporter import figure, split_sizes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 @command()
@@ -104,18 +100,13 @@ def evaluate(
     The metrics are printed beside those recorded for the run's best epoch.
     """
     from pipeline.results.reproduce import evaluate as evaluate_run
-    from pipeline.results.reproduce import write_picture
 
-    if picture is not None:
-        check_output(picture, (".png",))
-    done = evaluate_run(home, run_id)
+    done = evaluate_run(home, run_id, picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
     rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
-    shown: list[RenderableType] = [make_table(headings, rows, right=headings[1:])]
-    if picture is not None:
-        write_picture(picture, done.panel)
-        shown.append(f"panel (clean, degraded, restored, error): {picture}")
-    print_result(as_json, {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}, shown)
+    panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []
+    document = {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}
+    print_result(as_json, document, [make_table(headings, rows, right=headings[1:]), *panel])
 
 
 @command()

@@ -13,7 +13,6 @@ import typer
 from pipeline.cli.printing import called_as, counted, leaderboard, make_table, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
-from pipeline.files import check_output
 from pipeline.home import Home
 
 if TYPE_CHECKING:
@@ -130,10 +129,9 @@ def export(
     output: Annotated[Path, typer.Option("-o", "--output", help="A file; .csv, .md, .html or .json.")],
 ) -> None:
     """Write a study's summary table to a file."""
-    from pipeline.results.table import WRITERS, summary_table, write_table
+    from pipeline.results.table import summary_table, write_table
 
     search = _find_study(home, name)
-    check_output(output, WRITERS)
     table = summary_table(search.records(), search.config.objective.direction)
     write_table(table, output)
     print(f"{counted(len(table), 'trial')} of {name} written to {output}")

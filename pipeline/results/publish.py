@@ -49,23 +49,22 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
 
 def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
     """Panels by label: baselines, then the best trials; those of earlier runs are read back from MLflow."""
-    tracking, found = session.tracking, {}
+    search, tracking, found = session.search, session.tracking, {}
 
-    def label(what: str, metrics: Mapping[str, float]) -> str:
-        return f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"
+    def add(what: str, metrics: Mapping[str, float], key: str | int, run_id: str | None, epoch: int) -> None:
+        panel = outcome.panels.get(key)
+        if panel is None and run_id:
+            panel = tracking.panel(run_id, epoch)
+        if panel is not None:
+            found[f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"] = panel
 
     for name, metrics in sorted(outcome.baselines.items()):
         if name != "degraded":  # the sheet's second row shows it already
-            panel = outcome.panels.get(name)
-            if panel is None and (run_id := tracking.find(baseline_uid(session.search.uid, name))):
-                panel = tracking.panel(run_id, 0)
-            found[label(f"baseline {name}", metrics)] = panel
+            add(f"baseline {name}", metrics, name, tracking.find(baseline_uid(search.uid, name)), 0)
     for trial in ranked(outcome.records, session.config.objective.direction)[:SHOWN]:
-        summary, panel = trial.summary, outcome.panels.get(trial.number)
-        if panel is None:
-            panel = tracking.panel(summary.run_id, summary.best_epoch)
-        found[label(f"trial {trial.number}", summary.metrics)] = panel
-    return {label: panel for label, panel in found.items() if panel is not None}
+        summary = trial.summary
+        add(f"trial {trial.number}", summary.metrics, trial.number, summary.run_id, summary.best_epoch)
+    return found
 
 
 def contact_sheet(panels: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -13,7 +13,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import ValidationError
@@ -26,7 +25,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import validation
-from pipeline.files import write_output
+from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import load_verified
@@ -52,13 +51,12 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run's model on the validation split: its figures now, those recorded for its best epoch, and the panel."""
+    """A run's model on the validation split: its figures now, and those recorded for its best epoch."""
 
     run: str
     best_epoch: int
     figures: dict[str, float]
     recorded: dict[str, float]
-    panel: np.ndarray  # as `evaluation.panel` makes it
 
 
 def reproduce(home: Home, run_id: str) -> Reproduction:
@@ -85,49 +83,43 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
     # A value that is not finite fails its trial after the epoch, which is recorded. Else the next epoch failed.
     next_failed = stored.tags.get("trial.state") == "FAIL" and all(map(math.isfinite, recorded.values()))
     now, reason = _train(config, home, judge_of(data, home.judges), epochs + next_failed)
-    failure = None
-    if next_failed:
-        recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
-        failure = recorded_reason, reason or f"epoch {epochs + 1} was trained"
+    recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
+    failure = (recorded_reason, reason or f"epoch {epochs + 1} was trained") if next_failed else None
     now = {key: value for key, value in now.items() if key[0] <= epochs}
     reconstructed = "reconstructed" in stored.tags
     keys = sorted(recorded if reconstructed else {*recorded, *now})
     pairs = {key: (recorded.get(key), now.get(key)) for key in keys}
     differences = {key: pair for key, pair in pairs.items() if not _same(*pair)}
-    surroundings = _surroundings(stored.tags)
-    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, surroundings)
+    changed = _surroundings(stored.tags)
+    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, changed)
 
 
-def evaluate(home: Home, run_id: str) -> Evaluation:
-    """Verify the files of a trained run's model, and evaluate it on *val*.
+def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation:
+    """Verify the files of a trained run's model, and evaluate it on *val*; ``picture`` is a PNG file for the panel.
 
     Nothing is written to the home, except the data set's judge where it is missing.
 
     Raises:
         NotFoundError: there is no such run.
-        InputError: the run records no training, has no model, or its data set differs from the one here.
+        InputError: the run records no training, has no model, or its data set differs from the one here; or the
+            picture cannot be written.
         TrackingError: the model's files are not those that were logged.
     """
+    if picture is not None:
+        check_output(picture, (".png",))
     stored, config, data = _recorded(home, run_id)
     if "model.sha256" not in stored.tags:
         raise InputError(f"run {stored.name} ({stored.status}) has no model; only completed trainings have one")
     model = load_verified(stored.tags["model.id"], json.loads(stored.tags["model.sha256"]))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
+    if picture is not None:
+        content = io.BytesIO()
+        Image.fromarray(panel).save(content, format="PNG")
+        write_output(picture, content.getvalue())
     histories, best = metric_histories(home, run_id), int(stored.metrics["best_epoch"])
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
-    return Evaluation(stored.name, best, figures, recorded, panel)
-
-
-def write_picture(path: Path, picture: np.ndarray) -> None:
-    """Write a uint8 picture, ``[rows, columns]``, as PNG; an older file is replaced whole.
-
-    Raises:
-        InputError: it cannot be written there.
-    """
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, format="PNG")
-    write_output(path, content.getvalue())
+    return Evaluation(stored.name, best, figures, recorded)
 
 
 def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]:
@@ -162,7 +154,7 @@ def _train(
 
 def _same(recorded: float | None, now: float | None) -> bool:
     """Whether two figures are equal, or both NaN."""
-    return recorded == now or (recorded is not None and now is not None and recorded != recorded and now != now)
+    return recorded == now or (recorded != recorded and now != now)
 
 
 def _surroundings(tags: dict[str, str]) -> list[str]:

@@ -23,13 +23,7 @@ STOP_SECONDS = 5  # until its processes are killed
 
 
 def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
-    """Serve the UI until the user interrupts it.
-
-    Args:
-        home: the home whose tracking store is shown.
-        study: the study whose runs are opened; None opens the list of experiments.
-        port: on 127.0.0.1; 0 takes a free one.
-        open_browser: whether to open a browser window too.
+    """Serve the UI until the user interrupts it, opened at a study's runs or at the list of experiments.
 
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
@@ -47,8 +41,8 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # The server's job runners, for evaluating language models, would be eight more processes.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    # Its processes do not end with it: they share a session, so that they can be ended together.
     null = subprocess.DEVNULL
+    # Its processes do not end with it: they share a session, so that they can be ended together.
     server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
     handlers = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,17 +17,17 @@ from studies_for_tests import Place
 
 from pipeline.errors import InputError
 from pipeline.results.table import WRITERS, summary_rows, summary_table, write_table
-from pipeline.search.records import EndedTrial, Summary, ranked
+from pipeline.search.records import EndedTrial, EndState, Summary, ranked
 
 pytest_plugins = ["study_fixtures"]
 
 
-def record(number: int, value: float | None, state: str = "COMPLETE", **params: object) -> EndedTrial:
+def record(number: int, value: float | None, state: EndState = "COMPLETE", **params: Any) -> EndedTrial:
     """A trial that ended, with two metrics."""
     metrics = {} if value is None else {"train/loss": 0.5, "val/psnr": value, "val/ssim": value / 100}
     cost = {"parameters": 1000 + number, "multiply_adds": 900}
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5)
-    return EndedTrial(number, params, params, datetime(2026, 1, 2, 3, 4, 5), state, value, summary, {})  # type: ignore[arg-type]
+    return EndedTrial(number, params, params, datetime(2026, 1, 2, 3, 4, 5), state, value, summary, {})
 
 
 MIXED = [
@@ -139,7 +140,7 @@ def test_a_real_study_has_one_row_per_trial(finished: Place) -> None:
 def test_numbers_keep_all_their_digits_and_integers_stay_integers(finished: Place, tmp_path: Path) -> None:
     table, file = summary_table(finished.search().records(), "maximize"), tmp_path / "table.csv"
     write_table(table, file)
-    from_csv = pd.read_csv(file, float_precision="round_trip")  # pandas before 3.1 rounds by default
+    from_csv = pd.read_csv(file)
     pd.testing.assert_frame_equal(from_csv.astype(table.dtypes), table, check_exact=True)
     read = json.loads((_written(table, tmp_path / "table.json")).read_text())
     for row, record in zip(read, table.to_dict("records"), strict=True):
