@@ -1,4 +1,4 @@
-"""The Python interface, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``."""
+"""The Python interface, for notebooks and scripts: `run`, `load_study` and `load_model`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The live table of a running study, for a terminal.
-
-What comes in: the driver's reports. What goes out: a table redrawn in place, and one line per ended trial above it.
-"""
+"""The live table of a running study: redrawn in place, with one line per ended trial above it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Repeat what a run records: train it again and compare every metric of every epoch, or evaluate its model.
 
-What comes in: a run id. What goes out: the differences, with what has changed about the machine and its libraries; or
-the figures and the panel. Imports no optuna.
+What comes in: a run id. What goes out: a `Reproduction` or an `Evaluation`. Imports no optuna.
 """
 
 from __future__ import annotations

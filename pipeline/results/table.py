@@ -1,6 +1,5 @@
-"""The summary table of a study.
+"""The summary table of a study: rows, a pandas DataFrame, or a file in the format of its suffix.
 
-What comes in: a study's records. What goes out: rows, a pandas DataFrame, or a file in the format of its suffix.
 Imports no torch, and pandas only where a data frame is made.
 """
 

@@ -1,7 +1,4 @@
-"""The MLflow UI on a home, served on 127.0.0.1 only.
-
-What comes in: a home and a study's name. What goes out: a server process that ends with the command.
-"""
+"""The MLflow UI on a home, served on 127.0.0.1 only by a process that ends with the command."""
 
 from __future__ import annotations
 
