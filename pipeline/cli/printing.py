@@ -77,7 +77,7 @@ def leaderboard(
     from pipeline.search.records import ranked
 
     states = [record.state for record in records]
-    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))
+    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
     yield Text.assemble("\n", (config.name, "bold"), f": {counted(len(records), 'trial')} ({counts})")
 
     best = ranked(records, config.objective.direction)[:TOP]
