@@ -1,32 +1,26 @@
-"""The Python interface, for notebooks and scripts: ``pipeline.run``, ``pipeline.load_study``, ``pipeline.load_model``.
-
-The command ``study run`` calls `run_study`, as `run` does.
-"""
+"""The Python interface, for notebooks and scripts: `run`, `load_study` and `load_model`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from types import MethodType
+from typing import Literal
 
-from torch import Tensor, nn
+import pandas as pd
+from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
 from pipeline.results.publish import publish
 from pipeline.results.table import summary_table
-from pipeline.search.ask_tell import Search
+from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.reporter import PlainLines, Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.models import load_champion
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.search.ask_tell import OptunaStudy
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
@@ -34,12 +28,6 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
 
     Side effects: creates the home, the databases, an experiment, runs and models; downloads an absent data set.
     Called again it adds only what is missing; with a higher total the result is as if that had been asked at once.
-
-    Args:
-        file: the study.
-        home: where it is kept.
-        options: workers, cluster, device.
-        reporter: told of every epoch and trial.
 
     Raises:
         InputError: bad arguments, data or a study that differs from the stored one; nothing was written.
@@ -82,22 +70,17 @@ def run(
     """Run a study file, or resume it; lines of progress are printed.
 
     Args:
-        file: the TOML file.
-        trials: takes the place of the file's total.
+        file: the TOML file; ``trials`` and ``name`` replace its own.
         workers: processes. The default 0 trains in this process: a notebook, or a script without
             ``if __name__ == "__main__":``, cannot start others.
         overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
-        name: takes the place of the file's own.
-        device: where to train.
-        home: folder of the studies, default ``mlruns``.
-        data_dir: folder of the data sets.
+        home, data_dir: as for ``--home`` and ``--data-dir``.
 
     Raises:
         StudyError: as `run_study`.
     """
-    where = _home(home, data_dir)
     study_file = load_study_file(Path(file), overrides, name, trials)
-    run_study(study_file, where, Options(workers=workers, device=device), PlainLines())
+    run_study(study_file, _home(home, data_dir), Options(workers=workers, device=device), PlainLines())
     return load_study(study_file.config.name, home=home, data_dir=data_dir)
 
 
@@ -107,36 +90,23 @@ def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Pat
     Raises:
         NotFoundError: there is none of that name.
     """
-    where = _home(home, data_dir)
-    return Study(name, where, load_search(where, name))
+    opened = _home(home, data_dir)
+    return Study(name, opened, load_search(opened, name))
 
 
 def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:
     """A registered model as a torch module: degraded ``[N, 1, h, w]`` in, restored ``[N, 1, H, W]`` out.
 
-    It is in evaluation mode and stays so.
+    It computes as in evaluation mode, whatever mode is set.
 
     Raises:
         NotFoundError: no such model or alias.
         TrackingError: its files are not those that were logged.
     """
-    return _Exported(load_champion(_home(home, None), name, alias))
-
-
-class _Exported(nn.Module):
-    """An exported model as a module like any other: it takes `eval` and `train`, though its mode is fixed."""
-
-    def __init__(self, graph: nn.Module) -> None:
-        super().__init__()
-        self.graph = graph
-        self.training = False
-
-    def train(self, mode: bool = True) -> _Exported:
-        self.training = mode
-        return self
-
-    def forward(self, degraded: Tensor) -> Tensor:
-        return self.graph(degraded)
+    model = load_champion(_home(home, None), name, alias)
+    for method in (nn.Module.train, nn.Module.eval):  # an exported module refuses both
+        setattr(model, method.__name__, MethodType(method, model))
+    return model.eval()
 
 
 def _home(home: str | Path | None, data_dir: str | Path | None) -> Home:

@@ -1,14 +1,11 @@
 """The command line: each command parses its options, calls one function, and prints the result.
 
-`program` has the application and what all commands share; the commands are in `running`, `viewing`, `keeping`,
-`checking` and `datasets`; `tables`, `hints` and `progress` print. Nothing of the project imports this package.
+`program` has the application and what all commands share, `tables` and `progress` print, and the other modules have
+the commands. Nothing of the project imports this package.
 """
 
-from pipeline.cli.program import app, main
-
 # isort: off
-from pipeline.cli import running, viewing, keeping, checking, datasets  # the order of the commands in `study --help`
+from pipeline.cli.program import app, main
+from pipeline.cli import running, stored, checking  # noqa: F401  (in the order of `study --help`)
 
-# isort: on
-
-__all__ = ["app", "checking", "datasets", "keeping", "main", "running", "viewing"]
+__all__ = ["app", "main"]

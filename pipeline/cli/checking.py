@@ -1,4 +1,4 @@
-"""The commands that check what was recorded: ``reproduce``, ``doctor``."""
+"""The commands that check runs, homes and data sets: ``reproduce``, ``doctor``, ``data list``, ``data verify``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.program import RunArgument, command
-from pipeline.cli.tables import counted
+from pipeline.cli.printing import counted, make_table, print_result
+from pipeline.cli.program import JsonOption, RunArgument, app, command
 from pipeline.errors import StudyError
 from pipeline.home import Home
 
 SHOWN = 10  # differing figures that `reproduce` prints
+
+data_commands = typer.Typer(help="List and verify the data sets.", no_args_is_help=True)
+app.add_typer(data_commands, name="data")
 
 
 @command()
@@ -24,15 +27,16 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
         print("the run was lost and rebuilt by doctor: for most epochs it has the objective only")
     if done.identical:
         print(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
-        if done.failure is not None:
-            print(f"it failed as recorded: {done.failure.recorded}")
+        if done.failure:
+            print(f"it failed as recorded: {done.failure[0]}")
         return
     differ = f"{len(done.differences)} of {done.compared} figures of {done.run} differ"
     print(differ + (":" if done.differences else ""))
-    for d in done.differences[:SHOWN]:
-        print(f"  epoch {d.epoch} {d.metric}: recorded {d.recorded}, now {d.now}")
-    if done.failure is not None:
-        print(f"  failure: recorded {done.failure.recorded!r}, now {done.failure.now!r}")
+    for (epoch, metric), (recorded, now) in list(done.differences.items())[:SHOWN]:
+        print(f"  epoch {epoch} {metric}: recorded {recorded}, now {now}")
+    if done.failure:
+        recorded_failure, failure_now = done.failure
+        print(f"  failure: recorded {recorded_failure!r}, now {failure_now!r}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
         print(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")
@@ -47,19 +51,65 @@ def doctor(
     from pipeline.study.doctor import examine_home
     from pipeline.study.reporter import PlainLines
 
-    found, repairable, repaired = 0, 0, 0
+    found, repairable = 0, 0
     for name, finding in examine_home(home, PlainLines()):
         found += 1
         repairable += finding.repair is not None
-        if repair and finding.repair is not None:
+        if finding.repair is None:
+            print(f"{name}: {finding.text} (cannot be repaired here)")
+        elif repair:
             finding.repair()
-            repaired += 1
             print(f"{name}: repaired: {finding.text}")
         else:
-            print(f"{name}: {finding.text}" + ("" if finding.repair else " (cannot be repaired here)"))
+            print(f"{name}: {finding.text}")
     if not found:
         print(f"{home.path}: all is well")
-    elif repaired < found:
+    left = found - repairable if repair else found
+    if left:
         which = "them" if repairable == found else f"{repairable} of them"
         hint = f"; `study doctor --repair` repairs {which}" if repairable and not repair else ""
-        raise StudyError(counted(found - repaired, "finding") + hint)
+        raise StudyError(counted(left, "finding") + hint)
+
+
+@command("list", data_commands)
+def list_data(home: Home, as_json: JsonOption = False) -> None:
+    """List every data set: state, images, licence, location."""
+    from pipeline.config.catalogue import CATALOGUE
+    from pipeline.data import verify
+
+    document, rows = [], []
+    for entry in CATALOGUE.values():
+        found = verify(entry.name, home.data_dir, quick=True)
+        state = {"name": entry.name, "state": found.state, "where": found.places, "check": entry.check}
+        size = {"images": entry.images, "size": entry.size, "classes": entry.classes}
+        document.append(state | size | {"licence": entry.licence})
+        figures = (f"{entry.images:,}", " x ".join(map(str, entry.size)), str(entry.classes))
+        rows.append((entry.name, found.state, *figures, entry.licence, entry.check, ", ".join(found.places)))
+    headings = ("name", "state", "images", "size", "classes", "licence", "verified by", "where")
+    hint = f'data folder: {home.data_dir}; your own pictures: dataset = "folder:PATH"'
+    print_result(as_json, document, [make_table(headings, rows, wrap=("where",)), hint])
+
+
+@command("verify", data_commands)
+def verify_data(
+    home: Home,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A data set. [default: all]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify the files of the data sets by their hashes.
+
+    Fails where a data set is damaged, or where the one that was named is absent.
+    """
+    from pipeline.config.catalogue import CATALOGUE
+    from pipeline.data import verify
+
+    document, lines, bad = [], [], []
+    for s in [verify(each, home.data_dir) for each in ([name] if name else CATALOGUE)]:
+        document.append({"name": s.name, "state": s.state, "files": list(map(str, s.paths)), "remark": s.remark})
+        remark = s.remark if s.state == "damaged" or name else ""  # all absent sets lack the same
+        lines.append(f"{s.name:16s} {s.state:9s} {remark or '; '.join(s.places)}".rstrip())
+        if s.state == "damaged" or (name and s.state == "absent"):
+            bad.append(s.name)
+    print_result(as_json, document, lines)
+    if bad:
+        raise StudyError(f"not sound: {', '.join(bad)}")

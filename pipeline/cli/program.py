@@ -6,6 +6,7 @@ No command module imports a heavy library at its top, so that ``study --help`` a
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import sys
@@ -36,8 +37,8 @@ RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An MLflow run i
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="The study's name. [default: the file's]")]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option("--device", help="Where to train.")]
+NameOption = Annotated[str | None, typer.Option(help="The study's name. [default: the file's]")]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
 
 
 def main() -> None:
@@ -48,28 +49,19 @@ def main() -> None:
 def command(name: str | None = None, group: typer.Typer = app) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command, of the program or of a group of commands.
 
-    The function receives the `Home` first. The command also has the options of `_open_home` and ``--debug``, and
-    reports errors as `_reported_errors` does.
+    The function receives the `Home` first. The command has the options of `_opened_home` in its place.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        common = list(inspect.signature(_open_home, eval_str=True).parameters.values())
-        debug = inspect.Parameter(
-            "debug",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
-        )
-        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common, debug)]
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        common = inspect.signature(_opened_home, eval_str=True).parameters.values()
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *common)]
 
+        @functools.wraps(function)
         def run_command(**arguments: Any) -> None:
-            with _reported_errors(arguments.pop("debug")):
-                home = _open_home(**{p.name: arguments.pop(p.name) for p in common})
+            with _opened_home(**{p.name: arguments.pop(p.name) for p in common}) as home:
                 function(home, **arguments)
 
-        run_command.__doc__ = function.__doc__
-        run_command.__name__ = function.__name__
         run_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run_command.__annotations__ = {p.name: p.annotation for p in parameters}
         group.command(name)(run_command)
@@ -78,25 +70,21 @@ def command(name: str | None = None, group: typer.Typer = app) -> Callable[[Call
     return register
 
 
-def _open_home(
-    home: Annotated[Path | None, typer.Option("--home", help="Folder of the studies. [default: mlruns]")] = None,
+@contextmanager
+def _opened_home(
+    home: Annotated[Path | None, typer.Option(help="Folder of the studies. [default: mlruns]")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Folder of the data sets. [default: $STUDY_DATA_DIR or the cache]")
+        Path | None, typer.Option(help="Folder of the data sets. [default: $STUDY_DATA_DIR or the cache]")
     ] = None,
     tracking_uri: Annotated[
-        str | None, typer.Option("--tracking-uri", help="MLflow server. [default: $MLFLOW_TRACKING_URI or in the home]")
+        str | None, typer.Option(help="MLflow server. [default: $MLFLOW_TRACKING_URI or in the home]")
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", help="Optuna's database. [default: $OPTUNA_STORAGE or in the home]")
+        str | None, typer.Option(help="Optuna's database. [default: $OPTUNA_STORAGE or in the home]")
     ] = None,
-) -> Home:
-    """The options that every command has, and the home that they name."""
-    return open_home(home, data_dir, tracking_uri, storage)
-
-
-@contextmanager
-def _reported_errors(debug: bool) -> Iterator[None]:
-    """Report an error as one or two lines on stderr, and exit with its code.
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> Iterator[Home]:
+    """The home that a command's options name. An error is one or two lines on stderr, and the command's exit code.
 
     The libraries' loggers are disabled meanwhile, because they would print tracebacks first: an error in a library
     arrives here as an exception.
@@ -104,7 +92,7 @@ def _reported_errors(debug: bool) -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(disabled if debug else logging.CRITICAL)
     try:
-        yield
+        yield open_home(home, data_dir, tracking_uri, storage)
     except (typer.Exit, BrokenPipeError):  # typer ends the program quietly where the reader of a pipe has closed it
         raise
     except (KeyboardInterrupt, typer.Abort):

@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
+import shutil
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from pipeline.cli.hints import mlflow_ui_command, next_commands
+from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result, print_shown
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
-from pipeline.cli.tables import console, leaderboard, make_table, print_result, print_shown
 from pipeline.errors import StudyError
-from pipeline.files import check_output
 from pipeline.home import Home
-from pipeline.study.reporter import PlainLines, figure, split_sizes
-
-if TYPE_CHECKING:
-    from pipeline.study.reporter import Reporter
+from pipeline.study.reporter import figure, split_sizes
 
 
 @command()
 def run(
     home: Home,
     file: FileArgument,
-    trials: Annotated[
-        int | None, typer.Option("--trials", help="Total number of trials. [default: the file's]")
-    ] = None,
+    trials: Annotated[int | None, typer.Option(help="Total number of trials. [default: the file's]")] = None,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Worker processes; 0 trains in this one. [default: one per core or GPU]"),
+        int | None, typer.Option(help="Worker processes; 0 trains in this one. [default: one per core or GPU]")
     ] = None,
-    cluster: Annotated[str | None, typer.Option("--cluster", help="Address of a running Dask scheduler.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     from pipeline.api import run_study
+    from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
     from pipeline.study.session import Options
 
     study_file = load_study_file(file, overrides or (), name, trials)
-    options = Options(workers=workers, cluster=cluster, device=device)
-    with _reporter() as reporter:
-        outcome = run_study(study_file, home, options, reporter)
+    with open_reporter() as reporter:
+        outcome = run_study(study_file, home, Options(workers, cluster, device), reporter)
     config = outcome.config
     print_shown(leaderboard(config, outcome.records, outcome.baselines))
     if outcome.seconds:
-        share = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
-        print(f"\n{outcome.seconds:.0f} s; {share}")
+        share = f"{outcome.busy_share:.0%} of the workers' time"
+        print(f"\n{outcome.seconds:.0f} s; training and validation took {share}")
     if outcome.contact_sheet:
         print(f"pictures: {outcome.contact_sheet}")
     commands = [f"ui {config.name}", f"show {config.name}"]
@@ -58,7 +51,9 @@ def run(
         commands += [f"promote {config.name}", f"export {config.name} -o {config.name}.csv"]
     print("next:", *next_commands(home, *commands), sep="\n")
     if home.local_tracking:
-        print(f"  {mlflow_ui_command(home)}   (the same UI without this program)")
+        mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
+        ui = f"{mlflow} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
+        print(f"  {ui}   (the same UI without this program)")
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
 
@@ -68,7 +63,7 @@ def train(
     home: Home,
     file: FileArgument,
     overrides: SetOption = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="The seed. [default: the file's]")] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed. [default: the file's]")] = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -76,13 +71,14 @@ def train(
 
     Keys that the file leaves open take the values of its first [[enqueue]] entry.
     """
+    from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
     from pipeline.study.session import Options
     from pipeline.study.single import train_one
 
     chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
     study_file = load_study_file(file, chosen, name)
-    with _reporter() as reporter:
+    with open_reporter() as reporter:
         done = train_one(study_file, home, Options(device=device), reporter)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
@@ -103,20 +99,14 @@ def evaluate(
 
     The metrics are printed beside those recorded for the run's best epoch.
     """
-    from pipeline.results.pictures import PICTURES, write_picture
     from pipeline.results.reproduce import evaluate as evaluate_run
 
-    if picture is not None:
-        check_output(picture, PICTURES)
-    done = evaluate_run(home, run_id)
-    if picture is not None:
-        write_picture(picture, done.panel)
+    done = evaluate_run(home, run_id, picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
     rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
-    shown = [make_table(headings, rows, right=headings[1:])]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []
     document = {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}
-    print_result(as_json, document, [*shown, *panel])
+    print_result(as_json, document, [make_table(headings, rows, right=headings[1:]), *panel])
 
 
 @command()
@@ -144,25 +134,5 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     ]
     if not as_json and (known := copies(data)):
         shown.append(f"note: {known:,} of the {len(data.val):,} val images are copies of training images")
-    document = {
-        "name": data.name,
-        "where": found.places,
-        "image_size": data.image_size,
-        "sizes": data.sizes,
-        "classes": data.classes,
-        "digest": data.digest,
-    }
-    print_result(as_json, document, shown)
-
-
-@contextmanager
-def _reporter() -> Iterator[Reporter]:
-    """What shows the progress of a run: a table redrawn in place in a terminal, else plain lines."""
-    from pipeline.cli.progress import LiveTable
-
-    terminal = console()
-    if terminal.is_terminal:
-        with LiveTable(terminal) as live:
-            yield live
-    else:
-        yield PlainLines()
+    document = {"name": data.name, "where": found.places, "image_size": data.image_size, "sizes": data.sizes}
+    print_result(as_json, document | {"classes": data.classes, "digest": data.digest}, shown)

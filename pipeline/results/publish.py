@@ -1,7 +1,7 @@
 """The study's own run in MLflow: its file, its resolved form and the contact sheet of the best trials.
 
-Comes in: a session and the outcome of its driver. Goes out: artifacts of the run ``study``. A step that can be
-repeated: nothing is done where the results of all trials are published already.
+Comes in: a session and the outcome of its driver. Goes out: artifacts of the run ``study``. The only module that
+imports matplotlib.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from pipeline.config import StudyFile
-from pipeline.results.pictures import contact_sheet
 from pipeline.search.records import ended, ranked
 from pipeline.study.driver import SHEET_TRIALS, StudyOutcome
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET
 from pipeline.tracking.uids import baseline_uid, study_run_uid
 
+DPI, LABELS = 100, 180  # of the contact sheet: pixels per inch, and the width in pixels that labels take
+
 
 def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOutcome:
-    """Write the study's own run; the outcome with the contact sheet's location."""
+    """Write the study's own run, unless the results of all trials are published; add where the contact sheet is."""
     search, tracking = session.search, session.tracking
     uid, trials = study_run_uid(search.uid), ended(outcome.records)
     run = tracking.find(uid)
@@ -47,20 +50,46 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
 
 def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
     """Panels by label: baselines, then the best trials; those of earlier runs are read back from MLflow."""
-    tracking, found = session.tracking, {}
+    search, tracking, found = session.search, session.tracking, {}
 
-    def label(what: str, metrics: Mapping[str, float]) -> str:
-        return f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"
+    def add(what: str, metrics: Mapping[str, float], key: str | int, run_id: str, epoch: int) -> None:
+        panel = outcome.panels.get(key)
+        if panel is None:
+            panel = tracking.panel(run_id, epoch)
+        if panel is not None:
+            found[f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"] = panel
 
     for name, metrics in sorted(outcome.baselines.items()):
-        if name != "degraded":  # the sheet's second row shows it already
-            panel = outcome.panels.get(name)
-            if panel is None and (run := tracking.find(baseline_uid(session.search.uid, name))):
-                panel = tracking.panel(run.run_id, 0)
-            found[label(f"baseline {name}", metrics)] = panel
+        run = tracking.find(baseline_uid(search.uid, name))
+        if run is not None and name != "degraded":  # the sheet's second row shows it already
+            add(f"baseline {name}", metrics, name, run.run_id, 0)
     for trial in ranked(outcome.records, session.config.objective.direction)[:SHEET_TRIALS]:
-        summary, panel = trial.summary, outcome.panels.get(trial.number)
-        if panel is None:
-            panel = tracking.panel(summary.run_id, summary.best_epoch)
-        found[label(f"trial {trial.number}", summary.metrics)] = panel
-    return {label: panel for label, panel in found.items() if panel is not None}
+        summary = trial.summary
+        add(f"trial {trial.number}", summary.metrics, trial.number, summary.run_id, summary.best_epoch)
+    return found
+
+
+def contact_sheet(panels: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The same images as several restorations see them: the clean and the degraded ones, then a row per restoration.
+
+    Args:
+        panels: label to panel as `evaluation.panel` makes it; all of the same images, uint8 ``[4 h, w]``.
+
+    Returns:
+        uint8 RGB at the resolution of the panels, ``[(2 + restorations) h, w + labels, 3]``.
+    """
+    clean, degraded, _, _ = np.split(next(iter(panels.values())), 4)
+    rows = {"clean": clean, "degraded": degraded}
+    rows |= {label: np.split(panel, 4)[2] for label, panel in panels.items()}
+    height, width = clean.shape
+    total = width + LABELS
+    figure = Figure(figsize=(total / DPI, height * len(rows) / DPI), dpi=DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    for place, (label, row) in enumerate(rows.items(), 1):
+        bottom = 1 - place / len(rows)
+        axes = figure.add_axes((LABELS / total, bottom, width / total, 1 / len(rows)))
+        axes.imshow(row, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.set_axis_off()
+        figure.text((LABELS - 12) / total, bottom + 0.5 / len(rows), label, ha="right", va="center", size=10)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

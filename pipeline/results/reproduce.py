@@ -1,19 +1,19 @@
 """Repeat what a run records: train it again and compare every metric of every epoch, or evaluate its model.
 
-What comes in: a run id. What goes out: the differences, with what has changed about the machine and its libraries; or
-the figures and the panel. Imports no optuna.
+What comes in: a run id. What goes out: a `Reproduction` or an `Evaluation`. Imports no optuna.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
+from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
@@ -24,28 +24,11 @@ from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import validation
+from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One metric of one epoch that differs; None where it is missing on that side."""
-
-    epoch: int
-    metric: str
-    recorded: float | None
-    now: float | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """How a trial failed in training: the recorded reason, and what happened now."""
-
-    recorded: str
-    now: str
 
 
 @dataclass(frozen=True)
@@ -55,25 +38,24 @@ class Reproduction:
     run: str
     epochs: int
     compared: int
-    differences: list[Difference]
-    failure: Failure | None  # of a trial that failed in training
+    differences: dict[tuple[int, str], tuple[float | None, float | None]]  # epoch and metric to recorded and now
+    failure: tuple[str, str] | None  # of a trial that failed in training: the recorded reason, and what happened now
     reconstructed: bool  # `doctor` rebuilt the run: for most epochs it has the objective only
     surroundings: list[str]  # what is not as recorded, and may be the reason
 
     @property
     def identical(self) -> bool:
-        return not self.differences and (self.failure is None or self.failure.recorded == self.failure.now)
+        return not self.differences and (self.failure is None or self.failure[0] == self.failure[1])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A run's model on the validation split: its figures now, those recorded for its best epoch, and the panel."""
+    """A run's model on the validation split: its figures now, and those recorded for its best epoch."""
 
     run: str
     best_epoch: int
     figures: dict[str, float]
     recorded: dict[str, float]
-    panel: np.ndarray  # as `evaluation.panel` makes it
 
 
 def reproduce(home: Home, run_id: str) -> Reproduction:
@@ -81,10 +63,6 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
 
     A trial that failed in training is trained up to the epoch that failed. Of a run that `doctor` rebuilt, only what
     the run has is compared. Nothing is written to the home, except the data set's judge where it is missing.
-
-    Args:
-        home: the home whose tracking store has the run.
-        run_id: of a trial or a single training.
 
     Raises:
         NotFoundError: there is no such run.
@@ -104,38 +82,43 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
     # A value that is not finite fails its trial after the epoch, which is recorded. Else the next epoch failed.
     next_failed = stored.tags.get("trial.state") == "FAIL" and all(map(math.isfinite, recorded.values()))
     now, reason = _train(config, home, judge_of(data, home.judges), epochs + next_failed)
-    failure = None
-    if next_failed:
-        recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
-        failure = Failure(recorded_reason, reason or f"epoch {epochs + 1} was trained")
+    recorded_reason = stored.tags.get("trial.reason", "no reason is recorded")
+    failure = (recorded_reason, reason or f"epoch {epochs + 1} was trained") if next_failed else None
     now = {key: value for key, value in now.items() if key[0] <= epochs}
     reconstructed = "reconstructed" in stored.tags
     keys = sorted(recorded if reconstructed else {*recorded, *now})
     pairs = {key: (recorded.get(key), now.get(key)) for key in keys}
-    differences = [Difference(*key, *pair) for key, pair in pairs.items() if not _same(*pair)]
-    surroundings = _surroundings(stored.tags)
-    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, surroundings)
+    differences = {key: pair for key, pair in pairs.items() if not _same(*pair)}
+    changed = _surroundings(stored.tags)
+    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, changed)
 
 
-def evaluate(home: Home, run_id: str) -> Evaluation:
-    """Verify the files of a trained run's model, and evaluate it on *val*.
+def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation:
+    """Verify the files of a trained run's model, and evaluate it on *val*; ``picture`` is a PNG file for the panel.
 
     Nothing is written to the home, except the data set's judge where it is missing.
 
     Raises:
         NotFoundError: there is no such run.
-        InputError: the run records no training, has no model, or its data set differs from the one here.
+        InputError: the run records no training, has no model, or its data set differs from the one here; or the
+            picture cannot be written.
         TrackingError: the model's files are not those that were logged.
     """
+    if picture is not None:
+        check_output(picture, (".png",))
     stored, config, data = _recorded(home, run_id)
     if "model.sha256" not in stored.tags:
         raise InputError(f"run {stored.name} ({stored.status}) has no model; only completed trainings have one")
     model = load_verified(stored.tags["model.id"], json.loads(stored.tags["model.sha256"]))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
+    if picture is not None:
+        content = io.BytesIO()
+        Image.fromarray(panel).save(content, format="PNG")
+        write_output(picture, content.getvalue())
     histories, best = metric_histories(home, run_id), int(stored.metrics["best_epoch"])
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
-    return Evaluation(stored.name, best, figures, recorded, panel)
+    return Evaluation(stored.name, best, figures, recorded)
 
 
 def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]:
@@ -163,15 +146,14 @@ def _train(
             outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
             if isinstance(outcome, Failed):
                 return metrics, outcome.reason
-            before, result = outcome.checkpoint, outcome.result
-            figures = result.metrics.items()
-            metrics |= {(result.epoch, name): value for name, value in figures if not name.startswith("time/")}
+            before, figures = outcome.checkpoint, outcome.result.metrics.items()
+            metrics |= {(outcome.result.epoch, name): value for name, value in figures if not name.startswith("time/")}
     return metrics, None
 
 
 def _same(recorded: float | None, now: float | None) -> bool:
     """Whether two figures are equal, or both NaN."""
-    return recorded == now or (recorded is not None and now is not None and recorded != recorded and now != now)
+    return recorded == now or (recorded != recorded and now != now)
 
 
 def _surroundings(tags: dict[str, str]) -> list[str]:

@@ -1,13 +1,12 @@
-"""The summary table of a study: as plain rows, as a data frame, and as a file.
+"""The summary table of a study: rows, a pandas DataFrame, or a file in the format of its suffix.
 
-What comes in: a study's records. What goes out: rows, a pandas DataFrame, or a file in the format of its suffix.
 Imports no torch, and pandas only where a data frame is made.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +24,17 @@ WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
     ".csv": lambda table: table.to_csv(index=False),
     ".md": lambda table: _filled(table, "").to_markdown(index=False, floatfmt=".6g") + "\n",
     ".html": lambda table: _filled(table, "").to_html(index=False, float_format="{:.6g}".format),
-    ".json": lambda table: json.dumps(_plain_rows(table), indent=2) + "\n",
+    # pandas' own JSON has ten decimals
+    ".json": lambda table: json.dumps(_filled(table, None).to_dict("records"), indent=2) + "\n",
 }
 
 
 def summary_rows(records: Sequence[StoredTrial], direction: str) -> list[dict[str, Any]]:
-    """One row per trial: complete trials by rank, then the others by number.
+    """One row per trial with the columns of `summary_table`: complete trials by rank, then the others by number.
 
     Args:
         records: the study's trials.
         direction: ``maximize`` or ``minimize``, of the objective.
-
-    Returns:
-        Every row has the columns of `summary_table`; None is a missing value.
     """
     return _rows(records, direction)[1]
 
@@ -55,7 +52,7 @@ def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFram
 
     columns, rows = _rows(records, direction)
     searched = {key for record in records for key in record.params}
-    integers = [*INTEGERS, *(key for key in searched if _all_integers(row[key] for row in rows))]
+    integers = [*INTEGERS, *(key for key in searched if {type(row[key]) for row in rows} - {type(None)} == {int})]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(integers, "Int64"))
 
 
@@ -76,14 +73,14 @@ def _rows(records: Sequence[StoredTrial], direction: str) -> tuple[list[str], li
     order = [*best, *(record for record in records if record.number not in ranks)]
     metrics = [name for record in ended(order) for name in record.summary.metrics if name.startswith("val/")]
     params = [key for record in order for key in record.params]
-    columns = ["rank", "number", "state", "objective", *dict.fromkeys(metrics), *dict.fromkeys(params), *COST, *SUMMARY]
-    columns.append("started")
+    found = dict.fromkeys([*metrics, *params])
+    columns = ["rank", "number", "state", "objective", *found, *COST, *SUMMARY, "started"]
     rows = [_values(record) | {"rank": ranks.get(record.number)} for record in order]
     return columns, [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _values(record: StoredTrial) -> dict[str, Any]:
-    """What is known of a trial, by column; and more."""
+    """What is known of a trial, by column."""
     started = record.started.astimezone().isoformat(timespec="seconds")
     known: dict[str, Any] = {"number": record.number, "state": record.state, "started": started}
     if not isinstance(record, EndedTrial):
@@ -95,13 +92,3 @@ def _values(record: StoredTrial) -> dict[str, Any]:
 def _filled(table: pd.DataFrame, missing: str | None) -> pd.DataFrame:
     """The table with this in place of missing values, whatever the columns' types."""
     return table.astype(object).where(table.notna(), missing)
-
-
-def _plain_rows(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """Rows of JSON values, with all digits of a number; pandas' own JSON has ten decimals."""
-    return _filled(table, None).to_dict("records")
-
-
-def _all_integers(values: Iterable[Any]) -> bool:
-    present = [value for value in values if value is not None]
-    return bool(present) and all(isinstance(value, int) and not isinstance(value, bool) for value in present)

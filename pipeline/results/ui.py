@@ -1,7 +1,4 @@
-"""The MLflow UI on a home, served on 127.0.0.1 only.
-
-What comes in: a home and a study's name. What goes out: a server process that ends with the command.
-"""
+"""The MLflow UI on a home, served on 127.0.0.1 only by a process that ends with the command."""
 
 from __future__ import annotations
 
@@ -20,18 +17,10 @@ from pipeline.tracking.runs import read_tracking
 
 START_SECONDS = 60  # until the server answers
 STOP_SECONDS = 5  # until its processes are killed
-# The server's job runners, for evaluating language models, are eight more processes.
-ENVIRONMENT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
-    """Serve the UI until the user interrupts it.
-
-    Args:
-        home: the home whose tracking store is shown.
-        study: the study whose runs are opened; None opens the list of experiments.
-        port: on 127.0.0.1; 0 takes a free one.
-        open_browser: also open a browser window, where there is a browser.
+    """Serve the UI until the user interrupts it, opened at a study's runs or at the list of experiments.
 
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
@@ -47,11 +36,12 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # It starts further processes, which do not end with it: they share a session, so that they can be ended together.
-    null, environment = subprocess.DEVNULL, os.environ | ENVIRONMENT
+    # The server's job runners, for evaluating language models, would be eight more processes.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    null = subprocess.DEVNULL
+    # Its processes do not end with it: they share a session, so that they can be ended together.
     server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
-    signals = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in signals}
+    handlers = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         _wait(server, port)
         address = f"http://127.0.0.1:{port}{page}"
@@ -64,8 +54,8 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         pass
     finally:
         _end(server)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for which, handler in handlers.items():
+            signal.signal(which, handler)
 
 
 def _free(port: int) -> int:

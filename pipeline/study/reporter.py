@@ -1,7 +1,4 @@
-"""What a running study reports, and a reporter that prints lines.
-
-What comes in: events, from the driver. What goes out: text on standard output, one line per event. Imports no torch.
-"""
+"""What a running study reports, and a reporter that prints lines. Imports no torch."""
 
 from __future__ import annotations
 

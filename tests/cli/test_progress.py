@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.live import Live
 
 from pipeline.cli.progress import LiveTable
 from pipeline.config import load_study_file
@@ -65,8 +66,8 @@ def test_plain_lines_print_one_line_per_event(known: tuple[Any, Any], capsys: py
 
 def test_live_table_shows_the_same_events(known: tuple[Any, Any]) -> None:
     screen = io.StringIO()
-    with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
-        report_events(live, *known)
+    with Live(console=Console(file=screen, force_terminal=True, width=200), transient=True) as live:
+        report_events(LiveTable(live), *known)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     for words in (
         "tiny",
@@ -83,11 +84,12 @@ def test_live_table_shows_the_same_events(known: tuple[Any, Any]) -> None:
 
 def test_live_table_of_a_resumed_study_starts_with_its_best_trial(known: tuple[Any, Any]) -> None:
     screen = io.StringIO()
-    with LiveTable(Console(file=screen, force_terminal=True, width=200)) as live:
-        live.begun(*known, 1, 2)
-        live.baseline("degraded", {"val/psnr": 9.5})
-        live.best(0, 16.5)
-        live.trial(1, "COMPLETE", 15.0, "", 2)
+    with Live(console=Console(file=screen, force_terminal=True, width=200), transient=True) as live:
+        table = LiveTable(live)
+        table.begun(*known, 1, 2)
+        table.baseline("degraded", {"val/psnr": 9.5})
+        table.best(0, 16.5)
+        table.trial(1, "COMPLETE", 15.0, "", 2)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
     assert "best so far: trial 0, psnr 16.5" in text
     assert "degraded 9.5" in text

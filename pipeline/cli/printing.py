@@ -7,12 +7,15 @@ table is made; nothing here imports pandas or torch.
 from __future__ import annotations
 
 import json
-import math
+import shlex
+import shutil
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.home import DEFAULT_HOME, Home, open_home
 from pipeline.study.reporter import figure
 
 if TYPE_CHECKING:
@@ -35,7 +38,8 @@ def console() -> Console:
 def print_result(as_json: bool, document: Any, shown: Iterable[RenderableType]) -> None:
     """Print a result: as a JSON document for scripts, else as tables and lines for people."""
     if as_json:
-        print(json.dumps(_finite(document), indent=2, allow_nan=False))
+        finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN and no infinity
+        print(json.dumps(finite, indent=2, allow_nan=False))
     else:
         print_shown(shown)
 
@@ -52,14 +56,7 @@ def print_shown(shown: Iterable[RenderableType]) -> None:
 def make_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = (), wrap: Container[str] = ()
 ) -> Table:
-    """A table without a frame.
-
-    Args:
-        headings: one per column.
-        rows: plain texts, one per column.
-        right: headings of the columns that are aligned to the right.
-        wrap: headings of the columns that a narrow terminal may wrap.
-    """
+    """A table without a frame; ``right`` aligns columns to the right, ``wrap`` lets a narrow terminal wrap them."""
     from rich.table import Table
     from rich.text import Text
 
@@ -80,12 +77,11 @@ def leaderboard(
     from pipeline.search.records import ranked
 
     states = [record.state for record in records]
-    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(sorted(states)))
+    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
     yield Text.assemble("\n", (config.name, "bold"), f": {counted(len(records), 'trial')} ({counts})")
 
-    order = ranked(records, config.objective.direction)
-    best = [(record, record.summary) for record in order[:TOP]]
-    scores = [*(summary.metrics for _, summary in best), *baselines.values()]
+    best = ranked(records, config.objective.direction)[:TOP]
+    scores = [*(trial.summary.metrics for trial in best), *baselines.values()]
     no_cells = [""] * len(baselines)
 
     def metrics(*names: str) -> dict[str, list[str]]:
@@ -94,10 +90,10 @@ def leaderboard(
 
     columns = {
         "rank": [*(str(rank) for rank, _ in enumerate(best, 1)), *no_cells],
-        "trial": [*(str(record.number) for record, _ in best), *baselines],
+        "trial": [*(str(trial.number) for trial in best), *baselines],
         **metrics(config.objective.metric, "psnr", "ssim", "class_kept"),
-        "parameters": [*(f"{summary.cost['parameters']:,}" for _, summary in best), *no_cells],
-        **{key: [*(_cell(record.params.get(key)) for record, _ in best), *no_cells] for key in config.space.searched()},
+        "parameters": [*(f"{trial.summary.cost['parameters']:,}" for trial in best), *no_cells],
+        **{key: [*(_cell(trial.params.get(key)) for trial in best), *no_cells] for key in config.space.searched()},
         **metrics("bce", "bce_excess", "sharpness"),
     }
     widths = accumulate(max(map(len, [heading, *cells])) + 2 for heading, cells in columns.items())
@@ -112,19 +108,31 @@ def leaderboard(
         yield Text(f"no room for: {', '.join(left_out)}; a wider terminal or `study export` shows them")
 
 
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun: ``1 trial``, ``2 trials``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+def next_commands(home: Home, *commands: str) -> list[str]:
+    """Commands to type next, one per line: as this program was called, with the options that name this home."""
+    usual = open_home(home.path)
+    given = {
+        "--home": (home.path, DEFAULT_HOME.absolute()),
+        "--data-dir": (home.data_dir, usual.data_dir),
+        "--tracking-uri": (home.tracking_uri, usual.tracking_uri),
+        "--storage": (home.storage_url, usual.storage_url),
+    }
+    options = [f" {option} {shlex.quote(str(value))}" for option, (value, default) in given.items() if value != default]
+    return [f"  {called_as()} {command}{''.join(options)}" for command in commands]
 
 
-def _finite(value: Any) -> Any:
-    """A document with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def called_as() -> str:
+    """How this program was called: by a path, by name, or as a module."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return "python -m pipeline"
+    return str(called) if shutil.which("study") is None and called.exists() else "study"

@@ -1,0 +1,181 @@
+"""The commands on what a home holds: ``list``, ``show``, ``ui``, ``promote``, ``models``, ``export``, ``delete``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.printing import called_as, counted, leaderboard, make_table, print_result
+from pipeline.cli.program import JsonOption, NameArgument, command
+from pipeline.errors import InputError, NotFoundError
+from pipeline.home import Home
+
+if TYPE_CHECKING:
+    from pipeline.search.ask_tell import Search
+
+
+@command("list")
+def list_studies(home: Home, as_json: JsonOption = False) -> None:
+    """List the studies of a home."""
+    from pipeline.search.records import ranked
+    from pipeline.search.studies import load_searches
+
+    document, rows = [], []
+    for search in load_searches(home):
+        config, objective, ended = search.config, search.config.objective, search.told()
+        best = next(iter(ranked(search.records(), objective.direction)), None)
+        study = {"name": config.name, "dataset": config.dataset, "degrade": config.degrade.kind}
+        progress = {"ended": ended, "trials": config.budget.trials, "metric": objective.metric}
+        score = {"best": best.value if best else None, "best_trial": best.number if best else None}
+        document.append(study | progress | score)
+        shown = (f"{objective.metric} {best.value:.4g}", str(best.number)) if best else ("", "")
+        rows.append((config.name, config.dataset, config.degrade.kind, f"{ended}/{config.budget.trials}", *shown))
+    table = make_table(("study", "data set", "degradation", "trials", "best", "trial"), rows, wrap=("data set",))
+    none = f"no studies in {home.path}; start one with: {called_as()} run FILE"
+    print_result(as_json, document, [table if rows else none])
+
+
+@command()
+def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show one study: leaderboard, baselines, failures, importances."""
+    from pipeline.results.table import summary_rows
+    from pipeline.search.records import ended
+
+    search = _find_study(home, name)
+    config, records = search.config, search.records()
+    baselines, importances = search.baselines, search.importances()
+    document = {
+        "name": name,
+        "config": config.canonical(),
+        "trials": summary_rows(records, config.objective.direction),
+        "baselines": baselines,
+        "importances": importances,
+    }
+    lines = [f"trial {r.number} failed: {r.summary.reason}" for r in ended(records) if r.state == "FAIL"]
+    if importances:
+        lines.append(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
+        lines += [f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}" for key, share in importances.items()]
+        left_out = [key for key in config.space.searched() if key not in importances]
+        if left_out:
+            lines.append(f"  not compared, because some complete trials do not have them: {', '.join(left_out)}")
+    print_result(as_json, document, [*leaderboard(config, records, baselines), *lines])
+
+
+@command()
+def ui(
+    home: Home,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Open at this study.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 5000,
+    open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser window.")] = True,
+) -> None:
+    """Serve the MLflow UI on this home, on 127.0.0.1, until Ctrl-C."""
+    from pipeline.results.ui import serve
+
+    serve(home, name, port, open_browser)
+
+
+@command()
+def promote(
+    home: Home,
+    name: NameArgument,
+    trial: Annotated[int | None, typer.Option(help="A trial other than the best.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if a baseline is better; recorded.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a study's best model as champion.
+
+    The test split is read once, here; its figures are reported and decide nothing.
+    """
+    from pipeline.results.promote import promote as promote_trial
+    from pipeline.search.studies import load_search
+
+    done = promote_trial(home, name, trial, force)
+    metric = load_search(home, name).config.objective.metric
+    replaced = f" (before: version {done.replaced})" if done.replaced else ""
+    baselines = ", ".join(f"{baseline} {value:.4g}" for baseline, value in done.baselines.items())
+    shown = [
+        f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
+        f"select: {metric} {done.select[metric]:.4g} (baselines: {baselines})",
+        "test, read once: " + ", ".join(f"{key} {value:.4g}" for key, value in done.test.items()),
+        "note: one seed chosen among many is flattered on validation; the figures on select and test are not",
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_uri)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
+        f"mlflow models serve -m models:/{done.model}@champion --env-manager local --host 127.0.0.1 -p 5001",
+    ]
+    print_result(as_json, asdict(done), shown)
+
+
+@command()
+def models(home: Home, as_json: JsonOption = False) -> None:
+    """List the registered models and their versions."""
+    from pipeline.tracking.models import registered
+
+    versions = registered(home)
+    tags = ("study.name", "trial.number", "test.psnr", "promoted")
+    rows = [(v.model, v.version, ", ".join(v.aliases), *(v.tags.get(tag, "") for tag in tags)) for v in versions]
+    table = make_table(("model", "version", "alias", "study", "trial", "test psnr", "promoted"), rows)
+    none = "no registered models; promote one with: study promote NAME"
+    print_result(as_json, [asdict(version) for version in versions], [table if versions else none])
+
+
+@command()
+def export(
+    home: Home,
+    name: NameArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A file; .csv, .md, .html or .json.")],
+) -> None:
+    """Write a study's summary table to a file."""
+    from pipeline.results.table import summary_table, write_table
+
+    search = _find_study(home, name)
+    table = summary_table(search.records(), search.config.objective.direction)
+    write_table(table, output)
+    print(f"{counted(len(table), 'trial')} of {name} written to {output}")
+
+
+@command()
+def delete(
+    home: Home,
+    name: NameArgument,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete a study.
+
+    Its trials, runs, pictures, models and the versions registered from it cannot be restored.
+    """
+    from pipeline.study.delete import delete as delete_study
+    from pipeline.study.delete import inventory
+
+    found = inventory(home, name)
+    versions = ", ".join(
+        f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
+    )
+    what = f"study {name} ({counted(found.trials, 'trial')}, {counted(found.runs, 'run')}) with its pictures and models"
+    what += f", and the registered {versions}" if versions else ""
+    if not yes:
+        print(f"This deletes {what}. It cannot be undone.")
+        if not sys.stdin.isatty():
+            raise InputError("nothing was deleted: no terminal to ask at; --yes deletes without asking")
+        if not typer.confirm("Delete it?"):
+            raise InputError("nothing was deleted")
+    delete_study(home, name)
+    print(f"deleted {what}")
+
+
+def _find_study(home: Home, name: str) -> Search:
+    """A study by its name; where there are only single trainings of that name, the error says so."""
+    from pipeline.search.studies import load_search
+
+    try:
+        return load_search(home, name)
+    except NotFoundError:
+        from pipeline.tracking.store import experiment_names
+
+        if name not in experiment_names(home):
+            raise
+        message = f"{name} has single trainings only, no trials; look at them with: study ui {name}"
+        raise NotFoundError(message) from None
