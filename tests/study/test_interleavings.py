@@ -1,7 +1,7 @@
 """The driver with random workers and crashes before random database statements: the results are always the same.
 
 Hypothesis chooses the number of workers, the order in which epochs end, which epochs are lost with their worker and run
-again, which checkpoints are damaged, when the process is killed or told to stop, and the number of trials asked for.
+again, which checkpoints are damaged, when the process is killed or told to stop, and the number of trials requested.
 Epochs, Optuna and MLflow are real.
 """
 
@@ -90,14 +90,7 @@ def crash() -> Iterator[Crash]:
         sqlalchemy.event.remove(target, name, listener)
 
 
-EVENTS = [
-    *["task ends"] * 3,
-    "nothing",
-    "result lost",
-    "checkpoint damaged",
-    "process killed soon",
-    "process killed",
-]
+EVENTS = [*["task ends"] * 3, "nothing", "result lost", "checkpoint damaged", "process killed soon", "process killed"]
 
 
 class RandomWorkers:
@@ -108,7 +101,7 @@ class RandomWorkers:
         self._tasks: dict[Any, tuple[Any, ...]] = {}
 
     def submit(self, key: Any, task: Any, *arguments: Any) -> None:
-        assert key not in self._tasks, "a task that is running is not submitted again"
+        assert key not in self._tasks, "a running task was submitted again"
         assert len(self._tasks) < self.slots
         self._tasks[key] = (task, *arguments)
 

@@ -33,12 +33,12 @@ from pipeline.errors import ConfigError, InputError, Interrupted
 pytest_plugins = ["study_fixtures"]
 
 
-def on_event(*first: Any, action: Callable[[], None]) -> Recorder:
-    """A reporter that calls ``action`` once, at the first event that begins with the first values."""
+def on_event(*start: Any, action: Callable[[], None]) -> Recorder:
+    """A reporter that calls ``action`` once, at the first event that starts with the given values."""
     done: list[None] = []
 
     def act(event: tuple[Any, ...]) -> None:
-        if event[: len(first)] == first and not done:
+        if event[: len(start)] == start and not done:
             done.append(None)
             action()
 
