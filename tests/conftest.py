@@ -18,7 +18,7 @@ with install_import_hook([f"pipeline.{name}" for name in CHECKED], "beartype.bea
     from pipeline.config import TrialConfig
     from pipeline.data import LOADERS
 
-settings.register_profile("any machine", deadline=None)  # a busy one is no slower code
+settings.register_profile("any machine", deadline=None)  # a busy machine slows correct code
 settings.load_profile("any machine")
 torch.set_num_threads(1)  # on tensors this small a second thread only waits, for long on a busy machine
 

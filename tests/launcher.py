@@ -23,15 +23,15 @@ def kill_before(text: str, count: int) -> None:
 
     seen = 0
 
-    def note(statement: str) -> None:
+    def before_statement(statement: str) -> None:
         nonlocal seen
         seen += text in statement
         if seen >= count:
             os.kill(os.getpid(), signal.SIGKILL)
 
     listen, engine = sqlalchemy.event.listen, sqlalchemy.engine.Engine
-    listen(engine, "before_cursor_execute", lambda *given: note(given[2]))
-    listen(engine, "commit", lambda _: note("COMMIT"))
+    listen(engine, "before_cursor_execute", lambda *given: before_statement(given[2]))
+    listen(engine, "commit", lambda _: before_statement("COMMIT"))
 
 
 def command(request: dict[str, Any]) -> None:
@@ -50,16 +50,16 @@ def command(request: dict[str, Any]) -> None:
     code = 1
     try:
         main()
-    except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 1
+    except SystemExit as exit_:
+        code = exit_.code if isinstance(exit_.code, int) else 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def answer(**what: Any) -> None:
-    print(json.dumps(what), flush=True)
+def reply(**fields: Any) -> None:
+    print(json.dumps(fields), flush=True)
 
 
 def main() -> None:
@@ -67,16 +67,16 @@ def main() -> None:
 
     assert pipeline.api
     assert threading.active_count() == 1, "a process with threads must not be forked"
-    answer(ready=True)
+    reply(ready=True)
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
             command(request)
-        answer(pid=pid)
+        reply(pid=pid)
         _, status = os.waitpid(pid, 0)
         Path(request["status"]).write_text(str(os.waitstatus_to_exitcode(status)))
-        answer(ended=pid)
+        reply(ended=pid)
 
 
 if __name__ == "__main__":

@@ -228,9 +228,9 @@ class Launcher:
         folder = self._folder / str(self._count)
         folder.mkdir()
         files = {name: str(folder / name) for name in ("stdout", "stderr", "status")}
-        where = cwd or folder / "cwd"
-        where.mkdir(exist_ok=True)
-        request = {"arguments": arguments, "cwd": str(where), "kill_before": kill_before, **files}
+        directory = cwd or folder / "cwd"
+        directory.mkdir(exist_ok=True)
+        request = {"arguments": arguments, "cwd": str(directory), "kill_before": kill_before, **files}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
@@ -267,10 +267,10 @@ def facts(place: Place, name: str = "small") -> list[Any]:
     """Everything about a study that must not depend on how it was run: all but ids, paths and times."""
     trials = {t.number: t for t in place.search(name).trials()}
     runs = {run.data.tags["trial.number"]: run for run in place.runs("trial", name)}
-    out: list[Any] = []
+    found: list[Any] = []
     for record in place.search(name).records():
         run = runs[str(record.number)]
-        out.append(
+        found.append(
             {
                 "trial": (record.number, record.state, record.value, record.params, record.values),
                 "optuna": (trials[record.number].params, trials[record.number].intermediate_values),
@@ -285,7 +285,7 @@ def facts(place: Place, name: str = "small") -> list[Any]:
             }
         )
     baselines = {run.info.run_name: run.data.metrics for run in place.runs("baseline", name)}
-    return [*out, baselines, place.search(name).baselines]
+    return [*found, baselines, place.search(name).baselines]
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -328,59 +328,59 @@ def models(place: Place, name: str = "small") -> list[Any]:
 
 def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name: str = "small") -> None:
     """Check what every finished study must satisfy, whatever happened while it ran."""
-    problems = list(unsound(place, trials, epochs, name))
+    problems = list(failed_checks(place, trials, epochs, name))
     if problems:
         raise AssertionError("\n".join(problems))
 
 
-def unsound(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
+def failed_checks(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
     """Yield one line of text for every check that fails."""
 
-    def differ(what: str, found: Any, wanted: Any) -> Iterator[str]:
-        if found != wanted:
-            yield f"{what}: {found}, not {wanted}"
+    def compare(what: str, found: Any, expected: Any) -> Iterator[str]:
+        if found != expected:
+            yield f"{what}: {found}, not {expected}"
 
     search, runs = place.search(name), place.runs(name=name)
     records, by_id = search.records(), {run.info.run_id: run for run in runs}
-    yield from differ("trials", [record.number for record in records], list(range(trials)))
-    yield from differ("run uids", len({run.data.tags["trial.uid"] for run in runs}), len(runs))
+    yield from compare("trials", [record.number for record in records], list(range(trials)))
+    yield from compare("run uids", len({run.data.tags["trial.uid"] for run in runs}), len(runs))
     roles = Counter(run.data.tags["study.role"] for run in runs)
-    yield from differ("runs", dict(sorted(roles.items())), {"baseline": 2, "judge": 1, "study": 1, "trial": trials})
+    yield from compare("runs", dict(sorted(roles.items())), {"baseline": 2, "judge": 1, "study": 1, "trial": trials})
 
     for record in records:
-        where, summary = f"trial {record.number}", record.summary
+        label, summary = f"trial {record.number}", record.summary
         if summary is None or record.state not in RUN_STATUS:
-            yield f"{where} is {record.state}, summary {summary}"
+            yield f"{label} is {record.state}, summary {summary}"
             continue
         run = by_id.pop(summary.run_id)
         name_and_uid = (run.info.run_name, run.data.tags["trial.uid"])
-        yield from differ(where, name_and_uid, (f"trial-{record.number:04d}", f"{search.uid}-{record.number}"))
-        yield from differ(f"status of {where}", run.info.status, RUN_STATUS[record.state])
+        yield from compare(label, name_and_uid, (f"trial-{record.number:04d}", f"{search.uid}-{record.number}"))
+        yield from compare(f"status of {label}", run.info.status, RUN_STATUS[record.state])
         steps = list(range(1, summary.epochs + 1))
         if record.state == "COMPLETE":
-            yield from differ(f"epochs of {where}", summary.epochs, epochs)
-        yield from differ(f"values of {where}", list(search.trials()[record.number].intermediate_values), steps)
+            yield from compare(f"epochs of {label}", summary.epochs, epochs)
+        yield from compare(f"values of {label}", list(search.trials()[record.number].intermediate_values), steps)
         written = history(place, run)
-        yield from differ(f"{where} has epochs' metrics", "val/psnr" in written, bool(steps))
+        yield from compare(f"{label} has epochs' metrics", "val/psnr" in written, bool(steps))
         for key, values in written.items():
-            wanted = steps if key.startswith(("train/", "val/", "time/")) else [0]
-            yield from differ(f"{key} of {where}", [step for step, _ in values], wanted)
-        yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], steps)
+            expected = steps if key.startswith(("train/", "val/", "time/")) else [0]
+            yield from compare(f"{key} of {label}", [step for step, _ in values], expected)
+        yield from compare(f"panels of {label}", [step for step, _ in panels(place, run)], steps)
 
     for run in by_id.values():  # the baselines, the judge and the study's own run
-        where, role = run.info.run_name, run.data.tags["study.role"]
-        yield from differ(f"status of {where}", run.info.status, "FINISHED")
-        yield from differ(f"panels of {where}", [step for step, _ in panels(place, run)], [0] * (role == "baseline"))
+        label, role = run.info.run_name, run.data.tags["study.role"]
+        yield from compare(f"status of {label}", run.info.status, "FINISHED")
+        yield from compare(f"panels of {label}", [step for step, _ in panels(place, run)], [0] * (role == "baseline"))
         if role == "baseline":
             steps = {step for values in history(place, run).values() for step, _ in values}
-            yield from differ(f"steps of {where}", steps, {0})
+            yield from compare(f"steps of {label}", steps, {0})
 
     complete = sorted(r.summary.run_id for r in records if r.summary and r.state == "COMPLETE")
     found = models(place, name)
-    yield from differ("models' states", {str(model.status) for model in found} - {"READY"}, set())
-    yield from differ("runs with models", sorted(model.source_run_id for model in found), complete)
+    yield from compare("models' states", {str(model.status) for model in found} - {"READY"}, set())
+    yield from compare("runs with models", sorted(model.source_run_id for model in found), complete)
     left = [str(path) for path in (place.path / "checkpoints").rglob("*") if path.is_file()]
-    yield from differ("checkpoints", left, [])
+    yield from compare("checkpoints", left, [])
 
 
 @dataclass
@@ -402,6 +402,6 @@ def study(*arguments: str) -> Printed:
         try:
             app([str(argument) for argument in arguments])
             code = 0
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
     return Printed(code, out.getvalue(), err.getvalue(), out.getvalue().splitlines())

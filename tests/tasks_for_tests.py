@@ -18,15 +18,15 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def worker_and(number: int) -> tuple[int, int]:
+def process_and_number(number: int) -> tuple[int, int]:
     return os.getpid(), number
 
 
-def refuse(text: str) -> None:
+def raise_checkpoint_error(text: str) -> None:
     raise CheckpointError(text)
 
 
-def pages_taken_anew() -> int:
+def count_page_faults() -> int:
     """Count the page faults of 20 steps that each allocate and free 8 arrays of 4,096 pages."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""The Python face, as the README shows it."""
+"""The Python interface, as the README shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 pytest_plugins = ["study_fixtures"]
 
 
-def test_a_study_is_run_looked_at_and_its_champion_used(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_is_run_and_its_champion_restores_images(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     study = pipeline.run(place.file, trials=2, home=place.path)
     table = study.dataframe()
     assert len(table) == 2
@@ -46,7 +46,7 @@ def test_a_finished_study_is_loaded_by_name(finished: Place) -> None:
         pipeline.load_study("other", home=finished.path)
 
 
-def test_the_readmes_example_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_in_the_readme_runs_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     pipeline.run(ROOT / "studies" / "quickstart.toml", trials=2, overrides=["budget.epochs=1"])
@@ -61,7 +61,7 @@ def test_the_readmes_example_works_as_it_stands(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["mlruns"]
 
 
-def test_nothing_else_is_offered() -> None:
+def test_no_other_name_is_public() -> None:
     assert sorted(pipeline.__all__) == ["load_model", "load_study", "run"]
     with pytest.raises(AttributeError):
         _ = pipeline.anything  # type: ignore[attr-defined]

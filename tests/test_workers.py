@@ -1,4 +1,4 @@
-"""One contract for every pool: in this process, on workers of its own, on a cluster that is there already."""
+"""One contract for all kinds of workers: in this process, in processes of their own, on a running cluster."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE_S = 120
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    """A cluster that someone else has pool; one death of a worker is enough to give up a task there."""
+    """A cluster that the program did not start. It gives up a task as soon as one worker has died."""
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         cluster = LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
     with cluster:
@@ -47,11 +47,11 @@ def pool(request: pytest.FixtureRequest) -> Iterator[Workers]:
     pool.close()
 
 
-def next_done(pool: Workers) -> Outcome:
+def next_outcome(pool: Workers) -> Outcome:
     deadline = time.monotonic() + PATIENCE_S
-    while (done := pool.wait(0.2)) is None:
+    while (outcome := pool.wait(0.2)) is None:
         assert time.monotonic() < deadline
-    return done
+    return outcome
 
 
 def alive(pid: int) -> bool:
@@ -62,18 +62,18 @@ def alive(pid: int) -> bool:
 
 
 def children() -> set[int]:
-    """Processes that this one has pool and that live."""
+    """The living child processes of this process."""
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such settings")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do not have these settings")
 @pytest.mark.parametrize("count", [0, 1])
-def test_memory_that_a_step_freed_is_there_for_the_next(count: int) -> None:
+def test_memory_freed_by_one_step_is_reused_by_the_next(count: int) -> None:
     pool = workers.start(count, None)
-    pool.submit("pages", tasks.pages_taken_anew)
-    pages = next_done(pool).result
+    pool.submit("pages", tasks.count_page_faults)
+    pages = next_outcome(pool).result
     pool.close()
-    assert pages < 3 * 8 * 4096  # given back at every step it would be 20 times 8 arrays
+    assert pages < 3 * 8 * 4096  # 20 * 8 * 4096 if the memory went back to the system at every step
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
@@ -82,43 +82,43 @@ def test_memory_that_a_step_freed_is_there_for_the_next(count: int) -> None:
 def test_results_come_back_under_their_keys(pool: Workers) -> None:
     for number in range(6):
         pool.submit(f"trial/{number}", tasks.double, number)
-    done = [next_done(pool) for _ in range(6)]
-    assert {d.key: d.result for d in done} == {f"trial/{number}": 2 * number for number in range(6)}
-    assert all(isinstance(d, Returned) for d in done)
+    outcomes = [next_outcome(pool) for _ in range(6)]
+    assert {done.key: done.result for done in outcomes} == {f"trial/{number}": 2 * number for number in range(6)}
+    assert all(isinstance(done, Returned) for done in outcomes)
     assert pool.wait(0) is None
 
 
 def test_errors_come_back_as_they_were_raised(pool: Workers) -> None:
-    pool.submit("bad", tasks.refuse, "damaged: epoch 3")
-    done = next_done(pool)
+    pool.submit("bad", tasks.raise_checkpoint_error, "damaged: epoch 3")
+    done = next_outcome(pool)
     assert isinstance(done, Raised)
     assert done.key == "bad"
     assert isinstance(done.error, CheckpointError)
     assert str(done.error) == "damaged: epoch 3"
     pool.submit("good", tasks.double, 4)
-    assert next_done(pool) == Returned("good", 8)
+    assert next_outcome(pool) == Returned("good", 8)
 
 
 def test_a_key_may_be_used_again_and_its_task_runs_again(pool: Workers) -> None:
     for number in (1, 2, 3):
         pool.submit("trial/000001", tasks.double, number)
-        assert next_done(pool) == Returned("trial/000001", 2 * number)
+        assert next_outcome(pool) == Returned("trial/000001", 2 * number)
 
 
-def test_slots_are_the_tasks_that_run_at_once(pool: Workers) -> None:
+def test_slots_is_the_number_of_tasks_that_run_at_once(pool: Workers) -> None:
     assert pool.slots in (1, 2)
     for number in range(2 * pool.slots):
-        pool.submit(f"trial/{number}", tasks.worker_and, number)
-    pids = {next_done(pool).result[0] for _ in range(2 * pool.slots)}
+        pool.submit(f"trial/{number}", tasks.process_and_number, number)
+    pids = {next_outcome(pool).result[0] for _ in range(2 * pool.slots)}
     assert len(pids) <= pool.slots
     assert pids == {os.getpid()} or pids <= children()
 
 
-def test_nothing_to_wait_for_is_none(pool: Workers) -> None:
+def test_waiting_without_tasks_returns_none(pool: Workers) -> None:
     assert pool.wait(0.01) is None
 
 
-# --- an pool's end --------------------------------------------------------------------------------------------------
+# --- closing ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -128,15 +128,15 @@ def test_close_leaves_no_process_and_no_thread_behind(count: int) -> None:
     own = children() - before
     assert len(own) == count
     pool.submit("a", tasks.double, 1)
-    assert next_done(pool).result == 2
-    pool.submit("b", tasks.sleep, 0 if count == 0 else 60)  # under way when the pool is closed
+    assert next_outcome(pool).result == 2
+    pool.submit("b", tasks.sleep, 0 if count == 0 else 60)  # still running when the pool is closed
     pool.close()
     assert children() == before
     assert not [pid for pid in own if alive(pid)]
     assert threading.active_count() <= threads + 3, "Dask keeps a few threads for the next cluster"
 
 
-def test_close_ends_its_own_workers_only() -> None:
+def test_close_stops_only_its_own_workers() -> None:
     bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
     bystander.start()
     try:
@@ -147,17 +147,17 @@ def test_close_ends_its_own_workers_only() -> None:
         bystander.join()
 
 
-def test_close_leaves_a_cluster_running_that_it_did_not_start(cluster: LocalCluster) -> None:
+def test_close_does_not_stop_a_cluster_that_it_did_not_start(cluster: LocalCluster) -> None:
     pool = workers.start(0, cluster.scheduler_address)
     pool.submit("a", tasks.sleep, 0.1)
     pool.close()
     again = workers.start(0, cluster.scheduler_address)
     again.submit("a", tasks.double, 5)
-    assert next_done(again).result == 10
+    assert next_outcome(again).result == 10
     again.close()
 
 
-def test_workers_answer_on_this_machine_only() -> None:
+def test_workers_listen_on_this_machine_only() -> None:
     before = listening()
     pool = workers.start(1, None)
     try:
@@ -180,13 +180,7 @@ def listening() -> set[tuple[str, str]]:
     found = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            (
-                _,
-                local,
-                _,
-                state,
-                *_,
-            ) = fields = line.split()
+            _, local, _, state, *_ = fields = line.split()
             if state == "0A" and f"socket:[{fields[9]}]" in sockets:
                 address, _, port = local.partition(":")
                 found.add((address, port))
@@ -194,13 +188,13 @@ def listening() -> set[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_studies_on_one_machine_do_not_get_in_each_other_s_way() -> None:
+def test_two_studies_on_one_machine_do_not_disturb_each_other() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # such as of a port that is taken
+        warnings.simplefilter("error")  # for example about a port that is taken
         first, second = workers.start(1, None), workers.start(1, None)
     first.close()
     second.submit("a", tasks.double, 2)
-    assert next_done(second).result == 4
+    assert next_outcome(second).result == 4
     second.close()
 
 
@@ -208,9 +202,9 @@ def test_two_studies_on_one_machine_do_not_get_in_each_other_s_way() -> None:
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_the_program_answers_ends_the_task_under_way(which: signal.Signals) -> None:
-    answered: list[int] = []
-    before = signal.signal(which, lambda signum, _: answered.append(signum))
+def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.Signals) -> None:
+    handled: list[int] = []
+    before = signal.signal(which, lambda signum, _: handled.append(signum))
     own = signal.getsignal(which)
     pool = workers.start(0, None)
     try:
@@ -218,7 +212,7 @@ def test_a_signal_that_the_program_answers_ends_the_task_under_way(which: signal
         since = time.monotonic()
         assert pool.wait(0.1) is None
         assert time.monotonic() - since < 30
-        assert answered == [which]
+        assert handled == [which]
         assert signal.getsignal(which) is own
         pool.submit("next", tasks.double, 4)
         assert pool.wait(0.1) == Returned("next", 8)
@@ -226,8 +220,10 @@ def test_a_signal_that_the_program_answers_ends_the_task_under_way(which: signal
         signal.signal(which, before)
 
 
-def test_without_handlers_of_the_program_s_own_ctrl_c_is_what_it_always_was() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell has it ignored
+def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt() -> None:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell starts background jobs with SIGINT ignored
     pool = workers.start(0, None)
     pool.submit("long", tasks.signal_and_sleep, signal.SIGINT, 60.0)
     try:
@@ -237,7 +233,7 @@ def test_without_handlers_of_the_program_s_own_ctrl_c_is_what_it_always_was() ->
         signal.signal(signal.SIGINT, before)
 
 
-def test_in_another_thread_tasks_run_as_well() -> None:
+def test_tasks_also_run_outside_the_main_thread() -> None:
     done: list[Outcome | None] = []
     pool = workers.start(0, None)
     pool.submit("a", tasks.double, 4)
@@ -257,8 +253,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Pa
         wait_until(lambda: any(tmp_path.iterdir()))
         [first] = [int(file.name) for file in tmp_path.iterdir()]
         os.kill(first, signal.SIGKILL)
-        assert next_done(pool) == Returned("long", "done")
-        assert len(list(tmp_path.iterdir())) == 2, "another process took it up"
+        assert next_outcome(pool) == Returned("long", "done")
+        assert len(list(tmp_path.iterdir())) == 2, "another process ran it again"
     finally:
         pool.close()
 
@@ -269,22 +265,22 @@ def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path
         pool.submit("brief", tasks.kill_the_worker_afterwards, tmp_path)
         wait_until(lambda: any(tmp_path.iterdir()))
         [first] = [int(file.name) for file in tmp_path.iterdir()]
-        wait_until(lambda: not alive(first))  # before the result was asked for
-        assert next_done(pool) == Returned("brief", "done")
+        wait_until(lambda: not alive(first))  # before the driver asks for the result
+        assert next_outcome(pool) == Returned("brief", "done")
     finally:
         pool.close()
 
 
-def test_a_task_that_kills_every_worker_is_lost_and_the_engine_goes_on(cluster: LocalCluster) -> None:
+def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster) -> None:
     pool = workers.start(0, cluster.scheduler_address)
     try:
         pool.submit("deadly", tasks.kill_the_worker)
-        done = next_done(pool)
+        done = next_outcome(pool)
         assert isinstance(done, Lost)
         assert done.key == "deadly"
         assert "died" in done.reason
         pool.submit("harmless", tasks.double, 3)
-        assert next_done(pool) == Returned("harmless", 6)
+        assert next_outcome(pool) == Returned("harmless", 6)
     finally:
         pool.close()
 
@@ -298,16 +294,15 @@ def wait_until(condition: Callable[[], Any]) -> None:
 
 # --- clusters that cannot be used -------------------------------------------------------------------------------------
 
+NO_ANSWER = pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow)  # Dask waits 10 s for an answer
 
-WAITED_FOR = pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow)
 
-
-@pytest.mark.parametrize("address", [WAITED_FOR, "nonsense", "nonsense://somewhere:1"])
-def test_a_cluster_that_cannot_be_reached_is_one_line(address: str) -> None:
-    with pytest.raises(EngineError) as refusal:
+@pytest.mark.parametrize("address", [NO_ANSWER, "nonsense", "nonsense://somewhere:1"])
+def test_an_unreachable_cluster_is_reported_in_one_line(address: str) -> None:
+    with pytest.raises(EngineError) as caught:
         workers.start(0, address)
-    assert f"--cluster {address}" in str(refusal.value)
-    assert len(str(refusal.value).splitlines()) == 1
+    assert f"--cluster {address}" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_cluster_without_workers_is_refused() -> None:
@@ -318,7 +313,7 @@ def test_a_cluster_without_workers_is_refused() -> None:
         workers.start(0, empty.scheduler_address)
 
 
-def test_a_scheduler_that_goes_away_is_an_error_and_not_a_wait_for_ever() -> None:
+def test_a_scheduler_that_stops_is_an_error_and_not_an_endless_wait() -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
     pool = workers.start(0, cluster.scheduler_address)
     pool.submit("never", tasks.sleep, 600)
@@ -332,13 +327,13 @@ def test_a_scheduler_that_goes_away_is_an_error_and_not_a_wait_for_ever() -> Non
 def error_of(pool: Workers) -> Exception | None:
     """The next error, raised or returned."""
     try:
-        outcome = next_done(pool)
+        outcome = next_outcome(pool)
         return outcome.error if isinstance(outcome, Raised) else None
     except EngineError as error:
         return error
 
 
-def test_a_client_of_one_s_own_is_left_alone(cluster: LocalCluster) -> None:
+def test_a_dask_client_of_the_user_is_left_unchanged(cluster: LocalCluster) -> None:
     with Client(cluster, set_as_default=True) as client:
         pool = workers.start(0, cluster.scheduler_address)
         pool.close()

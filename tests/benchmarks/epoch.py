@@ -33,7 +33,7 @@ from pipeline.home import default_data_dir
 from pipeline.provenance import hardware, versions
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer
-from pipeline.workers import start
+from pipeline.workers import Returned, start
 
 REPORT = ModelConfig(depth=5, bottleneck=32, activation="leaky_relu")
 U_NET = ModelConfig(layer_type="conv", depth=2, channels=16, bottleneck=64, skip=True)
@@ -55,19 +55,19 @@ def epoch(trial: TrialConfig, data_dir: Path) -> float:
 
 
 def on_a_worker(trial: TrialConfig, data_dir: Path, **environment: str) -> float:
-    """The same on a worker process of a study, started with these environment variables."""
+    """The same time on a worker process, started with these environment variables."""
     before = dict(os.environ)
     os.environ.update(environment)
-    engine = start(1, None)
+    workers = start(1, None)
     try:
         for _ in range(2):  # the first is a warm-up
-            engine.submit("leg", leg, trial, data_dir)
-            while (done := engine.wait(60)) is None:
+            workers.submit("epoch", epoch, trial, data_dir)
+            while (outcome := workers.wait(60)) is None:
                 pass
-        assert done.error is None, done.error
-        return float(done.result)
+        assert isinstance(outcome, Returned), outcome
+        return float(outcome.result)
     finally:
-        engine.close()
+        workers.close()
         os.environ.clear()
         os.environ.update(before)
 
@@ -137,9 +137,9 @@ def main() -> None:
     assert build_optimizer(TrainConfig(), iter([torch.nn.Parameter(torch.zeros(1))]), "cpu").defaults["fused"]
     base = config(data.name)
     variants: dict[str, Callable[[], float]] = {
-        "leg, batch 128": lambda: leg(base, arguments.data_dir),
-        "leg, batch 512": lambda: leg(config(data.name, batch_size=512), arguments.data_dir),
-        "leg, batch 512, bfloat16": lambda: leg(
+        "epoch, batch 128": lambda: epoch(base, arguments.data_dir),
+        "epoch, batch 512": lambda: epoch(config(data.name, batch_size=512), arguments.data_dir),
+        "epoch, batch 512, bfloat16": lambda: epoch(
             config(data.name, batch_size=512, precision="bfloat16"), arguments.data_dir
         ),
         "DataLoader, batch 128": lambda: with_data_loader(base, data),
@@ -159,14 +159,14 @@ def main() -> None:
     # Dask's defaults for its workers: freed memory is returned to the system at once.
     dask_s = {"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "8"}
     few, few_u_net = config("mnist-5k"), config("mnist-5k", U_NET)
-    workers: dict[str, Callable[[], float]] = {
+    on_workers: dict[str, Callable[[], float]] = {
         "U-Net 16-32-64 on a worker": lambda: on_a_worker(few_u_net, arguments.data_dir),
         "the same, memory returned": lambda: on_a_worker(few_u_net, arguments.data_dir, **dask_s),
         "linear, on a worker": lambda: on_a_worker(few, arguments.data_dir),
         "the same, memory returned ": lambda: on_a_worker(few, arguments.data_dir, **dask_s),
     }
     print("an epoch of the embedded digits (3,500)")
-    compare(workers, arguments.runs)
+    compare(on_workers, arguments.runs)
 
     print(f"{STEPS} steps of 128 images; an epoch of {len(data.train):,} has {len(data.train) // 128}")
     compare(convolutions, arguments.runs)

@@ -1,7 +1,7 @@
-"""The search by itself, with made-up objectives in place of training.
+"""The search alone, with an invented objective instead of training.
 
-The heart of it: a study's trials must not depend on the order in which epochs arrive, on when it was killed and taken
-up again, or on whether its total was raised later.
+The main property: a study's trials must not depend on the order in which epochs arrive, on when the study was killed
+and resumed, or on whether its total was raised later.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.search.studies import load_search, open_search, study_names
 
 FACTS = {"data.sha256": "0" * 64, "device": "cpu"}
 TRIALS, EPOCHS, WINDOW = 8, 4, 3
-# Settings under which a sampler or pruner does its work within so few trials; a new one is tested as it comes.
+# Settings with which a sampler or pruner acts within so few trials; one without an entry keeps its defaults.
 BUSY: dict[str, dict[str, Any]] = {
     "tpe": {"n_startup_trials": 3},
     "median": {"n_startup_trials": 2},
@@ -66,7 +66,7 @@ def configuration(sampler: str = "tpe", pruner: str = "median", /, **changes: An
     raw: dict[str, Any] = {
         "name": "made-up",
         "dataset": "mnist-5k",
-        "seed": 2,  # under which every pruner prunes, and what is seen of other trials makes a difference
+        "seed": 2,  # with it every pruner prunes, and results of other trials change what is sampled
         "degrade": {"kind": "gaussian", "sigma": 0.5},
         "budget": {"trials": TRIALS, "epochs": EPOCHS, "concurrency": WINDOW},
         "sampler": {"name": sampler, **BUSY.get(sampler, {})},
@@ -78,42 +78,42 @@ def configuration(sampler: str = "tpe", pruner: str = "median", /, **changes: An
     return StudyConfig.model_validate_json(json.dumps(raw))
 
 
-def objective(number: int, values: Mapping[str, Any], epoch: int, lifted: int | None) -> float:
-    """Made up, but as a real one is: some settings are better, all improve with time, and there is noise."""
+def objective(number: int, values: Mapping[str, Any], epoch: int, outlier: int | None) -> float:
+    """An invented objective: as with a real one, settings differ, epochs improve the value, and there is noise."""
     best_lr = 1e-3 if values["optimizer"] == "adam" else 1.0
     noise = random.Random(1000 * number + epoch).gauss(0, 0.2)
     fit = -((math.log10(values["lr"] / best_lr)) ** 2) - abs(math.log2(values["bottleneck"]) - 6) * 0.3
     fit += values["negative_slope"] - values["dropout"] + (values["optimizer"] == "adam") * 0.5
-    return 20 + fit + 2 * (1 - math.exp(-epoch / 3)) + noise + 50 * (number == lifted)
+    return 20 + fit + 2 * (1 - math.exp(-epoch / 3)) + noise + 50 * (number == outlier)
 
 
 def fails(number: int, epoch: int) -> bool:
-    """Some trials diverge."""
+    """Whether a trial diverges in this epoch."""
     return number == 4 and epoch == 1
 
 
-class Player:
-    """A driver without training: the rules of `study`, and nothing of its machinery.
+class SimulatedDriver:
+    """A driver without training: it follows the rules of `pipeline.study` with an invented objective.
 
     Args:
-        home: where the database is.
-        config: of the study.
-        eager: ask a trial as soon as the window allows; otherwise only once no trial is open.
-        lifted: a trial whose objective is far above the others'.
+        home: the home with the database.
+        config: the study's configuration.
+        eager: whether to ask for a trial as soon as the window allows, or only when no trial is open.
+        outlier: number of a trial whose objective is far above the others'.
     """
 
-    def __init__(self, home: Home, config: StudyConfig, eager: bool = True, lifted: int | None = None) -> None:
-        self.home, self.config, self.eager, self.lifted = home, config, eager, lifted
+    def __init__(self, home: Home, config: StudyConfig, eager: bool = True, outlier: int | None = None) -> None:
+        self.home, self.config, self.eager, self.outlier = home, config, eager, outlier
         self.search = open_search(home, config, FACTS)
         self.running: dict[int, OpenTrial] = {}
         self.ended: dict[int, tuple[str, float | None]] = {}
 
     def fill(self) -> None:
-        """Ask what the window allows."""
+        """Ask for all trials that the window allows."""
         if self.running and not self.eager:
             return
-        asked, told = len(self.search.trials()), self.search.told()
-        for number in range(asked, min(self.config.budget.trials, told + WINDOW)):
+        asked, recorded = len(self.search.trials()), self.search.told()
+        for number in range(asked, min(self.config.budget.trials, recorded + WINDOW)):
             self.running[number] = self.search.ask()
             assert self.running[number].number == number
 
@@ -121,19 +121,19 @@ class Player:
         return [number for number in self.running if number not in self.ended]
 
     def epoch(self, number: int) -> None:
-        """The next epoch of an open trial arrives."""
+        """Report the next epoch of an open trial."""
         trial, epoch = self.running[number], len(self.running[number].reported) + 1
         if fails(number, epoch):
             self.ended[number] = ("FAIL", None)
             return
-        prune = trial.report(epoch, objective(number, trial.values, epoch, self.lifted))
+        prune = trial.report(epoch, objective(number, trial.values, epoch, self.outlier))
         if epoch == EPOCHS:
             self.ended[number] = ("COMPLETE", max(trial.reported.values()))
         elif prune:
             self.ended[number] = ("PRUNED", None)
 
     def tell(self) -> None:
-        """Tell what has ended, in number order."""
+        """Record the results of trials that have ended, in the order of their numbers."""
         for number in range(self.search.told(), self.config.budget.trials):
             if number not in self.ended:
                 return
@@ -141,15 +141,15 @@ class Player:
             trial = self.running.pop(number)
             self.search.tell(trial, state, value, Summary(f"run-{number}", epochs=len(trial.reported)))  # type: ignore[arg-type]
 
-    def killed(self, kept: int = EPOCHS) -> Player:
-        """Another process takes the study up; of each open trial this many epochs had been saved."""
-        heir = Player(self.home, self.config, self.eager, self.lifted)
-        for record in heir.search.records():
+    def restarted(self, kept: int = EPOCHS) -> SimulatedDriver:
+        """A new driver that resumes the study; at most ``kept`` epochs of each open trial were saved."""
+        resumed = SimulatedDriver(self.home, self.config, self.eager, self.outlier)
+        for record in resumed.search.records():
             if isinstance(record, RunningTrial):
-                heir.running[record.number] = heir.search.reopen(record.number)
+                resumed.running[record.number] = resumed.search.reopen(record.number)
                 for _ in range(min(kept, len(self.running[record.number].reported))):
-                    heir.epoch(record.number)
-        return heir
+                    resumed.epoch(record.number)
+        return resumed
 
     def finish(self) -> list[Any]:
         self.tell()
@@ -162,7 +162,7 @@ class Player:
         return self.digest()
 
     def digest(self) -> list[Any]:
-        """All of the trials but their times."""
+        """Everything about the trials except their times."""
         return [
             (t.number, t.state.name, t.value, t.params, t.distributions, t.intermediate_values, rungs(t), t.user_attrs)
             for t in self.search.trials()
@@ -170,24 +170,24 @@ class Player:
 
 
 def rungs(trial: Any) -> dict[str, Any]:
-    """What a pruner noted on the trial."""
+    """The values that a pruner stored with a trial."""
     return {key: value for key, value in trial.system_attrs.items() if "rung" in key}
 
 
-QUICK = Path("/dev/shm")  # a disk that is memory, where there is one: databases wait for the disk at every commit
+MEMORY_DISK = Path("/dev/shm")  # databases wait for the disk at every commit; a disk in memory is faster
 
 
 @contextmanager
 def new_home() -> Iterator[Home]:
-    """A home with a fresh database; many are needed, and quickly."""
-    with TemporaryDirectory(dir=QUICK if QUICK.is_dir() else None) as folder:
+    """A home with an empty database, copied because creating one takes long."""
+    with TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
         (Path(folder) / "optuna.db").write_bytes(empty_database())
         yield open_home(Path(folder))
 
 
 @cache
 def empty_database() -> bytes:
-    """Optuna's tables with nothing in them."""
+    """The content of a database with Optuna's tables and no rows."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / "optuna.db"
         optuna.storages.RDBStorage(f"sqlite:///{file}").engine.dispose()
@@ -201,56 +201,58 @@ def home() -> Iterator[Home]:
 
 
 @cache
-def undisturbed(sampler: str, pruner: str) -> str:
+def uninterrupted(sampler: str, pruner: str) -> str:
     with new_home() as home:
-        return repr(Player(home, configuration(sampler, pruner)).finish())
+        return repr(SimulatedDriver(home, configuration(sampler, pruner)).finish())
 
 
 combined = pytest.mark.parametrize(("sampler", "pruner"), COMBINATIONS)
 
 
 @combined
-def test_the_pruner_prunes_and_the_sampler_learns(sampler: str, pruner: str) -> None:
-    digest = undisturbed(sampler, pruner)
+def test_the_pruner_prunes_and_the_sampler_uses_results(sampler: str, pruner: str) -> None:
+    digest = uninterrupted(sampler, pruner)
     assert digest.count("'COMPLETE'") >= 2
     assert digest.count("'FAIL'") == 1
     assert ("'PRUNED'" in digest) == (pruner != "none")
-    assert (digest != undisturbed("random", pruner)) == (sampler != "random")
+    assert (digest != uninterrupted("random", pruner)) == (sampler != "random")
 
 
 def test_epochs_in_another_order_give_the_same_trials(home: Home) -> None:
-    player = Player(home, configuration())
-    player.fill()
-    while player.unended():
-        player.epoch(max(player.unended()))  # the window waits for its lowest trial, which comes last here
-        player.tell()
-        player.fill()
-    assert repr(player.finish()) == undisturbed("tpe", "median")
+    driver = SimulatedDriver(home, configuration())
+    driver.fill()
+    while driver.unended():
+        driver.epoch(max(driver.unended()))  # the window waits for its lowest trial, which is last here
+        driver.tell()
+        driver.fill()
+    assert repr(driver.finish()) == uninterrupted("tpe", "median")
 
 
-def test_asked_later_than_allowed_a_trial_is_the_same(home: Home) -> None:
-    """Trials that have ended by now, but were under way when the window first allowed this one, count as under way."""
-    assert repr(Player(home, configuration(), eager=False).finish()) == undisturbed("tpe", "median")
+def test_a_trial_asked_later_than_allowed_is_the_same(home: Home) -> None:
+    """A trial that has ended counts as running if it ran when the window first allowed the new trial."""
+    assert repr(SimulatedDriver(home, configuration(), eager=False).finish()) == uninterrupted("tpe", "median")
 
 
 def test_a_total_raised_later_gives_the_same_trials(home: Home) -> None:
     for total in (1, WINDOW, WINDOW + 1):
-        Player(home, configuration(budget={"trials": total})).finish()
-    assert repr(Player(home, configuration()).finish()) == undisturbed("tpe", "median")
+        SimulatedDriver(home, configuration(budget={"trials": total})).finish()
+    assert repr(SimulatedDriver(home, configuration()).finish()) == uninterrupted("tpe", "median")
 
 
 @combined
-def test_all_at_once_and_killed_time_and_again(sampler: str, pruner: str, home: Home) -> None:
-    Player(home, configuration(sampler, pruner, budget={"trials": 2})).finish()
-    player, step = Player(home, configuration(sampler, pruner), eager=False), 0
-    player.fill()
-    while player.unended():
-        player.epoch(max(player.unended()))
+def test_reverse_order_late_asking_and_repeated_kills_give_the_same_trials(
+    sampler: str, pruner: str, home: Home
+) -> None:
+    SimulatedDriver(home, configuration(sampler, pruner, budget={"trials": 2})).finish()
+    driver, step = SimulatedDriver(home, configuration(sampler, pruner), eager=False), 0
+    driver.fill()
+    while driver.unended():
+        driver.epoch(max(driver.unended()))
         if (step := step + 1) % 3 == 0:
-            player = player.killed()
-        player.tell()
-        player.fill()
-    assert repr(player.finish()) == undisturbed(sampler, pruner)
+            driver = driver.restarted()
+        driver.tell()
+        driver.fill()
+    assert repr(driver.finish()) == uninterrupted(sampler, pruner)
 
 
 STEPS = st.tuples(st.sampled_from(["epoch", "epoch", "epoch", "tell", "ask"]), st.integers(0, WINDOW - 1))
@@ -267,38 +269,38 @@ def test_any_interleaving_gives_the_same_trials(
     combination: tuple[str, str], steps: list[tuple[str, int]], first_total: int
 ) -> None:
     with new_home() as home:
-        player = Player(home, configuration(*combination, budget={"trials": first_total}))
+        driver = SimulatedDriver(home, configuration(*combination, budget={"trials": first_total}))
         for step, choice in steps:
             match step:
-                case "epoch" if player.unended():
-                    player.epoch(player.unended()[choice % len(player.unended())])
+                case "epoch" if driver.unended():
+                    driver.epoch(driver.unended()[choice % len(driver.unended())])
                 case "tell":
-                    player.tell()
+                    driver.tell()
                 case "ask":
-                    player.fill()
+                    driver.fill()
                 case "kill":
-                    player = player.killed(choice)
-        player.finish()
-        assert repr(Player(home, configuration(*combination)).finish()) == undisturbed(*combination)
+                    driver = driver.restarted(choice)
+        driver.finish()
+        assert repr(SimulatedDriver(home, configuration(*combination)).finish()) == uninterrupted(*combination)
 
 
-@pytest.mark.parametrize("lifted", [0, 2])
-def test_a_trial_is_seen_once_it_left_the_window_and_no_sooner(lifted: int, home: Home) -> None:
-    plain = Player(home, configuration("tpe", "none")).finish()
+@pytest.mark.parametrize("outlier", [0, 2])
+def test_a_result_affects_sampling_only_after_its_trial_left_the_window(outlier: int, home: Home) -> None:
+    plain = SimulatedDriver(home, configuration("tpe", "none")).finish()
     with new_home() as other:
-        changed = Player(other, configuration("tpe", "none"), lifted=lifted).finish()
+        changed = SimulatedDriver(other, configuration("tpe", "none"), outlier=outlier).finish()
     params = [[trial[3] for trial in digest] for digest in (plain, changed)]
-    assert params[0][: lifted + WINDOW] == params[1][: lifted + WINDOW]
-    assert params[0][lifted + WINDOW :] != params[1][lifted + WINDOW :]
+    assert params[0][: outlier + WINDOW] == params[1][: outlier + WINDOW]
+    assert params[0][outlier + WINDOW :] != params[1][outlier + WINDOW :]
 
 
 @pytest.mark.parametrize("pruner", ["successive_halving", "hyperband"])
-def test_rung_values_are_kept_with_the_trials(pruner: str, home: Home) -> None:
-    player = Player(home, configuration("tpe", pruner))
-    player.finish()
-    noted = [rungs(trial) for trial in player.search.trials()]
+def test_rung_values_are_stored_with_the_trials(pruner: str, home: Home) -> None:
+    driver = SimulatedDriver(home, configuration("tpe", pruner))
+    driver.finish()
+    noted = [rungs(trial) for trial in driver.search.trials()]
     assert sum(map(bool, noted)) > TRIALS // 2
-    for trial, notes in zip(player.search.trials(), noted, strict=True):
+    for trial, notes in zip(driver.search.trials(), noted, strict=True):
         for key, value in notes.items():
             rung = int(key.rpartition("_")[2])
             assert value in trial.intermediate_values.values()
@@ -307,10 +309,10 @@ def test_rung_values_are_kept_with_the_trials(pruner: str, home: Home) -> None:
 
 
 def test_another_seed_gives_other_trials(home: Home) -> None:
-    assert repr(Player(home, configuration(seed=3)).finish()) != undisturbed("tpe", "median")
+    assert repr(SimulatedDriver(home, configuration(seed=3)).finish()) != uninterrupted("tpe", "median")
 
 
-def test_a_stored_trial_is_whole_before_it_ends(home: Home) -> None:
+def test_a_stored_trial_is_complete_before_it_ends(home: Home) -> None:
     search = open_search(home, configuration(), FACTS)
     opened = search.ask()
     [stored] = search.trials()
@@ -322,7 +324,7 @@ def test_a_stored_trial_is_whole_before_it_ends(home: Home) -> None:
 
 
 def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
-    """It is written just before the state; a kill in between leaves a trial that is still to be told."""
+    """It is written just before the state, so a kill in between leaves a trial whose result is not recorded."""
     search = open_search(home, configuration(), FACTS)
     opened = search.ask()
     optuna.trial.Trial(search.study, search.trials()[0]._trial_id).set_user_attr("summary", Summary("run-0").__dict__)
@@ -331,14 +333,14 @@ def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     assert search.records()[0].summary == Summary("run-0", reason="because")
 
 
-# --- what a trial has -------------------------------------------------------------------------------------------------
+# --- a trial's values -------------------------------------------------------------------------------------------------
 
 
-def test_conditional_keys_are_there_only_where_they_apply(home: Home) -> None:
-    player = Player(home, configuration("random"))
-    player.finish()
+def test_conditional_keys_are_present_only_where_they_apply(home: Home) -> None:
+    driver = SimulatedDriver(home, configuration("random"))
+    driver.finish()
     seen = set()
-    for record in player.search.records():
+    for record in driver.search.records():
         values, params = record.values, record.params
         assert ("negative_slope" in params) == (values["activation"] == "leaky_relu")
         assert ("momentum" in params) == (values["optimizer"] == "sgd")
@@ -352,10 +354,10 @@ def test_conditional_keys_are_there_only_where_they_apply(home: Home) -> None:
             ("momentum", "momentum" in params),
             ("drop", "dropout" in params),
         }
-    assert len(seen) == 6, "each key was there and was not"
+    assert len(seen) == 6, "each key is present in some trials and absent from others"
 
 
-def test_enqueued_configurations_come_first_and_whole(home: Home) -> None:
+def test_enqueued_configurations_come_first_with_all_their_values(home: Home) -> None:
     first = {"optimizer": "sgd", "lr": 10.0, "momentum": 0.8, "bottleneck": 32, "depth": 1, "activation": "relu"}
     second = {"activation": "leaky_relu", "negative_slope": 0.01}
     search = open_search(home, configuration(enqueue=[first, second]), FACTS)
@@ -363,33 +365,31 @@ def test_enqueued_configurations_come_first_and_whole(home: Home) -> None:
     assert first.items() <= opened[0].values.items()
     assert opened[0].values["momentum"] == pytest.approx(0.8)
     assert second.items() <= opened[1].values.items()
-    assert "optimizer" in opened[1].values, "what an enqueued configuration leaves open is sampled"
+    assert "optimizer" in opened[1].values, "the other values are sampled"
     stored = search.trials()
     assert [t.state for t in stored] == [TrialState.RUNNING] * 3
     assert stored[0].params["lr@sgd"] == 10.0
-    assert not [key for trial in stored for key in trial.system_attrs if "fixed" in key], (
-        "nothing waits in the database"
-    )
+    assert not [key for trial in stored for key in trial.system_attrs if "fixed" in key], "no enqueued trial is stored"
 
 
 def test_enqueued_configurations_survive_a_kill(home: Home) -> None:
     config = configuration(enqueue=[{"bottleneck": 32}, {"bottleneck": 64}])
-    player = Player(home, config)
-    player.fill()
-    killed = player.killed(0).finish()
+    driver = SimulatedDriver(home, config)
+    driver.fill()
+    killed = driver.restarted(0).finish()
     with new_home() as other:
-        assert repr(killed) == repr(Player(other, config).finish())
+        assert repr(killed) == repr(SimulatedDriver(other, config).finish())
     assert [trial[3]["bottleneck"] for trial in killed[:2]] == [32, 64]
 
 
 def test_importances_need_ten_complete_trials(home: Home) -> None:
     config = configuration("random", "none", budget={"trials": 15})
-    player = Player(home, config)
-    player.fill()
-    assert player.search.importances() == {}
-    player.finish()
-    assert len(ranked(player.search.records(), "maximize")) >= 10
-    importances = player.search.importances()
+    driver = SimulatedDriver(home, config)
+    driver.fill()
+    assert driver.search.importances() == {}
+    driver.finish()
+    assert len(ranked(driver.search.records(), "maximize")) >= 10
+    importances = driver.search.importances()
     assert list(importances.values()) == sorted(importances.values(), reverse=True)
     assert sum(importances.values()) == pytest.approx(1)
     assert {key.partition("@")[0] for key in importances} <= set(config.space.searched())
@@ -400,7 +400,7 @@ def test_importances_need_ten_complete_trials(home: Home) -> None:
     values=st.lists(st.none() | st.sampled_from([1.0, 2.0, 3.0]) | st.floats(-1e6, 1e6), max_size=12),
     direction=st.sampled_from(["maximize", "minimize"]),
 )
-def test_ranking(values: list[float | None], direction: str) -> None:
+def test_ranking_is_by_value_then_by_number(values: list[float | None], direction: str) -> None:
     records = [record(number, value) for number, value in enumerate(values)]
     order = ranked(records, direction)
     assert sorted(r.number for r in order) == [n for n, value in enumerate(values) if value is not None]
@@ -418,7 +418,7 @@ def record(number: int, value: float | None) -> EndedTrial:
     return EndedTrial(number, {}, {}, started, state, value, Summary("run"), {})
 
 
-# --- opening and refusing ---------------------------------------------------------------------------------------------
+# --- opening a study -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -428,7 +428,7 @@ def folder_home(tmp_path: Path) -> Home:
     return home
 
 
-def test_unknown_studies(folder_home: Home, tmp_path: Path) -> None:
+def test_unknown_studies_are_refused(folder_home: Home, tmp_path: Path) -> None:
     open_search(folder_home, configuration(), FACTS)
     assert study_names(folder_home) == ["made-up"]
     assert load_search(folder_home, "made-up").config.canonical() == configuration().canonical()
@@ -441,7 +441,7 @@ def test_unknown_studies(folder_home: Home, tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_database_elsewhere(tmp_path: Path) -> None:
+def test_a_database_outside_the_home(tmp_path: Path) -> None:
     home = open_home(tmp_path / "home", storage=f"sqlite:///{tmp_path / 'elsewhere.db'}")
     assert study_names(home) == []
     assert not (tmp_path / "elsewhere.db").exists()
@@ -450,18 +450,18 @@ def test_a_database_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("storage", ["nonsense", "nonsense://somewhere", "sqlite:////no/such/folder/optuna.db"])
-def test_databases_that_cannot_be_used(storage: str, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=f"--storage {storage}") as refusal:
+def test_databases_that_cannot_be_used_are_refused(storage: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=f"--storage {storage}") as caught:
         open_search(open_home(tmp_path, storage=storage), configuration(), FACTS)
-    assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_study_that_differs_is_refused_with_the_differences(home: Home) -> None:
     open_search(home, configuration(), FACTS)
     other = configuration(seed=5, degrade={"kind": "gaussian", "sigma": 0.25}, budget={"epochs": 6})
-    with pytest.raises(ConfigError) as refusal:
+    with pytest.raises(ConfigError) as caught:
         open_search(home, other, FACTS)
-    message = str(refusal.value)
+    message = str(caught.value)
     assert "seed: 2 is stored, 5 is asked" in message
     assert "degrade.sigma: 0.5 is stored, 0.25 is asked" in message
     assert f"budget.epochs: {EPOCHS} is stored, 6 is asked" in message
@@ -471,12 +471,12 @@ def test_a_study_that_differs_is_refused_with_the_differences(home: Home) -> Non
         open_search(home, configuration(), FACTS | {"data.sha256": "1"})
 
 
-def test_many_differences_are_cut_short(home: Home) -> None:
+def test_a_long_list_of_differences_is_shortened(home: Home) -> None:
     open_search(home, configuration(), FACTS)
     other = configuration(seed=5, model={"depth": 2, "bottleneck": 3, "dropout": 0.1, "skip": True}, train={"lr": 0.1})
-    with pytest.raises(ConfigError, match=r"; and \d+ more") as refusal:
+    with pytest.raises(ConfigError, match=r"; and \d+ more") as caught:
         open_search(home, other, FACTS)
-    assert str(refusal.value).count("is stored") == 6
+    assert str(caught.value).count("is stored") == 6
 
 
 def test_the_total_and_the_model_name_may_change(home: Home) -> None:
@@ -486,7 +486,7 @@ def test_the_total_and_the_model_name_may_change(home: Home) -> None:
     assert second.study.user_attrs["config"]["budget"]["trials"] == 99
 
 
-def test_what_is_kept_with_a_study_is_read_by_the_next_process(home: Home) -> None:
+def test_values_stored_with_a_study_are_read_by_the_next_process(home: Home) -> None:
     search = open_search(home, configuration(), FACTS)
     assert search.baselines == {}
     search.baselines = {"linear": {"psnr": 1.5}}
@@ -495,18 +495,18 @@ def test_what_is_kept_with_a_study_is_read_by_the_next_process(home: Home) -> No
     assert again.facts == FACTS
 
 
-def test_a_study_whose_making_was_cut_short_is_made_again(folder_home: Home) -> None:
+def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Home) -> None:
     search = open_search(folder_home, configuration(), FACTS)
     storage = search.study._storage
-    other = optuna.create_study(storage=storage, study_name="cut-short", direction="minimize")
-    other.set_user_attr("uid", "left over")
+    other = optuna.create_study(storage=storage, study_name="interrupted", direction="minimize")
+    other.set_user_attr("uid", "unfinished")
     assert study_names(folder_home) == ["made-up"]
-    with pytest.raises(NotFoundError, match="cut-short"):
-        load_search(folder_home, "cut-short")
-    made = open_search(folder_home, configuration(name="cut-short"), FACTS)
-    assert made.uid != "left over"
-    assert made.study.direction.name == "MAXIMIZE"
-    assert study_names(folder_home) == ["cut-short", "made-up"]
+    with pytest.raises(NotFoundError, match="interrupted"):
+        load_search(folder_home, "interrupted")
+    created = open_search(folder_home, configuration(name="interrupted"), FACTS)
+    assert created.uid != "unfinished"
+    assert created.study.direction.name == "MAXIMIZE"
+    assert study_names(folder_home) == ["interrupted", "made-up"]
 
 
 @pytest.mark.parametrize(("metric", "direction"), [("psnr", "MAXIMIZE"), ("bce", "MINIMIZE")])
@@ -517,7 +517,7 @@ def test_the_direction_is_the_metric_s(metric: str, direction: str, home: Home) 
     assert search.ask().number == 0
 
 
-# --- Both kinds of layers ------------------------------------------------------------------------------------------
+# --- both kinds of layers ------------------------------------------------------------------------------------------
 
 BOTH = {
     "layer_type": ["linear", "conv"],
@@ -536,13 +536,13 @@ OWN = {"linear": {"width", "dropout"}, "conv": {"channels", "kernel"}}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_of_both_layer_types_asks_each_its_own_and_trains(
+def test_a_study_of_both_layer_types_samples_only_the_keys_of_each_and_trains(
     sampler: str, home: Home, tiny_data: Path, tmp_path: Path
 ) -> None:
     config = configuration(sampler, model=BOTH, dataset=tiny.NAME, enqueue=[{"layer_type": "conv", "channels": 8}])
-    player = Player(home, config)
-    player.finish()
-    stored = player.search.trials()
+    driver = SimulatedDriver(home, config)
+    driver.finish()
+    stored = driver.search.trials()
     kinds = [trial.params["layer_type"] for trial in stored]
     assert kinds[0] == "conv"
     assert set(kinds) == {"linear", "conv"}

@@ -1,4 +1,4 @@
-"""`study doctor`: what can be amiss between Optuna, MLflow, the checkpoints and the files, found, said and mended."""
+"""`study doctor`: faults between Optuna, MLflow, the checkpoints and the files are found, reported and repaired."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from pipeline.tracking.models import load_champion, load_verified
 
 pytest_plugins = ["study_fixtures"]
 
-WELL = "all is well"
-NOBODY = "f" * 32  # no study's uid
+ALL_WELL = "all is well"
+UNKNOWN_UID = "f" * 32  # of no study
 
 
 def doctor(place: Place, *options: str) -> Printed:
@@ -45,7 +45,7 @@ def doctor(place: Place, *options: str) -> Printed:
 
 
 def run_of(place: Place, state: str) -> Run:
-    """The first run of a trial that ended so."""
+    """The first run of a trial that ended in this state."""
     return next(run for run in place.runs("trial") if run.data.tags["trial.state"] == state)
 
 
@@ -61,31 +61,31 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
-# --- what can be amiss --------------------------------------------------------------------------------------------
+# --- faults -------------------------------------------------------------------------------------------------------
 
 
 def left_running(state: str) -> Callable[[Place], None]:
     return lambda place: place.client().update_run(run_of(place, state).info.run_id, status="RUNNING")
 
 
-def doubled_run(place: Place) -> None:
+def second_run(place: Place) -> None:
     run = run_of(place, "COMPLETE")
     place.client().create_run(run.info.experiment_id, tags=run.data.tags, run_name=run.info.run_name)
 
 
-def orphan_run(place: Place) -> None:
+def run_of_no_trial(place: Place) -> None:
     run = run_of(place, "COMPLETE")
     tags = run.data.tags | {"trial.uid": f"{place.search().uid}-{TRIALS + 3}"}
     place.client().create_run(run.info.experiment_id, tags=tags, run_name=run.info.run_name)
 
 
-def half_made_model(place: Place) -> None:
-    """As a process leaves it that is killed between making a model and uploading it."""
+def half_created_model(place: Place) -> None:
+    """Leave a model as a process does that is killed between creating the model and uploading it."""
     run = run_of(place, "COMPLETE")
     place.client().create_logged_model(run.info.experiment_id, name="model", source_run_id=run.info.run_id)
 
 
-def model_of_nobody(place: Place) -> None:
+def model_of_no_run(place: Place) -> None:
     run = run_of(place, "PRUNED")
     model = place.client().create_logged_model(run.info.experiment_id, name="model", source_run_id="0" * 32)
     place.client().finalize_logged_model(model.model_id, "READY")
@@ -122,8 +122,8 @@ def model_without_files(place: Place) -> None:
     shutil.rmtree(model_files(place, run_of(place, "COMPLETE")))
 
 
-def stray_image(place: Place) -> None:
-    (artifact(place, run_of(place, "PRUNED"), "images") / "notes.txt").write_text("these came out well\n")
+def unexpected_file_among_images(place: Place) -> None:
+    (artifact(place, run_of(place, "PRUNED"), "images") / "notes.txt").write_text("a note\n")
 
 
 def old_checkpoints(place: Place) -> None:
@@ -132,36 +132,36 @@ def old_checkpoints(place: Place) -> None:
     (folder / f"epoch-0001-{'0' * 64}.safetensors").write_bytes(b"weights")
 
 
-def checkpoints_of_nobody(place: Place) -> None:
-    folder = place.home.checkpoints(NOBODY, 3)
+def checkpoints_of_no_study(place: Place) -> None:
+    folder = place.home.checkpoints(UNKNOWN_UID, 3)
     folder.mkdir(parents=True)
     (folder / f"epoch-0001-{'0' * 64}.safetensors").write_bytes(b"weights")
 
 
 def interrupted_write(place: Place) -> None:
-    folder = place.home.checkpoints(place.search().uid, TRIALS)  # of a trial that is not there yet
+    folder = place.home.checkpoints(place.search().uid, TRIALS)  # of a trial that does not exist yet
     folder.mkdir(parents=True)
     (folder / f"epoch-0001-{'0' * 64}.safetensors.4711.tmp").write_bytes(b"wei")
 
 
-def lost_picture(place: Place) -> None:
+def lost_panel(place: Place) -> None:
     run = run_of(place, "COMPLETE")
     for file in artifact(place, run, "images").glob(f"*step*{run.data.metrics['best_epoch']:.0f}*timestamp*"):
         file.unlink()
 
 
 def several(place: Place) -> None:
-    """One of nearly every kind at once; on different runs, as far as one would hide another."""
+    """Nearly every kind of fault at once, on different runs where one would hide another."""
     for damage in (
         changed_model,
         left_running("PRUNED"),
         left_running("FAIL"),
-        doubled_run,
-        orphan_run,
-        model_of_nobody,
-        stray_image,
+        second_run,
+        run_of_no_trial,
+        model_of_no_run,
+        unexpected_file_among_images,
         old_checkpoints,
-        checkpoints_of_nobody,
+        checkpoints_of_no_study,
         interrupted_write,
     ):
         damage(place)
@@ -169,10 +169,10 @@ def several(place: Place) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something done to a home, and what has to be said of it."""
+    """A damage to a home, and what `doctor` must report about it."""
 
     damage: Callable[[Place], Any]
-    says: str
+    report: str
     findings: int = 1
 
 
@@ -180,56 +180,59 @@ FAULTS = {
     "a complete trial's run left running": Fault(left_running("COMPLETE"), "it is RUNNING, its trial COMPLETE"),
     "a pruned trial's run left running": Fault(left_running("PRUNED"), "it is RUNNING, its trial PRUNED"),
     "a failed trial's run left running": Fault(left_running("FAIL"), "it is RUNNING, its trial FAIL"),
-    "a second run": Fault(doubled_run, "has a second run"),
-    "a run of no trial": Fault(orphan_run, "belongs to no trial"),
-    "a half-made model": Fault(half_made_model, "is PENDING"),
-    "a model of no run": Fault(model_of_nobody, "belongs to no finished run"),
+    "a second run": Fault(second_run, "has a second run"),
+    "a run of no trial": Fault(run_of_no_trial, "belongs to no trial"),
+    "a half-created model": Fault(half_created_model, "is PENDING"),
+    "a model of no run": Fault(model_of_no_run, "belongs to no finished run"),
     "a failed model": Fault(failed_model, "its model is missing or not READY", 2),
     "a deleted model": Fault(deleted_model, "its model is missing or not READY"),
     "a changed model": Fault(changed_model, "was changed"),
     "a changed model of a run left running": Fault(changed_model_of_a_running_run, "its trial COMPLETE; its model's "),
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
-    "a model's files gone": Fault(model_without_files, "the files of its model are not at"),
-    "a lost picture": Fault(lost_picture, "the picture of its best epoch is lost"),
-    "a stray file among images": Fault(stray_image, "is not one of the run's images"),
+    "a model's files missing": Fault(model_without_files, "the files of its model are not at"),
+    "a lost panel": Fault(lost_panel, "the picture of its best epoch is lost"),
+    "an unexpected file among images": Fault(unexpected_file_among_images, "is not one of the run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
-    "checkpoints of no study": Fault(checkpoints_of_nobody, "checkpoints of a study that is not there"),
+    "checkpoints of no study": Fault(checkpoints_of_no_study, "checkpoints of a study that is not there"),
     "an interrupted write": Fault(interrupted_write, "left by an interrupted write"),
     "several at once": Fault(several, "is not one of the run's images", 10),
 }
 
 
-ROUTINE = ("several at once", "a deleted model")  # each alone takes seconds, and is for the long run of the tests
+NOT_SLOW = ("several at once", "a deleted model")  # every case takes seconds, so the others are marked slow
 
 
 @pytest.mark.parametrize(
     "fault",
-    [pytest.param(fault, id=name, marks=[] if name in ROUTINE else pytest.mark.slow) for name, fault in FAULTS.items()],
+    [
+        pytest.param(fault, id=name, marks=[] if name in NOT_SLOW else pytest.mark.slow)
+        for name, fault in FAULTS.items()
+    ],
 )
-def test_what_is_amiss_is_found_mended_and_gone(finished: Place, finished_copy: Place, fault: Fault) -> None:
+def test_a_fault_is_found_and_repaired(finished: Place, finished_copy: Place, fault: Fault) -> None:
     fault.damage(finished_copy)
 
     found = doctor(finished_copy)
     assert (found.code, len(found.lines)) == (1, fault.findings), found
-    assert fault.says in found.stdout
+    assert fault.report in found.stdout
     counted = "1 finding" if fault.findings == 1 else f"{fault.findings} findings"
     assert found.stderr == f"error: {counted}; `study doctor --repair` repairs them\n"
-    assert doctor(finished_copy).lines == found.lines  # looking changes nothing
+    assert doctor(finished_copy).lines == found.lines  # reporting changes nothing
 
-    mended = doctor(finished_copy, "--repair")
-    assert (mended.code, mended.stderr) == (0, ""), mended
-    said = [line for line in mended.lines if "note: " not in line]
-    assert 1 <= len(said) <= fault.findings  # mending one thing may mend another
-    assert all(": repaired: " in line for line in said)
+    repaired = doctor(finished_copy, "--repair")
+    assert (repaired.code, repaired.stderr) == (0, ""), repaired
+    reported = [line for line in repaired.lines if "note: " not in line]
+    assert 1 <= len(reported) <= fault.findings  # one repair may repair a second fault
+    assert all(": repaired: " in line for line in reported)
 
     after = doctor(finished_copy)
-    assert (after.code, after.lines) == (0, [f"{finished_copy.path}: {WELL}"]), after
+    assert (after.code, after.lines) == (0, [f"{finished_copy.path}: {ALL_WELL}"]), after
     assert_sound(finished_copy)
     assert facts(finished_copy) == facts(finished)
 
 
-def test_a_healthy_home_is_left_as_it_is(finished_copy: Place) -> None:
+def test_a_healthy_home_is_left_unchanged(finished_copy: Place) -> None:
     def contents() -> dict[str, bytes]:
         files = [path for path in finished_copy.path.rglob("*") if path.is_file() and path.suffix != ".lock"]
         return {str(path): path.read_bytes() for path in files}
@@ -237,11 +240,11 @@ def test_a_healthy_home_is_left_as_it_is(finished_copy: Place) -> None:
     before = contents()
     for options in ([], ["--repair"]):
         done = doctor(finished_copy, *options)
-        assert (done.code, done.lines) == (0, [f"{finished_copy.path}: {WELL}"])
+        assert (done.code, done.lines) == (0, [f"{finished_copy.path}: {ALL_WELL}"])
         assert contents() == before
 
 
-def test_a_home_that_is_not_there_is_not_made_and_not_well(tmp_path: Path) -> None:
+def test_a_missing_home_is_refused_and_not_created(tmp_path: Path) -> None:
     done = study("doctor", "--home", str(tmp_path / "nowhere"))
     assert (done.code, done.stdout) == (2, "")
     assert "there is no home of studies" in done.stderr
@@ -261,14 +264,14 @@ def test_a_home_that_is_not_there_is_not_made_and_not_well(tmp_path: Path) -> No
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_commands_that_read_make_no_database(finished_copy: Place, command: list[str], code: int) -> None:
+def test_commands_that_only_read_create_no_database(finished_copy: Place, command: list[str], code: int) -> None:
     (finished_copy.path / "mlflow.db").unlink()
     done = study(*command, "--home", str(finished_copy.path))
     assert (done.code, len(done.stderr.splitlines())) == (code, 1 if code else 0), done
     assert not (finished_copy.path / "mlflow.db").exists()
 
 
-def test_no_champion_is_looked_for_where_there_is_no_database(finished_copy: Place) -> None:
+def test_loading_a_champion_without_a_database_is_refused(finished_copy: Place) -> None:
     (finished_copy.path / "mlflow.db").unlink()
     with pytest.raises(NotFoundError, match="there is no MLflow database at sqlite:///"):
         load_champion(finished_copy.home, "small")
@@ -276,33 +279,33 @@ def test_no_champion_is_looked_for_where_there_is_no_database(finished_copy: Pla
 
 
 @pytest.mark.slow
-def test_a_lost_mlflow_database_is_made_again_from_what_optuna_has(finished: Place, finished_copy: Place) -> None:
+def test_a_lost_mlflow_database_is_created_again_from_optuna_s(finished: Place, finished_copy: Place) -> None:
     (finished_copy.path / "mlflow.db").unlink()
     assert study(*finished_copy.arguments("--workers", "0")).code == 0
-    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {ALL_WELL}"]
     roles = [run.data.tags["study.role"] for run in finished_copy.runs()]
     assert sorted(roles) == ["baseline", "baseline", "judge", "study", *["trial"] * TRIALS]
     assert finished_copy.search().baselines == finished.search().baselines
-    for made, lost in zip(finished_copy.runs("trial"), finished.runs("trial"), strict=True):
-        assert made.data.params == lost.data.params
-        assert made.data.tags["trial.state"] == lost.data.tags["trial.state"]
-        assert made.data.metrics.get("objective") == lost.data.metrics.get("objective")
+    for created, lost in zip(finished_copy.runs("trial"), finished.runs("trial"), strict=True):
+        assert created.data.params == lost.data.params
+        assert created.data.tags["trial.state"] == lost.data.tags["trial.state"]
+        assert created.data.metrics.get("objective") == lost.data.metrics.get("objective")
 
 
 @pytest.mark.parametrize("role", ["baseline", "study", "judge"])
-def test_a_lost_run_beside_the_trials_is_made_again(finished: Place, finished_copy: Place, role: str) -> None:
+def test_a_lost_run_that_is_not_a_trial_s_is_created_again(finished: Place, finished_copy: Place, role: str) -> None:
     lost = finished_copy.runs(role)[0]
     finished_copy.client().delete_run(lost.info.run_id)
     found = doctor(finished_copy)
     assert (found.code, found.stdout.count("makes it again")) == (1, 1), found
     assert doctor(finished_copy, "--repair").code == 0
-    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {ALL_WELL}"]
     finished_copy.run()
     assert_sound(finished_copy)
     assert facts(finished_copy) == facts(finished)
 
 
-def test_a_lost_contact_sheet_is_made_again(finished: Place, finished_copy: Place) -> None:
+def test_a_lost_contact_sheet_is_drawn_again(finished: Place, finished_copy: Place) -> None:
     (run,) = finished_copy.runs("study")
     artifact(finished_copy, run, "contact-sheet.png").unlink()
     assert "the contact sheet is lost" in doctor(finished_copy).stdout
@@ -316,30 +319,30 @@ def test_a_lost_contact_sheet_is_made_again(finished: Place, finished_copy: Plac
 
 
 def trained(place: Place) -> Run:
-    """A single training, in an experiment of its own."""
-    train_one(load_study_file(place.file, ALONE, "alone"), place.home, Options(device="cpu"), Recorder())
+    """Train once, in an experiment of its own, and return the run."""
+    train_one(load_study_file(place.file, SINGLE, "alone"), place.home, Options(device="cpu"), Recorder())
     (run,) = place.runs("train", "alone")
     return run
 
 
-ALONE = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.optimizer=adam", "train.lr=1e-2")
+SINGLE = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.optimizer=adam", "train.lr=1e-2")
 
 
-def test_a_damaged_model_of_a_single_training_is_found_and_made_again(place: Place) -> None:
+def test_a_damaged_model_of_a_single_training_is_found_and_trained_again(place: Place) -> None:
     run = trained(place)
     folder = Path(urlparse(place.client().get_logged_model(run.data.tags["model.id"]).artifact_location).path)
     flip(next(folder.rglob("*.pt2")))
     assert f"run {run.info.run_name}: its model's " in doctor(place).stdout
     assert doctor(place, "--repair").code == 0
-    assert doctor(place).lines == [f"{place.path}: {WELL}"]
+    assert doctor(place).lines == [f"{place.path}: {ALL_WELL}"]
     again = trained(place)
     assert again.info.run_id == run.info.run_id
     assert again.data.metrics["objective"] == run.data.metrics["objective"]
     assert study("evaluate", run.info.run_id, "--home", place.path).code == 0
-    assert doctor(place).lines == [f"{place.path}: {WELL}"]
+    assert doctor(place).lines == [f"{place.path}: {ALL_WELL}"]
 
 
-def test_an_experiment_whose_name_is_a_path_is_left_alone(finished_copy: Place) -> None:
+def test_an_experiment_whose_name_is_a_path_is_left_unchanged(finished_copy: Place) -> None:
     finished_copy.client().create_experiment("any", tags={"study.name": "../../elsewhere"})
     done = doctor(finished_copy, "--repair")
     assert (done.code, len(done.lines)) == (1, 1)
@@ -347,14 +350,14 @@ def test_an_experiment_whose_name_is_a_path_is_left_alone(finished_copy: Place) 
     assert not list(finished_copy.path.parent.rglob("elsewhere*"))
 
 
-def test_a_moved_home_of_single_trainings_is_mended_by_doctor_and_by_the_next_training(place: Place) -> None:
+def test_a_moved_home_of_single_trainings_is_repaired_by_doctor_and_by_the_next_training(place: Place) -> None:
     run = trained(place)
-    for name, mend in (("once", lambda moved: doctor(moved, "--repair")), ("twice", trained)):
+    for name, repair in (("once", lambda moved: doctor(moved, "--repair")), ("twice", trained)):
         moved = Place(place.path.with_name(name), place.file)
         place.path.rename(moved.path)
         assert "the home was moved" in doctor(moved).stdout
-        mend(moved)
-        assert doctor(moved).lines == [f"{moved.path}: {WELL}"]
+        repair(moved)
+        assert doctor(moved).lines == [f"{moved.path}: {ALL_WELL}"]
         assert study("evaluate", run.info.run_id, "--home", moved.path).code == 0
         assert not place.path.exists()
         place = moved
@@ -364,42 +367,42 @@ def test_a_training_in_a_moved_home_leaves_nothing_at_the_old_place(finished_cop
     moved = Place(finished_copy.path.with_name("moved"), finished_copy.file)
     finished_copy.path.rename(moved.path)
     reporter = Recorder()
-    train_one(load_study_file(moved.file, ALONE), moved.home, Options(device="cpu"), reporter)
+    train_one(load_study_file(moved.file, SINGLE), moved.home, Options(device="cpu"), reporter)
     assert any("the home was moved" in text for (text,) in reporter.kind("note"))
     assert not finished_copy.path.exists()
-    assert doctor(moved).lines == [f"{moved.path}: {WELL}"]
+    assert doctor(moved).lines == [f"{moved.path}: {ALL_WELL}"]
 
 
-# --- what is gone is made again -----------------------------------------------------------------------------------
+# --- lost runs are created again ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "state", ["COMPLETE", *(pytest.param(state, marks=pytest.mark.slow) for state in ("PRUNED", "FAIL"))]
 )
-def test_a_lost_run_is_made_again_from_what_optuna_has(finished: Place, finished_copy: Place, state: str) -> None:
-    """What MLflow alone had is lost: of epochs other than the best the panel, and all figures but the objective."""
+def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, finished_copy: Place, state: str) -> None:
+    """What only MLflow stored is lost: all metrics except the objective, and the panels except the best epoch's."""
     lost = run_of(finished_copy, state)
-    best = [drawn for drawn in panels(finished, lost) if drawn[0] == lost.data.metrics["best_epoch"]]
+    best = [panel for panel in panels(finished, lost) if panel[0] == lost.data.metrics["best_epoch"]]
     number = int(lost.data.tags["trial.number"])
     finished_copy.client().delete_run(lost.info.run_id)
 
     found = doctor(finished_copy)
     assert (found.code, f"trial {number} ({state}) has no run" in found.stdout) == (1, True), found
-    mended = doctor(finished_copy, "--repair")
-    assert (mended.code, mended.stderr) == (0, ""), mended
+    repaired = doctor(finished_copy, "--repair")
+    assert (repaired.code, repaired.stderr) == (0, ""), repaired
     after = doctor(finished_copy)
-    assert (after.code, after.lines) == (0, [f"{finished_copy.path}: {WELL}"]), after
+    assert (after.code, after.lines) == (0, [f"{finished_copy.path}: {ALL_WELL}"]), after
 
-    made = next(run for run in finished_copy.runs("trial") if run.data.tags["trial.number"] == str(number))
-    assert made.info.run_id != lost.info.run_id
-    assert made.data.tags["reconstructed"] == "true"
+    created = next(run for run in finished_copy.runs("trial") if run.data.tags["trial.number"] == str(number))
+    assert created.info.run_id != lost.info.run_id
+    assert created.data.tags["reconstructed"] == "true"
     same = ("trial.uid", "trial.state", "trial.config", "study.name", "data.sha256")
-    assert {key: made.data.tags[key] for key in same} == {key: lost.data.tags[key] for key in same}
-    assert (made.info.run_name, made.info.status) == (lost.info.run_name, lost.info.status)
-    assert made.info.start_time == pytest.approx(lost.info.start_time, abs=60_000)
-    assert made.data.params == lost.data.params
-    assert made.data.metrics.get("objective") == lost.data.metrics.get("objective")
-    assert panels(finished_copy, made) == (best if state == "COMPLETE" else [])
+    assert {key: created.data.tags[key] for key in same} == {key: lost.data.tags[key] for key in same}
+    assert (created.info.run_name, created.info.status) == (lost.info.run_name, lost.info.status)
+    assert created.info.start_time == pytest.approx(lost.info.start_time, abs=60_000)
+    assert created.data.params == lost.data.params
+    assert created.data.metrics.get("objective") == lost.data.metrics.get("objective")
+    assert panels(finished_copy, created) == (best if state == "COMPLETE" else [])
     owners = sorted(model.source_run_id for model in models(finished_copy))
     complete = [run for run in finished_copy.runs("trial") if run.data.tags["trial.state"] == "COMPLETE"]
     assert owners == sorted(run.info.run_id for run in complete)
@@ -407,11 +410,11 @@ def test_a_lost_run_is_made_again_from_what_optuna_has(finished: Place, finished
     for fact, before in zip(facts(finished_copy)[:TRIALS], facts(finished)[:TRIALS], strict=True):
         if fact["trial"][0] == number:
             assert fact["history"].get("val/psnr") == before["history"].get("val/psnr")
-            gone = {"history", "panels", "last"}
-            fact, before = ({k: v for k, v in f.items() if k not in gone} for f in (fact, before))
+            not_restored = {"history", "panels", "last"}
+            fact, before = ({k: v for k, v in f.items() if k not in not_restored} for f in (fact, before))
         assert fact == before
 
-    assert study(*finished_copy.arguments("--workers", "0")).code == 0  # adds nothing and finds nothing
+    assert study(*finished_copy.arguments("--workers", "0")).code == 0  # adds nothing and repairs nothing
     assert len(finished_copy.runs("trial")) == TRIALS
 
 
@@ -424,22 +427,24 @@ def test_the_best_trial_can_be_promoted_after_its_run_was_lost(finished_copy: Pl
     assert done.code == 0, done
 
 
-# --- a study that is under way, or was stopped --------------------------------------------------------------------
+# --- a study that is running or was stopped -----------------------------------------------------------------------
 
 
 def stopped(place: Place, after: str) -> None:
-    """Run the study in this process, and break off at the first event of a kind."""
+    """Run the study in this process, and stop at the first event of a kind."""
 
     def act(event: tuple[Any, ...]) -> None:
         if event[0] == after:
-            raise Interrupted("enough")
+            raise Interrupted("stopped by the test")
 
     with pytest.raises(Interrupted):
         place.run(reporter=Recorder(act))
 
 
 @pytest.mark.parametrize("after", ["epoch", pytest.param("trial", marks=pytest.mark.slow)])
-def test_a_killed_study_is_put_in_order_and_goes_on_to_the_same_end(finished: Place, place: Place, after: str) -> None:
+def test_a_killed_study_is_repaired_and_resumed_with_the_same_results(
+    finished: Place, place: Place, after: str
+) -> None:
     stopped(place, after)
     open_runs = [run for run in place.runs("trial") if run.info.status == "SCHEDULED"]
     assert open_runs
@@ -454,7 +459,7 @@ def test_a_killed_study_is_put_in_order_and_goes_on_to_the_same_end(finished: Pl
     assert found.stdout.count("was left RUNNING; its trial is not finished") == len(open_runs)
     assert "left by an interrupted write" in found.stdout
     assert doctor(place, "--repair").code == 0
-    assert doctor(place).lines == [f"{place.path}: {WELL}"]
+    assert doctor(place).lines == [f"{place.path}: {ALL_WELL}"]
     assert {run.info.status for run in place.runs("trial")} <= {"SCHEDULED", "FAILED", "FINISHED", "KILLED"}
 
     place.run()
@@ -462,7 +467,7 @@ def test_a_killed_study_is_put_in_order_and_goes_on_to_the_same_end(finished: Pl
     assert facts(place) == facts(finished)
 
 
-def test_a_study_that_is_being_run_is_left_alone(finished_copy: Place) -> None:
+def test_a_study_that_is_being_run_is_left_unchanged(finished_copy: Place) -> None:
     left_running("COMPLETE")(finished_copy)
     with finished_copy.home.driver_lock("small"):
         found = doctor(finished_copy, "--repair")
@@ -474,18 +479,22 @@ def test_a_study_that_is_being_run_is_left_alone(finished_copy: Place) -> None:
 
 
 @pytest.mark.slow
-def test_run_mends_what_it_finds_before_it_begins(finished: Place, finished_copy: Place) -> None:
+def test_run_repairs_the_faults_it_finds_before_it_trains(finished: Place, finished_copy: Place) -> None:
     several(finished_copy)
-    shutil.rmtree(finished_copy.home.checkpoints(NOBODY, 0).parent)  # another study's, for all that this one knows
+    shutil.rmtree(
+        finished_copy.home.checkpoints(UNKNOWN_UID, 0).parent
+    )  # `run` repairs only what belongs to its own study
     _, recorder = finished_copy.run()
     notes = [text for (text,) in recorder.kind("note")]
-    assert len([note for note in notes if note.startswith("repaired: ")]) == 8, notes  # finishing a trial ends two
+    assert len([note for note in notes if note.startswith("repaired: ")]) == 8, (
+        notes
+    )  # completing a trial's run repairs two faults
     assert_sound(finished_copy)
     assert facts(finished_copy) == facts(finished)
 
 
-def test_weights_that_are_gone_are_trained_again(finished_copy: Place) -> None:
-    """The checkpoints went when the model was safe; trained again they are the same to the bit."""
+def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Place) -> None:
+    """The checkpoints were deleted when the model was stored. Trained again, the weights are bit-identical."""
     run_id = run_of(finished_copy, "COMPLETE").info.run_id
     degraded = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
@@ -500,15 +509,15 @@ def test_weights_that_are_gone_are_trained_again(finished_copy: Place) -> None:
     assert torch.equal(restored(), before)
 
 
-def test_training_again_heeds_the_user(finished: Place, finished_copy: Place) -> None:
+def test_training_again_can_be_interrupted(finished: Place, finished_copy: Place) -> None:
     deleted_model(finished_copy)
 
-    def stop(event: tuple[Any, ...]) -> None:
+    def interrupt(event: tuple[Any, ...]) -> None:
         if event[0] == "note" and "training trial" in event[1]:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        finished_copy.run(reporter=Recorder(stop))
+        finished_copy.run(reporter=Recorder(interrupt))
     finished_copy.run()
     assert_sound(finished_copy)
     assert facts(finished_copy) == facts(finished)
@@ -519,32 +528,32 @@ def test_training_again_heeds_the_user(finished: Place, finished_copy: Place) ->
 
 def moved(place: Place, folder: Path) -> Place:
     folder.mkdir()
-    shutil.move(place.path, folder / "elsewhere and away")
-    return Place(folder / "elsewhere and away", place.file)
+    shutil.move(place.path, folder / "moved home")
+    return Place(folder / "moved home", place.file)
 
 
-def test_a_moved_home_is_found_and_mended(finished: Place, finished_copy: Place, tmp_path: Path) -> None:
+def test_a_moved_home_is_found_and_repaired(finished: Place, finished_copy: Place, tmp_path: Path) -> None:
     there = moved(finished_copy, tmp_path / "new")
     found = doctor(there)
     assert found.code == 1
     assert found.lines[0] == f"small: the home was moved: its artifacts are recorded at {finished_copy.path}/artifacts"
-    assert (doctor(there, "--repair").code, doctor(there).lines) == (0, [f"{there.path}: {WELL}"])
+    assert (doctor(there, "--repair").code, doctor(there).lines) == (0, [f"{there.path}: {ALL_WELL}"])
     assert_sound(there)
     assert facts(there) == facts(finished)
 
     assert study(*there.arguments("--workers", "0", "--trials", str(TRIALS + 1))).code == 0
     assert_sound(there, TRIALS + 1)
     assert study("promote", "small", "--home", str(there.path), "--force").code == 0
-    assert not finished_copy.path.exists()  # nothing was written where it lay
+    assert not finished_copy.path.exists()  # nothing was written at the old place
 
 
 @pytest.mark.slow
-def test_a_moved_home_is_mended_by_run_too(finished: Place, finished_copy: Place, tmp_path: Path) -> None:
+def test_run_also_repairs_a_moved_home(finished: Place, finished_copy: Place, tmp_path: Path) -> None:
     there = moved(finished_copy, tmp_path / "new")
     done = study(*there.arguments("--workers", "0"))
     assert (done.code, done.stderr) == (0, "")
     assert "repaired: the home was moved" in done.stdout
-    assert str(there.path / "artifacts") in done.stdout  # where the pictures are now
+    assert str(there.path / "artifacts") in done.stdout  # where the panels are now
     assert_sound(there)
     assert facts(there) == facts(finished)
     assert not finished_copy.path.exists()
@@ -561,7 +570,7 @@ def test_a_promoted_model_can_be_loaded_after_a_move(finished_copy: Place, tmp_p
 
 
 @pytest.mark.parametrize("command", ["promote"])
-def test_a_moved_home_that_was_not_mended_is_told_what_to_do(
+def test_a_moved_home_that_was_not_repaired_is_refused_with_advice(
     finished_copy: Place, tmp_path: Path, command: str
 ) -> None:
     there = moved(finished_copy, tmp_path / "new")
@@ -572,8 +581,10 @@ def test_a_moved_home_that_was_not_mended_is_told_what_to_do(
 
 
 @pytest.mark.slow
-def test_a_copied_home_leaves_the_first_alone(finished: Place, finished_copy: Place, tmp_path: Path) -> None:
-    """Copied with its absolute places: what is mended in the copy must not reach into the original."""
+def test_repairing_a_copied_home_leaves_the_original_unchanged(
+    finished: Place, finished_copy: Place, tmp_path: Path
+) -> None:
+    """The copy still has the original's absolute paths, but repairing it must not touch the original."""
     shutil.copytree(finished_copy.path, tmp_path / "copy")
     there = Place(tmp_path / "copy", finished_copy.file)
     assert doctor(there).code == 1
@@ -582,7 +593,7 @@ def test_a_copied_home_leaves_the_first_alone(finished: Place, finished_copy: Pl
     assert (doctor(finished_copy).code, facts(finished_copy)) == (0, facts(finished))
 
 
-def test_artifacts_that_did_not_come_along_are_named(finished_copy: Place, tmp_path: Path) -> None:
+def test_artifacts_missing_after_a_move_are_named(finished_copy: Place, tmp_path: Path) -> None:
     there = moved(finished_copy, tmp_path / "new")
     shutil.rmtree(there.path / "artifacts")
     done = doctor(there, "--repair")
@@ -595,20 +606,20 @@ def test_artifacts_that_did_not_come_along_are_named(finished_copy: Place, tmp_p
 
 
 @pytest.mark.slow
-def test_every_study_of_a_home_is_looked_at(finished_copy: Place) -> None:
+def test_every_study_of_a_home_is_checked(finished_copy: Place) -> None:
     finished_copy.run("budget.trials=1", "budget.epochs=1", name="second")
     run = finished_copy.runs("trial", "second")[0]
     finished_copy.client().update_run(run.info.run_id, status="RUNNING")
-    stray_image(finished_copy)
+    unexpected_file_among_images(finished_copy)
     found = doctor(finished_copy)
     assert [line.partition(":")[0] for line in found.lines] == ["second", "small"]
     assert doctor(finished_copy, "--repair").code == 0
-    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {WELL}"]
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {ALL_WELL}"]
     assert_sound(finished_copy, 1, 1, "second")
     assert_sound(finished_copy)
 
 
-def test_a_study_whose_experiment_is_gone_is_said(finished_copy: Place) -> None:
+def test_a_study_whose_experiment_was_deleted_is_reported(finished_copy: Place) -> None:
     experiment = finished_copy.client().get_experiment_by_name("small")
     assert experiment is not None
     finished_copy.client().delete_experiment(experiment.experiment_id)

@@ -1,8 +1,8 @@
-"""The driver under an engine that does as it pleases, and kills at any statement: always the same study.
+"""The driver with random workers and crashes before random database statements: the results are always the same.
 
-Hypothesis decides how many workers there are, in which order legs come back, which are lost with their worker and run
-again, which checkpoints are damaged, when the process is killed or told to stop, and what total is asked meanwhile.
-Legs, Optuna and MLflow are real.
+Hypothesis chooses the number of workers, the order in which epochs end, which epochs are lost with their worker and run
+again, which checkpoints are damaged, when the process is killed or told to stop, and the number of trials requested.
+Epochs, Optuna and MLflow are real.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ STUDY = (
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing that is written to a database after it arrives there."""
+    """Stands for SIGKILL. No later statement reaches a database."""
 
 
 class Crash:
-    """Ends the process that writes to a database, before the n-th write from now."""
+    """Simulates the death of this process before its n-th write to a database from now."""
 
     def __init__(self) -> None:
-        self.left: int | None = None
+        self.writes_left: int | None = None
         self.dead = False
         self.connections: list[sqlite3.Connection] = []
 
-    def bury(self) -> None:
-        """What the system does for a dead process, and this one's garbage collector only later: give up its locks."""
-        self.left, self.dead = None, False
+    def release_locks(self) -> None:
+        """Roll back all open transactions, as the system does when a process dies, and allow statements again."""
+        self.writes_left, self.dead = None, False
         for connection in self.connections:
-            with contextlib.suppress(sqlite3.ProgrammingError):  # closed by now
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed already
                 connection.rollback()
 
-    def note(self, statement: str) -> None:
-        if self.left is not None and not statement.startswith(("SELECT", "PRAGMA")):
-            self.left -= 1
-            self.dead |= self.left < 0
+    def before_statement(self, statement: str) -> None:
+        if self.writes_left is not None and not statement.startswith(("SELECT", "PRAGMA")):
+            self.writes_left -= 1
+            self.dead |= self.writes_left < 0
         if self.dead:
             raise Killed
 
@@ -73,10 +73,10 @@ def crash() -> Iterator[Crash]:
     crash = Crash()
 
     def execute(*given: Any) -> None:
-        crash.note(given[2])
+        crash.before_statement(given[2])
 
     def commit(_: Any) -> None:
-        crash.note("COMMIT")
+        crash.before_statement("COMMIT")
 
     def connect(connection: sqlite3.Connection, _: Any) -> None:
         crash.connections.append(connection)
@@ -90,46 +90,47 @@ def crash() -> Iterator[Crash]:
         sqlalchemy.event.remove(target, name, listener)
 
 
-class RandomWorkers:
-    """An engine whose next move is drawn."""
+EVENTS = [*["task ends"] * 3, "nothing", "result lost", "checkpoint damaged", "process killed soon", "process killed"]
 
-    def __init__(self, slots: int, draw: Callable[[st.SearchStrategy[Any]], Any], crash: Crash, surprises: int) -> None:
-        self.slots, self._draw, self._crash, self._surprises = slots, draw, crash, surprises
+
+class RandomWorkers:
+    """Workers that run tasks in this process and whose next event is drawn at random."""
+
+    def __init__(self, slots: int, draw: Callable[[st.SearchStrategy[Any]], Any], crash: Crash, faults: int) -> None:
+        self.slots, self._draw, self._crash, self._faults_left = slots, draw, crash, faults
         self._tasks: dict[Any, tuple[Any, ...]] = {}
 
     def submit(self, key: Any, task: Any, *arguments: Any) -> None:
-        assert key not in self._tasks, "a leg that is under way is not sent again"
+        assert key not in self._tasks, "a running task was submitted again"
         assert len(self._tasks) < self.slots
         self._tasks[key] = (task, *arguments)
 
     def wait(self, timeout: float) -> Outcome | None:  # noqa: ARG002
         if not self._tasks:
             return None
-        move = "done"
-        if self._surprises:
-            self._surprises -= 1
-            move = self._draw(
-                st.sampled_from(["done", "done", "done", "nothing", "lost", "damaged", "doomed", "killed"])
-            )
-        if move == "nothing":
+        event = "task ends"
+        if self._faults_left:
+            self._faults_left -= 1
+            event = self._draw(st.sampled_from(EVENTS))
+        if event == "nothing":
             return None
-        if move == "killed":
+        if event == "process killed":
             self._crash.dead = True
             raise Killed
-        if move == "doomed":
-            self._crash.left = self._draw(st.integers(0, 40))
+        if event == "process killed soon":
+            self._crash.writes_left = self._draw(st.integers(0, 40))
         key = self._draw(st.sampled_from(sorted(self._tasks, key=str)))
         task, *arguments = self._tasks[key]
-        if move == "damaged" and isinstance(arguments[1], Checkpoint):
+        if event == "checkpoint damaged" and isinstance(arguments[1], Checkpoint):
             flip(Path(arguments[1].path))
         try:
-            done: Outcome = Returned(key, task(*arguments))
+            outcome: Outcome = Returned(key, task(*arguments))
         except Exception as error:
-            done = Raised(key, error)
-        if move == "lost":  # with its worker, after it had written; it is run again
+            outcome = Raised(key, error)
+        if event == "result lost":  # its worker died after writing the checkpoint; the task runs again
             return None
         del self._tasks[key]
-        return done
+        return outcome
 
     def close(self) -> None:
         self._tasks.clear()
@@ -152,25 +153,25 @@ def uninterrupted(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> l
     return found
 
 
-def interleaved(
+def run_with_random_faults(
     data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = new_place(migrated, Path(folder))
         place.file.write_text(STUDY)
-        lives = data.draw(st.integers(1, 4), label="lives")
-        for life in range(lives):
-            last = life == lives - 1
+        runs = data.draw(st.integers(1, 4), label="runs")
+        for run in range(runs):
+            last = run == runs - 1
             total = TRIALS if last else data.draw(st.integers(1, TRIALS), label="total")
-            engine = RandomWorkers(data.draw(st.integers(1, 4), label="workers"), data.draw, crash, 0 if last else 12)
-            monkeypatch.setattr(workers, "start", lambda *_, engine=engine: engine)
+            pool = RandomWorkers(data.draw(st.integers(1, 4), label="workers"), data.draw, crash, 0 if last else 12)
+            monkeypatch.setattr(workers, "start", lambda *_, pool=pool: pool)
             stop_after = None if last else data.draw(st.none() | st.integers(1, 30), label="stop after")
             try:
                 place.run(trials=total, reporter=stopping_after(stop_after))
             except (Killed, Interrupted):
                 pass
             finally:
-                crash.bury()
+                crash.release_locks()
         assert_sound(place, TRIALS, EPOCHS)
         assert facts(place) == uninterrupted
 
@@ -186,23 +187,23 @@ def stopping_after(events: int | None) -> Recorder:
     return recorder
 
 
-# An example takes seconds, and what failed is printed draw by draw: making it smaller would take many minutes.
+# No shrinking: an example takes seconds, so it would take many minutes. A failure prints every draw.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 CHECKS = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
 
 @settings(max_examples=3, phases=PHASES, suppress_health_check=CHECKS, derandomize=True)
 @given(data=st.data())
-def test_whatever_happens_the_study_comes_out_the_same(
+def test_random_faults_do_not_change_the_results(
     data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interleaved(data, migrated, uninterrupted, crash, monkeypatch)
+    run_with_random_faults(data, migrated, uninterrupted, crash, monkeypatch)
 
 
 @pytest.mark.slow
 @settings(max_examples=20, phases=PHASES, suppress_health_check=CHECKS)
 @given(data=st.data())
-def test_whatever_happens_the_study_comes_out_the_same_many_times(
+def test_many_random_faults_do_not_change_the_results(
     data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interleaved(data, migrated, uninterrupted, crash, monkeypatch)
+    run_with_random_faults(data, migrated, uninterrupted, crash, monkeypatch)

@@ -1,4 +1,4 @@
-"""The stages by themselves: one training without a search, the evaluation of a run; and the end of a study."""
+"""The stages one at a time: training without a search, evaluating a run, deleting a study."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def flags(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def figures(place: Place, run: Any) -> dict[str, list[tuple[int, float]]]:
+def untimed_history(place: Place, run: Any) -> dict[str, list[tuple[int, float]]]:
     return {key: values for key, values in history(place, run).items() if not key.startswith("time/")}
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_is_a_run_like_a_trials_with_the_legs_own_numbers(place: Place, tmp_path: Path) -> None:
+def test_a_training_is_recorded_like_a_trial_with_the_numbers_of_its_epochs(place: Place, tmp_path: Path) -> None:
     done = study("train", str(place.file), "--home", str(place.path), "--seed", "7", *flags(*CHOSEN))
     assert (done.code, done.stderr) == (0, "")
     [run] = place.runs()
@@ -61,7 +61,7 @@ def test_a_training_is_a_run_like_a_trials_with_the_legs_own_numbers(place: Plac
     assert (config.seed, config.number, config.train.lr, config.model.activation) == (7, 0, 0.01, "relu")
     judge = judge_of(load("mnist-5k", place.home.data_dir), place.home.judges)
     before: Checkpoint | None = None
-    written = figures(place, run)
+    written = untimed_history(place, run)
     for epoch in range(1, EPOCHS + 1):
         trained = tiny.train(config, before, place.home.data_dir, tmp_path / "epochs", judge)
         for key, value in trained.result.metrics.items():
@@ -71,7 +71,7 @@ def test_a_training_is_a_run_like_a_trials_with_the_legs_own_numbers(place: Plac
     assert not list((place.path / "checkpoints").rglob("*.safetensors"))
 
 
-def test_it_is_not_done_twice_and_another_seed_is_another_one(place: Place) -> None:
+def test_a_finished_training_is_not_repeated_and_another_seed_is_another_training(place: Place) -> None:
     first, again, other = train(place), train(place), train(place, "seed=1")
     assert first == again
     assert other.run_id != first.run_id
@@ -79,30 +79,30 @@ def test_it_is_not_done_twice_and_another_seed_is_another_one(place: Place) -> N
     assert len(place.runs()) == 2
 
 
-def test_a_stopped_training_goes_on_in_its_own_run(place: Place, tmp_path: Path) -> None:
-    def stop(event: tuple[Any, ...]) -> None:
+def test_a_stopped_training_is_resumed_in_its_run(place: Place, tmp_path: Path) -> None:
+    def interrupt(event: tuple[Any, ...]) -> None:
         if event[:3] == ("epoch", 0, 2):
-            raise Interrupted("enough")
+            raise Interrupted("stopped by the test")
 
     with pytest.raises(Interrupted):
-        train(place, reporter=Recorder(stop))
-    [left] = place.runs()
-    assert left.info.status == "SCHEDULED"
-    assert study("doctor", "--home", str(place.path)).code == 0  # its checkpoints are not taken for leftovers
+        train(place, reporter=Recorder(interrupt))
+    [stopped] = place.runs()
+    assert stopped.info.status == "SCHEDULED"
+    assert study("doctor", "--home", str(place.path)).code == 0  # it does not report the checkpoints as leftovers
 
-    seen = Recorder()
-    done = train(place, reporter=seen)
-    assert [event[1] for event in seen.kind("epoch")] == [3]
-    assert done.run_id == left.info.run_id
+    recorder = Recorder()
+    done = train(place, reporter=recorder)
+    assert [event[1] for event in recorder.kind("epoch")] == [3]
+    assert done.run_id == stopped.info.run_id
 
     whole = Place(tmp_path / "other" / "home", place.file)
     train(whole)
     [run], [uninterrupted] = place.runs(), whole.runs()
-    assert figures(place, run) == figures(whole, uninterrupted)
+    assert untimed_history(place, run) == untimed_history(whole, uninterrupted)
     assert [digest for _, digest in panels(place, run)] == [digest for _, digest in panels(whole, uninterrupted)]
 
 
-def test_a_training_killed_at_its_end_is_finished_by_doing_it_again(
+def test_a_training_killed_at_its_end_is_finished_by_the_same_command(
     place: Place, launcher: Launcher, tmp_path: Path
 ) -> None:
     arguments = ("train", str(place.file), "--home", str(place.path), *flags(*CHOSEN))
@@ -122,30 +122,34 @@ def test_a_training_killed_at_its_end_is_finished_by_doing_it_again(
     assert len(models(place)) == 1
     assert list(folder.iterdir()) == []
 
-    (folder / run.data.tags["trial.uid"].removesuffix("-0") / "0000").mkdir(parents=True)  # killed before it was gone
+    (folder / run.data.tags["trial.uid"].removesuffix("-0") / "0000").mkdir(
+        parents=True
+    )  # as if killed before deleting it
     assert launcher.run(*arguments).code() == 0
     assert list(folder.iterdir()) == []
 
     whole = Place(tmp_path / "other" / "home", place.file)
     train(whole)
     [uninterrupted] = whole.runs()
-    assert figures(place, run) == figures(whole, uninterrupted)
+    assert untimed_history(place, run) == untimed_history(whole, uninterrupted)
 
 
-def test_like_trainings_of_two_studies_are_two(place: Place) -> None:
+def test_equal_trainings_of_two_studies_are_separate(place: Place) -> None:
     first = train(place)
     other = train_one(load_study_file(place.file, CHOSEN, "other"), place.home, Options(), Recorder())
-    assert other.name != first.name  # so their checkpoints lie apart
+    assert other.name != first.name  # so their checkpoints are in different folders
     assert other.metrics["val/psnr"] == first.metrics["val/psnr"]
 
 
-def test_a_study_that_is_being_run_is_not_trained_beside(finished_copy: Place) -> None:
+def test_train_refuses_while_run_holds_the_study(finished_copy: Place) -> None:
     with finished_copy.home.driver_lock("small"), pytest.raises(InputError, match="is being run by"):
         train(finished_copy)
 
 
-def test_a_training_that_diverges_says_so(place: Place) -> None:
-    chosen = flags("model.bottleneck=32", "model.activation=relu", "train.batch_size=64")  # the rest is enqueued: 1e9
+def test_a_training_that_diverges_ends_with_an_error(place: Place) -> None:
+    chosen = flags(
+        "model.bottleneck=32", "model.activation=relu", "train.batch_size=64"
+    )  # the enqueued values set the rest: lr = 1e9
     done = study("train", str(place.file), "--home", str(place.path), *chosen)
     assert done.code == 1
     [run] = place.runs()
@@ -153,7 +157,7 @@ def test_a_training_that_diverges_says_so(place: Place) -> None:
     assert done.stderr == f"error: {run.info.run_name} failed: {run.data.tags['trial.reason']}\n"
 
 
-def test_keys_that_stay_open_are_named_and_nothing_is_written(place: Place) -> None:
+def test_keys_without_a_value_are_named_and_nothing_is_written(place: Place) -> None:
     before = sorted(place.path.rglob("*"))
     done = study("train", str(place.file), "--home", str(place.path))
     assert done.code == 2
@@ -164,7 +168,7 @@ def test_keys_that_stay_open_are_named_and_nothing_is_written(place: Place) -> N
     assert sorted(place.path.rglob("*")) == before
 
 
-def test_what_is_set_wins_over_what_is_enqueued(place: Place) -> None:
+def test_set_values_override_enqueued_values(place: Place) -> None:
     config = load_study_file(place.file, CHOSEN).config
     assert config.enqueue == ({},)
     single = config.single()
@@ -175,7 +179,7 @@ def test_what_is_set_wins_over_what_is_enqueued(place: Place) -> None:
         load_study_file(place.file, ["model.bottleneck=32"]).config.single()
 
 
-def test_a_training_beside_a_study_changes_nothing_of_it(finished_copy: Place) -> None:
+def test_a_training_does_not_change_its_study(finished_copy: Place) -> None:
     place = finished_copy
     before = study("show", "small", "--json", "--home", str(place.path)).stdout
     train(place)
@@ -190,7 +194,7 @@ def test_a_training_beside_a_study_changes_nothing_of_it(finished_copy: Place) -
 # --- evaluate ---------------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_gives_the_recorded_figures_and_the_recorded_panel(finished: Place, tmp_path: Path) -> None:
+def test_evaluation_gives_the_recorded_metrics_and_panel(finished: Place, tmp_path: Path) -> None:
     record = finished.search().records()[0]
     best = next(r for r in finished.search().records() if r.state == "COMPLETE")
     assert record.number == 0
@@ -198,10 +202,10 @@ def test_evaluation_gives_the_recorded_figures_and_the_recorded_panel(finished: 
     arguments = ["evaluate", best.summary.run_id, "--home", str(finished.path)]
     done = study(*arguments, "--json", "-o", str(picture))
     assert done.code == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["best_epoch"] == best.summary.best_epoch
+    evaluated = json.loads(done.stdout)
+    assert evaluated["best_epoch"] == best.summary.best_epoch
     recorded = {key: value for key, value in best.summary.metrics.items() if key.startswith("val/")}
-    assert said["val"] == pytest.approx(recorded, rel=1e-4)  # the exported graph rounds in another order
+    assert evaluated["val"] == pytest.approx(recorded, rel=1e-4)  # the exported graph rounds in a different order
 
     run = finished.client().get_run(best.summary.run_id)
     stored = dict(panels(finished, run))
@@ -217,18 +221,18 @@ def test_evaluation_gives_the_recorded_figures_and_the_recorded_panel(finished: 
     assert {line.split()[0] for line in lines[1:]} == set(recorded)
 
 
-def test_what_cannot_be_evaluated_is_refused(finished: Place, tmp_path: Path) -> None:
+def test_runs_that_cannot_be_evaluated_are_refused(finished: Place, tmp_path: Path) -> None:
     home = ["--home", str(finished.path)]
     pruned = next(r for r in finished.runs("trial") if r.data.tags["trial.state"] == "PRUNED")
     [about] = finished.runs("study")
-    for run_id, said in (
+    for run_id, message in (
         (pruned.info.run_id, "has no model"),
         (about.info.run_id, "records no training"),
         ("0" * 32, "there is no run"),
     ):
         done = study("evaluate", run_id, *home)
         assert (done.code, done.stdout) == (2, "")
-        assert said in done.stderr
+        assert message in done.stderr
     for place in (tmp_path / "panel.jpg", tmp_path / "absent" / "panel.png"):
         done = study("evaluate", pruned.info.run_id, *home, "-o", str(place))
         assert (done.code, place.exists()) == (2, False)
@@ -237,7 +241,7 @@ def test_what_cannot_be_evaluated_is_refused(finished: Place, tmp_path: Path) ->
 # --- delete -----------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_deleted_without_an_answer(finished_copy: Place) -> None:
+def test_nothing_is_deleted_without_confirmation(finished_copy: Place) -> None:
     done = study("delete", "small", "--home", str(finished_copy.path))
     assert done.code == 2
     assert "6 trials, " in done.stdout
@@ -245,7 +249,7 @@ def test_nothing_is_deleted_without_an_answer(finished_copy: Place) -> None:
     assert_sound(finished_copy)
 
 
-def test_a_deleted_study_is_gone_and_can_be_run_again(finished_copy: Place) -> None:
+def test_a_deleted_study_leaves_nothing_and_can_be_run_again(finished_copy: Place) -> None:
     place = finished_copy
     promote(place.home, "small")
     train(place)
@@ -268,14 +272,14 @@ def test_a_deleted_study_is_gone_and_can_be_run_again(finished_copy: Place) -> N
             assert now[key] == then[key], key
 
 
-def test_other_studies_keep_theirs(finished_copy: Place) -> None:
+def test_deleting_a_study_leaves_other_studies_unchanged(finished_copy: Place) -> None:
     finished_copy.run(name="other", trials=1)
     assert study("delete", "other", "--yes", "--home", str(finished_copy.path)).code == 0
     assert_sound(finished_copy)
     assert study("doctor", "--home", str(finished_copy.path)).code == 0
 
 
-def test_a_deletion_that_was_cut_short_is_done_by_doing_it_again(finished_copy: Place) -> None:
+def test_an_interrupted_deletion_is_finished_by_the_same_command(finished_copy: Place) -> None:
     place = finished_copy
     client = place.client()
     experiment = client.get_experiment_by_name("small")
@@ -289,11 +293,12 @@ def test_a_deletion_that_was_cut_short_is_done_by_doing_it_again(finished_copy: 
     assert study_names(place.home) == []
 
 
-DELETING = ("DELETE FROM registered_models", "UPDATE experiments", "DELETE FROM studies")  # mlflow gc's are its own
+# Statements sent by the command itself; `mlflow gc` runs in its own process.
+DELETING = ("DELETE FROM registered_models", "UPDATE experiments", "DELETE FROM studies")
 
 
 @pytest.mark.parametrize("what", DELETING)
-def test_a_deletion_killed_at_any_step_is_done_by_doing_it_again(
+def test_a_deletion_killed_at_any_step_is_finished_by_the_same_command(
     finished_copy: Place, launcher: Launcher, what: str
 ) -> None:
     place = finished_copy
@@ -310,21 +315,21 @@ def test_a_deletion_killed_at_any_step_is_done_by_doing_it_again(
     assert place.client().search_registered_models() == []
 
 
-def test_a_training_without_a_study_is_deleted_after_a_cut_too(place: Place) -> None:
+def test_an_interrupted_deletion_of_a_training_without_a_study_is_finished_too(place: Place) -> None:
     train(place)
     client = place.client()
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
-    client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-small")  # and was killed
+    client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-small")  # then killed
     assert study("delete", "small", "--yes", "--home", str(place.path)).code == 0
     assert [e.name for e in client.search_experiments(ViewType.ALL)] == ["Default"]
 
 
-def test_experiments_of_others_are_not_deleted(place: Place) -> None:
-    place.client().create_experiment("of-others")
-    for name in ("Default", "of-others"):
+def test_experiments_of_other_programs_are_not_deleted(place: Place) -> None:
+    place.client().create_experiment("other-program")
+    for name in ("Default", "other-program"):
         assert study("delete", name, "--yes", "--home", str(place.path)).code == 2
-    assert {e.name for e in place.client().search_experiments()} == {"Default", "of-others"}
+    assert {e.name for e in place.client().search_experiments()} == {"Default", "other-program"}
 
 
 def test_a_study_whose_tracking_store_is_lost_can_be_deleted(finished_copy: Place) -> None:

@@ -1,4 +1,4 @@
-"""The driver: the same study whatever runs it, whatever kills it, however often it is taken up again."""
+"""The driver: the same results with any number of workers, after any kill, however often the study is resumed."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from pipeline.errors import ConfigError, InputError, Interrupted
 pytest_plugins = ["study_fixtures"]
 
 
-def acting(*wanted: Any, action: Callable[[], None]) -> Recorder:
-    """A reporter that does something, once, when it is told of an event that begins so."""
+def on_event(*start: Any, action: Callable[[], None]) -> Recorder:
+    """A reporter that calls ``action`` once, at the first event that starts with the given values."""
     done: list[None] = []
 
     def act(event: tuple[Any, ...]) -> None:
-        if event[: len(wanted)] == wanted and not done:
+        if event[: len(start)] == start and not done:
             done.append(None)
             action()
 
@@ -46,7 +46,7 @@ def acting(*wanted: Any, action: Callable[[], None]) -> Recorder:
 
 
 def processes_of(command: Command) -> list[int]:
-    """What lives of a command's process and those that it started: they are one session."""
+    """The living processes of a command. It and its child processes share a session."""
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -63,12 +63,12 @@ def status(place: Place) -> set[str]:
 # --- one study --------------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_study_is_sound_and_has_trials_of_every_kind(finished: Place) -> None:
+def test_a_finished_study_passes_all_checks_and_has_trials_of_every_kind(finished: Place) -> None:
     assert_sound(finished)
     records = finished.search().records()
     assert {record.state for record in records} == {"COMPLETE", "PRUNED", "FAIL"}
     first = records[0]
-    assert (first.values["optimizer"], first.values["lr"], first.state) == ("sgd", 1e9, "FAIL"), "it was enqueued"
+    assert (first.values["optimizer"], first.values["lr"], first.state) == ("sgd", 1e9, "FAIL"), "the enqueued trial"
     assert first.summary.reason.startswith("non-finite loss (nan) in epoch 1")
     pruned = next(record for record in records if record.state == "PRUNED")
     assert pruned.summary.reason == f"median pruner, after epoch {pruned.summary.epochs}"
@@ -82,14 +82,14 @@ def test_a_trial_s_value_is_its_best_epoch_s(finished: Place) -> None:
             assert record.reported[record.summary.best_epoch] == record.value
 
 
-def test_every_epoch_is_reported_as_it_comes(place: Place) -> None:
-    outcome, told = place.run(trials=2)
-    assert [event[0] for event in told.events[:3]] == ["begun", "baseline", "baseline"]
-    assert told.kind("begun") == [(0, 1)]
-    assert [name for name, _ in told.kind("baseline")] == ["bicubic", "linear"]
-    epochs = [event[:3] for event in told.kind("epoch")]
+def test_every_event_is_reported_in_order(place: Place) -> None:
+    outcome, recorder = place.run(trials=2)
+    assert [event[0] for event in recorder.events[:3]] == ["begun", "baseline", "baseline"]
+    assert recorder.kind("begun") == [(0, 1)]
+    assert [name for name, _ in recorder.kind("baseline")] == ["bicubic", "linear"]
+    epochs = [event[:3] for event in recorder.kind("epoch")]
     assert epochs == [(1, epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)]
-    assert [(number, state, ended) for number, state, _, _, ended in told.kind("trial")] == [
+    assert [(number, state, ended) for number, state, _, _, ended in recorder.kind("trial")] == [
         (0, "FAIL", 1),
         (1, "COMPLETE", 2),
     ]
@@ -99,14 +99,14 @@ def test_every_epoch_is_reported_as_it_comes(place: Place) -> None:
     assert outcome.contact_sheet.is_file()
 
 
-@pytest.mark.slow  # the routine suite has it of two workers in test_cli, and of one that is killed below
+@pytest.mark.slow  # the default run covers two workers in test_cli, and one worker that is killed below
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_number_of_workers_changes_no_number(finished: Place, place: Place, workers: int) -> None:
-    _, told = place.run(workers=workers)
+    _, recorder = place.run(workers=workers)
     assert_sound(place)
     assert facts(place) == facts(finished)
-    idle = [text for (text,) in told.kind("note") if "idle" in text]
-    assert bool(idle) == (workers > 1), "a window of three has work for one worker at all times"
+    idle = [text for (text,) in recorder.kind("note") if "idle" in text]
+    assert bool(idle) == (workers > 1), "with a window of three, one worker is never idle"
 
 
 def test_a_total_raised_later_changes_no_number(finished: Place, place: Place) -> None:
@@ -119,7 +119,7 @@ def test_a_total_raised_later_changes_no_number(finished: Place, place: Place) -
 
 
 def contents(place: Place) -> dict[str, Any]:
-    """Every row of the two databases and every file's size and time."""
+    """Every row of the two databases, and the size and modification time of every file."""
     found: dict[str, Any] = {}
     for name in ("optuna.db", "mlflow.db"):
         with contextlib.closing(sqlite3.connect(place.path / name)) as database:
@@ -131,16 +131,16 @@ def contents(place: Place) -> dict[str, Any]:
     }
 
 
-def test_run_again_a_finished_study_is_left_as_it_is(finished: Place, finished_copy: Place) -> None:
+def test_running_a_finished_study_again_changes_nothing(finished: Place, finished_copy: Place) -> None:
     before = contents(finished_copy)
-    outcome, told = finished_copy.run()
+    outcome, recorder = finished_copy.run()
     assert contents(finished_copy) == before
-    assert told.events == []
+    assert recorder.events == []
     assert outcome.best is not None
     assert outcome.best == finished.search().records()[outcome.best.number]
 
 
-def test_a_smaller_total_takes_nothing_away(finished_copy: Place) -> None:
+def test_a_smaller_total_removes_no_trials(finished_copy: Place) -> None:
     outcome, _ = finished_copy.run(trials=2)
     assert len(outcome.records) == TRIALS
 
@@ -154,29 +154,29 @@ def test_two_studies_run_side_by_side_in_one_home(finished: Place, place: Place,
         assert_sound(place, name=name)
     assert facts(place) == facts(finished)
     trials = [[fact["trial"] for fact in facts(place, name)[:TRIALS]] for name in ("small", "other")]
-    assert trials[0] == trials[1], "the name is no part of what decides the numbers, but for Hyperband"
+    assert trials[0] == trials[1], "except with Hyperband, a study's name does not affect its numbers"
 
 
 # --- the driver dies --------------------------------------------------------------------------------------------------
 
-# Moments named by the statement that was about to be sent to a database, and which of its kind it was.
+# Each moment is a database statement and a number n: the process is killed before the n-th such statement.
 MOMENTS = [
-    ("UPDATE trials SET state", 2),  # a trial's end is written, but for the last word
-    ("UPDATE logged_models", 1),  # a model is half logged
+    ("UPDATE trials SET state", 2),  # everything about a trial's end is written except its state
+    ("UPDATE logged_models", 1),  # a model is created but not complete
 ]
 MORE_MOMENTS = [
     ("INSERT INTO studies", 1),
-    ("INSERT INTO study_user_attributes", 3),  # the study is there, but not yet what it is
+    ("INSERT INTO study_user_attributes", 3),  # the study exists without its configuration
     ("INSERT INTO experiments", 1),
     ("INSERT INTO trials", 1),
-    ("INSERT INTO trials", 4),  # the first asked after a trial was told
+    ("INSERT INTO trials", 4),  # the first trial asked after a result was recorded
     ("INSERT INTO trial_params", 3),
-    ("INSERT INTO runs", 2),  # asked, and no run yet
+    ("INSERT INTO runs", 2),  # the trial is asked but has no run
     ("INSERT INTO params", 2),
     ("INSERT INTO inputs", 2),
     ("INSERT INTO metrics", 2),  # of a baseline
     ("INSERT INTO metrics", 5),  # of an epoch
-    ("UPDATE study_user_attributes", 1),  # a baseline is done and not yet known to be
+    ("UPDATE study_user_attributes", 1),  # a baseline has ended but is not recorded
     ("INSERT INTO trial_intermediate_values", 2),
     ("INSERT INTO trial_user_attributes", 2),
     ("INSERT INTO logged_models", 2),
@@ -189,7 +189,7 @@ MORE_MOMENTS = [
 @pytest.mark.parametrize(
     "moment", [*MOMENTS, *(pytest.param(m, marks=pytest.mark.slow) for m in MORE_MOMENTS)], ids=str
 )
-def test_killed_at_a_certain_moment_and_taken_up_again(
+def test_killed_at_a_certain_moment_and_resumed(
     finished: Place, place: Place, launcher: Launcher, moment: tuple[str, int]
 ) -> None:
     killed = launcher.run(*place.arguments("--workers", "0"), kill_before=moment)
@@ -199,7 +199,7 @@ def test_killed_at_a_certain_moment_and_taken_up_again(
     assert facts(place) == facts(finished)
 
 
-def test_killed_with_its_workers_at_work(finished: Place, place: Place, launcher: Launcher) -> None:
+def test_killed_while_its_workers_train(finished: Place, place: Place, launcher: Launcher) -> None:
     command = launcher.start(*place.arguments("--workers", "1"))
     command.until("epoch 2/")
     assert len(processes_of(command)) >= 2
@@ -213,9 +213,9 @@ def test_killed_with_its_workers_at_work(finished: Place, place: Place, launcher
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_killed_over_and_over(finished: Place, place: Place, launcher: Launcher, workers: int) -> None:
+def test_killed_repeatedly(finished: Place, place: Place, launcher: Launcher, workers: int) -> None:
     codes = []
-    for commits in range(120, 1000, 40):  # a little later each time: opening a study takes a hundred by itself
+    for commits in range(120, 1000, 40):  # a little later each time: opening a study takes 100 commits
         command = launcher.run(*place.arguments("--workers", str(workers)), kill_before=("COMMIT", commits))
         codes.append(command.code())
         if codes[-1] != -signal.SIGKILL:
@@ -226,13 +226,13 @@ def test_killed_over_and_over(finished: Place, place: Place, launcher: Launcher,
     assert facts(place) == facts(finished)
 
 
-# A home's first minutes: the databases are being made.
-BEGINNINGS = [("CREATE TABLE", 7), ("UPDATE alembic_version", 30), ("ALTER TABLE", 6), ("INSERT INTO studies", 1)]
+# The databases of a new home are being created.
+CREATION_MOMENTS = [("CREATE TABLE", 7), ("UPDATE alembic_version", 30), ("ALTER TABLE", 6), ("INSERT INTO studies", 1)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", BEGINNINGS, ids=str)
-def test_killed_while_its_home_is_made(tmp_path: Path, launcher: Launcher, moment: tuple[str, int]) -> None:
+@pytest.mark.parametrize("moment", CREATION_MOMENTS, ids=str)
+def test_killed_while_its_home_is_created(tmp_path: Path, launcher: Launcher, moment: tuple[str, int]) -> None:
     place = Place(tmp_path / "home", tmp_path / "small.toml")
     place.file.write_text(SMALL)
     killed = launcher.run(*place.arguments("--workers", "0", "--trials", "2"), kill_before=moment)
@@ -252,7 +252,7 @@ def test_a_worker_that_is_killed_changes_no_number(finished: Place, place: Place
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
 
-    place.run(workers=workers, reporter=acting("epoch", 1, 1, action=kill_one))
+    place.run(workers=workers, reporter=on_event("epoch", 1, 1, action=kill_one))
     assert_sound(place)
     assert facts(place) == facts(finished)
     assert multiprocessing.active_children() == []
@@ -262,7 +262,7 @@ def test_a_worker_that_is_killed_changes_no_number(finished: Place, place: Place
 
 
 @pytest.mark.parametrize(("workers", "which"), [(1, signal.SIGINT), (0, signal.SIGTERM)])
-def test_stopped_by_a_signal_and_taken_up_again(
+def test_stopped_by_a_signal_and_resumed(
     finished: Place, place: Place, launcher: Launcher, workers: int, which: signal.Signals
 ) -> None:
     command = launcher.start(*place.arguments("--workers", str(workers)))
@@ -278,7 +278,7 @@ def test_stopped_by_a_signal_and_taken_up_again(
     assert facts(place) == facts(finished)
 
 
-def test_stopped_twice_it_ends_at_once(place: Place, launcher: Launcher) -> None:
+def test_a_second_signal_ends_the_command_at_once(place: Place, launcher: Launcher) -> None:
     command = launcher.start(*place.arguments("--workers", "0"))
     command.until("epoch 1/")
     while not command.ended():
@@ -287,10 +287,10 @@ def test_stopped_twice_it_ends_at_once(place: Place, launcher: Launcher) -> None
     assert command.code() == 130, (command.stdout, command.stderr)
 
 
-def test_within_a_program_stopping_is_an_exception_and_the_program_keeps_its_signals(place: Place) -> None:
+def test_in_a_program_a_stop_is_an_exception_and_signal_handlers_are_restored(place: Place) -> None:
     before = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted):
-        place.run(reporter=acting("epoch", action=lambda: os.kill(os.getpid(), signal.SIGTERM)))
+        place.run(reporter=on_event("epoch", action=lambda: os.kill(os.getpid(), signal.SIGTERM)))
     assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == before
     assert status(place) <= {"SCHEDULED", "FINISHED", "FAILED"}
 
@@ -306,7 +306,7 @@ def test_outside_the_main_thread_a_study_runs_without_catching_signals(finished:
 
 
 def checkpoints(place: Place) -> list[Path]:
-    """The checkpoints that lie in the home, the latest epoch last."""
+    """The checkpoints in the home, the latest epoch last."""
     return sorted((place.path / "checkpoints").rglob("*.safetensors"), key=lambda path: path.name)
 
 
@@ -323,12 +323,12 @@ def test_a_checkpoint_damaged_between_two_runs_is_not_used(finished: Place, plac
         os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        place.run(trials=2, reporter=acting("epoch", 1, 2, action=stop))
+        place.run(trials=2, reporter=on_event("epoch", 1, 2, action=stop))
     assert [path.name[:10] for path in checkpoints(place)] == ["epoch-0001", "epoch-0002"]
     for path in checkpoints(place)[-damaged:]:
         flip(path)
-    _, told = place.run(trials=2)
-    notes = [text for (text,) in told.kind("note")]
+    _, recorder = place.run(trials=2)
+    notes = [text for (text,) in recorder.kind("note")]
     assert sum("damaged" in text and "falling back" in text for text in notes) == damaged, notes
     assert_sound(place, 2)
     assert facts(place)[:2] == facts(finished)[:2]
@@ -336,18 +336,18 @@ def test_a_checkpoint_damaged_between_two_runs_is_not_used(finished: Place, plac
 
 @pytest.mark.parametrize("epoch", [1, EPOCHS])
 def test_a_checkpoint_damaged_while_the_study_runs_is_not_used(finished: Place, place: Place, epoch: int) -> None:
-    """In the middle of a trial, and the best one after its last epoch."""
-    _, told = place.run(trials=2, reporter=acting("epoch", 1, epoch, action=lambda: flip(checkpoints(place)[-1])))
-    notes = [text for (text,) in told.kind("note")]
+    """Either in the middle of a trial, or the best one after its last epoch."""
+    _, recorder = place.run(trials=2, reporter=on_event("epoch", 1, epoch, action=lambda: flip(checkpoints(place)[-1])))
+    notes = [text for (text,) in recorder.kind("note")]
     assert sum("damaged" in text for text in notes) == 1, notes
     assert_sound(place, 2)
     assert facts(place)[:2] == facts(finished)[:2]
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_was_changed_is_refused_with_the_difference(finished_copy: Place) -> None:
+def test_a_changed_study_file_is_refused_with_the_differences(finished_copy: Place) -> None:
     before = contents(finished_copy)
     finished_copy.file.write_text(
         SMALL.replace("batch_size = 32", "batch_size = 64").replace("factor = 7", "factor = 4")
@@ -370,44 +370,44 @@ def test_another_name_starts_another_study_from_a_changed_file(finished_copy: Pl
     assert facts(finished_copy, "other")[1]["trial"] != before[1]["trial"]
 
 
-def test_a_data_set_that_cannot_be_had_is_refused_before_anything_is_written(
+def test_an_unavailable_data_set_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nobody is there: no download
+        monkeypatch.setenv(name, "http://127.0.0.1:1")  # nothing listens there, so the download fails
     place = Place(tmp_path / "home", tmp_path / "small.toml")
     place.file.write_text(SMALL.replace("mnist-5k", "mnist"))
     data = tmp_path / "data"
     done = study(*place.arguments("--workers", "0", "--data-dir", str(data)))
     assert (done.code, done.stdout) == (2, "")
-    said = [line for line in done.stderr.splitlines() if not line.startswith("fetching http")]
-    assert len(said) == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("fetching http")]
+    assert len(lines) == 2, done.stderr
     assert all(part in done.stderr for part in ("mnist", str(data), "train-images-idx3-ubyte", "mnist-5k"))
     assert not place.path.exists()
 
 
-CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"workers": -1}, "--workers -1: must be 0 .* or more"),
-        pytest.param({"device": "cuda"}, "--device cuda: torch sees no CUDA device here", marks=CUDA),
+        pytest.param({"device": "cuda"}, "--device cuda: torch sees no CUDA device here", marks=WITHOUT_CUDA),
     ],
 )
-def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
-    tmp_path: Path, settings: dict[str, Any], words: str
+def test_impossible_options_are_refused_before_anything_is_written(
+    tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
     place = Place(tmp_path / "home", tmp_path / "small.toml")
     place.file.write_text(SMALL)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         place.run(**settings)
     assert not place.path.exists()
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (("factor = 7", "factor = 5"), "factor = 5 does not divide images of 28 x 28; allowed: 2, 4, 7, 14, 28"),
         (
@@ -417,12 +417,12 @@ def test_options_that_cannot_be_met_are_refused_before_anything_is_written(
         (("[model]", "[sampler]\nn_startup_trials = 'x'\n\n[model]"), "[sampler] n_startup_trials = 'x'"),
     ],
 )
-def test_files_that_only_the_data_or_optuna_can_judge_are_refused_before_anything_is_written(
-    tmp_path: Path, change: tuple[str, str], words: str
+def test_files_that_only_the_data_set_or_optuna_can_check_are_refused_before_anything_is_written(
+    tmp_path: Path, change: tuple[str, str], message: str
 ) -> None:
     place = Place(tmp_path / "home", tmp_path / "small.toml")
     place.file.write_text(SMALL.replace(*change))
     done = study(*place.arguments("--workers", "0"))
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done
-    assert words in done.stderr
+    assert message in done.stderr
     assert not place.path.exists()

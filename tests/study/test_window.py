@@ -1,4 +1,4 @@
-"""The window of trials by itself: random orders of events, lost work, damage and kills give one story."""
+"""The window of trials alone: events in any order, lost work, damaged checkpoints and kills give the same records."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMPLETE, PRUNED, FAILED = End("COMPLETE"), End("PRUNED", "worse"), End("FAIL", 
 
 
 def diverges(number: int, recorded: int) -> bool:
-    """Training is pure: it depends on the trial, which depends on what was recorded when it was asked."""
+    """Training is pure: it depends on the trial, and the trial on what was recorded when it was asked."""
     return (number + recorded) % 5 == 4
 
 
@@ -48,7 +48,7 @@ def verdict(number: int, epoch: int, recorded: int) -> End | None:
 
 @dataclass
 class Stored:
-    """What survives a kill: Optuna's database, MLflow, and the checkpoints."""
+    """What survives a kill: Optuna's database, MLflow and the checkpoints."""
 
     asked: dict[int, int] = field(default_factory=dict)  # how many trials were recorded when each was asked
     reported: dict[int, int] = field(default_factory=dict)
@@ -58,8 +58,8 @@ class Stored:
 
 
 @dataclass
-class World:
-    """Carries actions out as the driver does, on lists in place of workers and databases."""
+class SimulatedDriver:
+    """Carries out actions as the driver does, with lists instead of workers and databases."""
 
     stored: Stored = field(default_factory=Stored)
     running: list[Submit | SubmitBaseline] = field(default_factory=list)
@@ -70,8 +70,8 @@ class World:
         missing = [name for name in BASELINES if name not in self.stored.baselines]
         self.window = Window(TOTAL, WIDTH, recorded, resumed, missing)
 
-    def killed(self) -> World:
-        return World(self.stored)
+    def restarted(self) -> SimulatedDriver:
+        return SimulatedDriver(self.stored)
 
     def feed(self, event: Event, kill_after: int | None = None) -> bool:
         """Feed an event and what follows from it; whether the process survived that many actions."""
@@ -89,7 +89,7 @@ class World:
         match action:
             case Open(number, resumed=False):
                 assert number == len(stored.asked), "asked out of order"
-                assert len(stored.recorded) == max(0, number - WIDTH + 1), "the window was not as wide as it must be"
+                assert len(stored.recorded) == max(0, number - WIDTH + 1), "asked too early or too late for the window"
                 stored.asked[number] = len(stored.recorded)
                 stored.reported[number], stored.checkpoints[number] = 0, []
                 return [Opened(number, 0)]
@@ -117,7 +117,7 @@ class World:
         return []
 
     def outcome(self, task: Submit | SubmitBaseline) -> Event:
-        """A task ends as it must."""
+        """End a task. The outcome depends only on the task and on what is stored."""
         self.running.remove(task)
         if isinstance(task, SubmitBaseline):
             self.stored.baselines.append(task.name)
@@ -128,76 +128,76 @@ class World:
         return EpochTrained(task.number, task.epoch)
 
 
-def undisturbed() -> list[tuple[int, int, int, End]]:
-    """The story with one worker and nothing going wrong."""
-    world = World()
-    world.feed(SlotsChanged(1))
-    while world.running:
-        world.feed(world.outcome(world.running[0]))
-    assert world.window.finished
-    return world.stored.recorded
+def records_without_faults() -> list[tuple[int, int, int, End]]:
+    """The sequence of records with one worker and no faults."""
+    driver = SimulatedDriver()
+    driver.feed(SlotsChanged(1))
+    while driver.running:
+        driver.feed(driver.outcome(driver.running[0]))
+    assert driver.window.finished
+    return driver.stored.recorded
 
 
-class Interleavings(RuleBasedStateMachine):
+class AnyOrder(RuleBasedStateMachine):
     """Any number of slots, any order of outcomes, damaged checkpoints, and kills between any two actions."""
 
     @initialize(slots=st.integers(0, 5))
     def start(self, slots: int) -> None:
-        self.world = World()
-        self.world.feed(SlotsChanged(slots))
+        self.driver = SimulatedDriver()
+        self.driver.feed(SlotsChanged(slots))
 
     @rule(slots=st.integers(0, 5))
-    def workers_come_and_go(self, slots: int) -> None:
-        self.world.feed(SlotsChanged(slots))
+    def the_number_of_slots_changes(self, slots: int) -> None:
+        self.driver.feed(SlotsChanged(slots))
 
-    @precondition(lambda self: self.world.running)
+    @precondition(lambda self: self.driver.running)
     @rule(data=st.data(), kill_after=st.none() | st.integers(0, 4))
     def a_task_ends(self, data: st.DataObject, kill_after: int | None) -> None:
-        task = data.draw(st.sampled_from(self.world.running))
-        if not self.world.feed(self.world.outcome(task), kill_after):
+        task = data.draw(st.sampled_from(self.driver.running))
+        if not self.driver.feed(self.driver.outcome(task), kill_after):
             self.resume(data.draw(st.integers(1, 5)))
 
-    @precondition(lambda self: any(isinstance(task, Submit) and task.epoch > 1 for task in self.world.running))
+    @precondition(lambda self: any(isinstance(task, Submit) and task.epoch > 1 for task in self.driver.running))
     @rule(data=st.data())
     def a_checkpoint_is_damaged(self, data: st.DataObject) -> None:
-        tasks = [task for task in self.world.running if isinstance(task, Submit) and task.epoch > 1]
+        tasks = [task for task in self.driver.running if isinstance(task, Submit) and task.epoch > 1]
         task = data.draw(st.sampled_from(tasks))
-        self.world.running.remove(task)
-        kept = self.world.stored.checkpoints[task.number]
+        self.driver.running.remove(task)
+        kept = self.driver.stored.checkpoints[task.number]
         kept.pop()
-        self.world.feed(CheckpointDamaged(task.number, kept[-1] if kept else 0))
+        self.driver.feed(CheckpointDamaged(task.number, kept[-1] if kept else 0))
 
     @rule(slots=st.integers(1, 5))
     def resume(self, slots: int) -> None:
-        self.world = self.world.killed()
-        self.world.feed(SlotsChanged(slots))
+        self.driver = self.driver.restarted()
+        self.driver.feed(SlotsChanged(slots))
 
     @invariant()
-    def no_more_trials_are_open_than_the_window_is_wide(self) -> None:
-        stored = self.world.stored
+    def at_most_width_trials_are_open(self) -> None:
+        stored = self.driver.stored
         assert len(stored.asked) - len(stored.recorded) <= WIDTH
 
     @invariant()
-    def what_is_recorded_does_not_depend_on_timing(self) -> None:
-        recorded = self.world.stored.recorded
-        assert recorded == STORY[: len(recorded)]
+    def records_do_not_depend_on_timing(self) -> None:
+        recorded = self.driver.stored.recorded
+        assert recorded == EXPECTED[: len(recorded)]
 
     def teardown(self) -> None:
         self.resume(2)
-        while self.world.running:
-            self.world.feed(self.world.outcome(self.world.running[0]))
-        assert self.world.window.finished
-        assert self.world.stored.recorded == STORY
-        assert sorted(self.world.stored.baselines) == sorted(BASELINES)
+        while self.driver.running:
+            self.driver.feed(self.driver.outcome(self.driver.running[0]))
+        assert self.driver.window.finished
+        assert self.driver.stored.recorded == EXPECTED
+        assert sorted(self.driver.stored.baselines) == sorted(BASELINES)
 
 
-STORY = undisturbed()
-TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+EXPECTED = records_without_faults()
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
 
 
-def test_the_story_has_every_kind_of_end() -> None:
-    assert {end.state for *_, end in STORY} == {"COMPLETE", "PRUNED", "FAIL"}
+def test_the_records_have_every_kind_of_end() -> None:
+    assert {end.state for *_, end in EXPECTED} == {"COMPLETE", "PRUNED", "FAIL"}
 
 
 def test_baselines_and_the_oldest_trials_come_first() -> None:
@@ -215,7 +215,7 @@ def test_a_resumed_trial_that_has_ended_is_recorded_at_once() -> None:
     assert window.finished
 
 
-def test_trials_that_were_open_end_even_beyond_a_smaller_total() -> None:
+def test_open_trials_are_finished_even_beyond_a_smaller_total() -> None:
     window = Window(total=1, width=2, recorded=1, resumed=[1, 2])
     assert not window.finished
     assert window.feed(SlotsChanged(1)) == [Open(1, resumed=True), Open(2, resumed=True)]
@@ -245,6 +245,6 @@ def test_stopping_suspends_the_trials_that_have_a_run_and_starts_nothing() -> No
 
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_no_more_tasks_run_than_there_are_slots(count: int) -> None:
-    world = World()
-    world.feed(SlotsChanged(count))
-    assert len(world.running) == min(count, WIDTH + len(BASELINES))
+    driver = SimulatedDriver()
+    driver.feed(SlotsChanged(count))
+    assert len(driver.running) == min(count, WIDTH + len(BASELINES))
