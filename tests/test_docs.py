@@ -61,12 +61,15 @@ def test_relative_links_lead_somewhere(page: str) -> None:
             assert heading in anchors(path.resolve().relative_to(ROOT.resolve()).as_posix()), link
 
 
-def test_every_module_is_named_in_the_architecture() -> None:
+def test_the_architecture_names_every_module_and_no_other() -> None:
     named = text("pipeline/README.md")
     files = [path.relative_to(ROOT / "pipeline") for path in sorted((ROOT / "pipeline").rglob("*.py"))]
     # The command line's modules change with the commands, so the page describes their folder only.
     modules = [path.as_posix() for path in files if path.name != "__init__.py" and path.parts[0] != "cli"]
     assert [module for module in modules if f"`{module}`" not in named] == []
+    paths = re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|toml))`", named)
+    roots = (ROOT, ROOT / "pipeline", ROOT / "tests")
+    assert [path for path in paths if not any((root / path).exists() for root in roots)] == [], "gone"
 
 
 def test_every_key_of_a_study_file_is_in_its_reference() -> None:

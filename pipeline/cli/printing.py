@@ -74,6 +74,7 @@ def leaderboard(
     """The best trials and the baselines, with as many columns as the terminal has room for."""
     from rich.text import Text
 
+    from pipeline.config.choices import METRICS
     from pipeline.search.records import ranked
 
     states = [record.state for record in records]
@@ -94,7 +95,7 @@ def leaderboard(
         **metrics(config.objective.metric, "psnr", "ssim", "class_kept"),
         "parameters": [*(f"{trial.summary.cost['parameters']:,}" for trial in best), *no_cells],
         **{key: [*(_cell(trial.params.get(key)) for trial in best), *no_cells] for key in config.space.searched()},
-        **metrics("bce", "bce_excess", "sharpness"),
+        **metrics("bce", "bce_excess", "sharpness", *METRICS),  # those above keep their places
     }
     widths = accumulate(max(map(len, [heading, *cells])) + 2 for heading, cells in columns.items())
     room = console().width + 2  # the last column needs no gap
