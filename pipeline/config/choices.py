@@ -4,8 +4,6 @@ Nothing here imports torch, so a study file is checked in milliseconds: what a n
 `training`, in ``torch.nn`` and ``torch.optim``, and by `evaluation.scores`, in `evaluation.metrics`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache

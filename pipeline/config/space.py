@@ -4,8 +4,6 @@ Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. Sampl
 configuration are one walk over the keys, ``Space.resolve``, with different answers for the open ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter

@@ -4,8 +4,6 @@ A ``TrialConfig`` is all that an epoch task needs. It converts to JSON and back 
 workers and stored with the run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args

@@ -3,8 +3,6 @@
 Comes in: clean images, and a generator, the only source of randomness. Goes out: the degraded images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 Comes in: verified files. Goes out: images, labels, and the sha256 of each part. Imports no torch.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib

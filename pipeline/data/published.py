@@ -7,8 +7,6 @@ checksum is an error in the data set's own folder, where a download would be wri
 changed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io

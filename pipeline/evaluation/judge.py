@@ -4,8 +4,6 @@ Comes in: a labelled data set. Goes out: the judge's file, trained once per data
 Seed, threads and recipe are fixed: every study on the same data has the same judge on every machine of a kind.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 Comes in: a ``StudyConfig``, whose argument names and types have been checked. Goes out: Optuna's objects.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@ Comes in: a model, its optimizer and scheduler, the epoch's panel and history. G
 Random states are not stored: every epoch draws from generators seeded by (seed, number, replicate, epoch).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

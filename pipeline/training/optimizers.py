@@ -1,7 +1,5 @@
 """The optimizer and the learning rate schedule of a trial, all torch's own."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
