@@ -31,10 +31,9 @@ _ADAPTERS: dict[str, TypeAdapter[Value]] = {
 
 
 def legal(key: str, value: Any) -> Value:
-    """The value of a key as its schema takes it; an integer given for a key of decimals becomes a decimal.
+    """The value of a key as its schema takes it: an integer given for a key of decimals becomes a decimal.
 
-    Raises:
-        ValueError: the key cannot have this value; the text says what is allowed.
+    Raises ValueError if the key cannot have this value; the text says what is allowed.
     """
     try:
         return _ADAPTERS[key].validate_python(value)

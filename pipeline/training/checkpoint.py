@@ -73,11 +73,7 @@ def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> TrainingState:
-    """Read and verify a checkpoint.
-
-    Raises:
-        CheckpointError: it is missing, or its bytes are not those that were written.
-    """
+    """Read and verify a checkpoint. Raises CheckpointError if it is missing or not the bytes that were written."""
     try:
         data = Path(checkpoint.path).read_bytes()
     except OSError as error:
