@@ -27,7 +27,6 @@ class Named(Frozen):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that the file gives."""
         return dict(self._arguments)
 
     @model_validator(mode="wrap")

@@ -25,11 +25,7 @@ def degrade(clean: Images, how: Degrade, generator: Generator) -> Degraded:
 
 
 def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
-    """Height and width of the degraded image.
-
-    Raises:
-        DataError: a downscale factor that does not divide the image's sides.
-    """
+    """Height and width of the degraded image. Raises DataError if a downscale factor does not divide the sides."""
     if not isinstance(how, Downscale):
         return image_size
     height, width = image_size

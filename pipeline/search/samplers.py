@@ -24,11 +24,7 @@ PRUNERS = {
 
 
 def check(config: StudyConfig) -> None:
-    """Use the sampler and the pruner once: Optuna checks some values only then.
-
-    Raises:
-        ConfigError: Optuna refuses an argument's value; the message has its reason.
-    """
+    """Use the sampler and the pruner once: Optuna checks some values only then. Raises ConfigError with its reason."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     build_sampler(config, 0)
     _check_drawing(config)
