@@ -3,8 +3,6 @@
 Facts only. `data.published` finds, verifies and fetches the files, `data.formats` reads them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

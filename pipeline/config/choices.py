@@ -4,8 +4,6 @@ Nothing here imports torch, so a study file is checked in milliseconds: what a n
 `training`, in ``torch.nn`` and ``torch.optim``, and by `evaluation.scores`, in `evaluation.metrics`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,10 +100,7 @@ TERM = re.compile(r"(?:([0-9]+(?:\.[0-9]+)?(?:e-?[0-9]+)?) )?([a-z][a-z0-9_]*)")
 
 @lru_cache(maxsize=256)
 def parse_loss(text: str) -> dict[str, float]:
-    """Weights by the names of the losses, in the order written; a term without a weight has 1.
-
-    Args:
-        text: ``[WEIGHT] LOSS [+ [WEIGHT] LOSS]…``, with single spaces.
+    """Weights by the names of the losses in ``[WEIGHT] LOSS [+ [WEIGHT] LOSS]…``, in that order; a missing weight is 1.
 
     Raises:
         ValueError: an unknown loss, a loss that occurs twice, a weight not above 0, or another form.

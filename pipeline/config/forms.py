@@ -4,22 +4,13 @@ Comes in: a key and its TOML value. Goes out: one of four frozen models: fixed (
 split by another key. What a form says about other keys (``when``, ``by``) is checked by `space`, which knows all keys.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PlainValidator,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationInfo, model_validator
+from pydantic_core import ValidationError
 
 from pipeline.config.messages import explain, refused, shown
 from pipeline.config.trial import Frozen, ModelConfig, TrainConfig
@@ -40,10 +31,9 @@ _ADAPTERS: dict[str, TypeAdapter[Value]] = {
 
 
 def legal(key: str, value: Any) -> Value:
-    """The value of a key as its schema takes it; an integer given for a key of decimals becomes a decimal.
+    """The value of a key as its schema takes it: an integer given for a key of decimals becomes a decimal.
 
-    Raises:
-        ValueError: the key cannot have this value; the text says what is allowed.
+    Raises ValueError if the key cannot have this value; the text says what is allowed.
     """
     try:
         return _ADAPTERS[key].validate_python(value)
@@ -146,7 +136,7 @@ class Range(Frozen):
     when: Condition = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> Range:
+    def _consistent(self, info: ValidationInfo) -> Self:
         annotation = FIELDS[info.context][1].annotation if info.context else None
         if get_origin(annotation) is Literal:
             raise refused(f"{', '.join(map(str, get_args(annotation)))} can be listed, but not ranged")

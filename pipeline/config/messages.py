@@ -1,7 +1,5 @@
 """The text of refusals: from pydantic's findings, values and lists of names. Imports nothing of the project."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Iterable, Sequence

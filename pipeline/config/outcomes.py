@@ -1,7 +1,5 @@
 """What passes between the stages: checkpoints by reference, and how an epoch ended. Plain frozen objects, no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +31,7 @@ class Trained:
 
     checkpoint: Checkpoint
     result: EpochResult
-    panel: np.ndarray
+    panel: "np.ndarray"
     seconds: float
 
 

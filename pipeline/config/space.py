@@ -4,33 +4,14 @@ Comes in: the ``[model]`` and ``[train]`` sections. Goes out: a ``Space``. Sampl
 configuration are one walk over the keys, ``Space.resolve``, with different answers for the open ones.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from pipeline.config import forms
 from pipeline.config.choices import APPLIES
-from pipeline.config.forms import (
-    DEFAULTS,
-    FIELDS,
-    SECTIONS,
-    ByKey,
-    Choices,
-    Dimension,
-    Fixed,
-    Range,
-    Value,
-    as_declared,
-    by_section,
-    legal,
-    parents_of,
-    part_name,
-    parts_of,
-    read_form,
-    same,
-)
+from pipeline.config.forms import DEFAULTS, FIELDS, SECTIONS, ByKey, Choices, Dimension, Fixed, Range, Value
 from pipeline.config.messages import hint, shown
 from pipeline.config.trial import applies
 from pipeline.errors import ConfigError
@@ -48,13 +29,13 @@ class Space:
 
     def __init__(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         self.given: dict[str, Dimension] = {}
-        for section, forms in sections.items():
-            for key, raw in forms.items():
+        for section, keys in sections.items():
+            for key, raw in keys.items():
                 if key not in FIELDS:
                     raise ConfigError(f"[{section}]: unknown key {key!r}{hint(key, SECTIONS[section].model_fields)}")
                 if FIELDS[key][0] != section:
                     raise ConfigError(f"[{section}]: {key} belongs under [{FIELDS[key][0]}]")
-                self.given[key] = read_form(key, raw, f"[{section}] {key}")
+                self.given[key] = forms.read_form(key, raw, f"[{section}] {key}")
         for key, dimension in self.given.items():
             self._check_conditions(f"[{FIELDS[key][0]}] {key}", dimension)
         self.order = self._sorted()
@@ -64,7 +45,7 @@ class Space:
 
     def parents(self, key: str) -> set[str]:
         """The keys whose values decide whether and how ``key`` is searched."""
-        found = parents_of(self.dimension(key))
+        found = forms.parents_of(self.dimension(key))
         # A fixed key decides nothing. It is declared before the keys that apply beside it, so it comes first anyway.
         if key in APPLIES and not isinstance(self.dimension(APPLIES[key][0]), Fixed):
             found.add(APPLIES[key][0])
@@ -88,7 +69,7 @@ class Space:
             if isinstance(dimension, Fixed):
                 values[key] = dimension.value
             else:
-                values[key] = as_declared(key, suggest(name, dimension))
+                values[key] = forms.as_declared(key, suggest(name, dimension))
         return values
 
     def searched(self) -> list[str]:
@@ -98,7 +79,7 @@ class Space:
     def reachable(self, key: str) -> tuple[Value, ...]:
         """The values a fixed or listed key may take; for a split one those of all its parts."""
         dimension = self.dimension(key)
-        found = [value for part in parts_of(dimension) if not isinstance(part, Range) for value in part.values]
+        found = [value for part in forms.parts_of(dimension) if not isinstance(part, Range) for value in part.values]
         if isinstance(dimension, Choices) and dimension.when:
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
@@ -111,13 +92,13 @@ class Space:
         if not _holds({parent: values for parent, values in dimension.when.items() if parent in given}, given):
             return DEFAULTS[key]
         found: list[Any] = [DEFAULTS[key]] if dimension.when.keys() - given.keys() else []
-        for part in parts_of(dimension):
+        for part in forms.parts_of(dimension):
             found += [part.high] if isinstance(part, Range) else part.values
         return max(found)
 
     def conditional(self) -> bool:
         """Whether some dimension is searched in only a part of the trials."""
-        return any(key in APPLIES or parents_of(self.given[key]) for key in self.searched())
+        return any(key in APPLIES or forms.parents_of(self.given[key]) for key in self.searched())
 
     def check_enqueued(self, entry: Mapping[str, Any], location: str) -> None:
         """Refuse a configuration that the search could not have drawn."""
@@ -145,7 +126,7 @@ class Space:
 
         values = self.resolve(suggest)
         for key, value in entry.items():
-            if key not in asked and not same(values[key], value):
+            if key not in asked and not forms.same(values[key], value):
                 raise ConfigError(
                     f"{location}: {key} = {value!r} is not searched with these values (it is {values[key]!r}); "
                     f"list it in the file's [{FIELDS[key][0]}] or leave it out"
@@ -153,7 +134,7 @@ class Space:
 
     def canonical(self) -> dict[str, dict[str, Any]]:
         """Both sections in plain JSON values with nothing left implicit."""
-        return by_section({key: self.dimension(key).canonical() for key in FIELDS})
+        return forms.by_section({key: self.dimension(key).canonical() for key in FIELDS})
 
     def _check_conditions(self, location: str, dimension: Dimension) -> None:
         for parent, values in dimension.when.items():
@@ -161,7 +142,7 @@ class Space:
         if isinstance(dimension, ByKey):
             by, parts = dimension.by, dimension.parts
             self._check_values(f"{location}: by", by, (_value_of(by, name) for name in parts if name != "default"))
-            missing = [value for value in self.reachable(by) if part_name(value) not in parts]
+            missing = [value for value in self.reachable(by) if forms.part_name(value) not in parts]
             listed = isinstance(self.dimension(by), Fixed | Choices)
             if (missing or not listed) and "default" not in parts:
                 others = ", ".join(map(str, missing)) or "all others"
@@ -177,7 +158,7 @@ class Space:
         given = self.dimension(parent)
         for value in values:
             try:
-                legal(parent, value)
+                forms.legal(parent, value)
             except ValueError as error:
                 raise ConfigError(f"{location} = {shown(value)}: {error}") from None
             if isinstance(given, Choices | Range) and not given.contains(value):
@@ -200,7 +181,7 @@ class Space:
 def _value_of(key: str, name: str) -> Any:
     """The value of ``key`` that a part is named after: the name itself if that is legal, else what it says in JSON."""
     try:
-        return legal(key, name)
+        return forms.legal(key, name)
     except ValueError:
         try:
             return json.loads(name)
@@ -209,4 +190,4 @@ def _value_of(key: str, name: str) -> Any:
 
 
 def _holds(when: Mapping[str, list[Value]], values: Mapping[str, Value]) -> bool:
-    return all(any(same(values[key], value) for value in allowed) for key, allowed in when.items())
+    return all(any(forms.same(values[key], value) for value in allowed) for key, allowed in when.items())

@@ -5,12 +5,10 @@ which the study decides, and arguments that are functions. Optuna has the defaul
 compares the fields with the signatures of the installed version.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
 
@@ -29,12 +27,11 @@ class Named(Frozen):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments that the file gives."""
         return dict(self._arguments)
 
     @model_validator(mode="wrap")
     @classmethod
-    def _keep_given(cls, raw: Any, validate: ModelWrapValidatorHandler[Named]) -> Named:
+    def _keep_given(cls, raw: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
         made = validate(raw)
         if isinstance(raw, dict):
             made._arguments = {key: getattr(made, key) for key in raw if key != "name"}
@@ -160,7 +157,7 @@ class StudyConfig(Frozen):
             **by_section(values),
         )
 
-    def single(self) -> StudyConfig:
+    def single(self) -> Self:
         """This study narrowed to one configuration: the fixed keys, and for the open ones the first enqueued entry.
 
         Raises:
@@ -180,7 +177,7 @@ class StudyConfig(Frozen):
             raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
         changes = {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
-        return StudyConfig.model_validate(self.model_dump() | by_section(values) | changes)
+        return type(self).model_validate(self.model_dump() | by_section(values) | changes)
 
     def canonical(self) -> dict[str, Any]:
         """The whole study in plain JSON values, defaults filled in: what is stored and compared."""

@@ -1,7 +1,5 @@
 """Study files: from a path and ``--set`` overrides to a checked ``StudyFile``, or a ``ConfigError``. Writes nothing."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -13,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, ValidationError
 
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, parse_loss

@@ -4,8 +4,6 @@ A ``TrialConfig`` is all that an epoch task needs. It converts to JSON and back 
 workers and stored with the run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -171,11 +169,7 @@ def applies(key: str, settings: Mapping[str, Any]) -> bool:
 
 
 def check_depth(depth: int, input_size: tuple[int, int]) -> None:
-    """Refuse a convolutional autoencoder that would halve a side of one pixel.
-
-    Raises:
-        ConfigError: the depth is above what images of this size allow.
-    """
+    """Refuse a convolutional autoencoder that would halve a side of one pixel. Raises ConfigError."""
     most = (min(input_size) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
     if depth > most:
         raise ConfigError(

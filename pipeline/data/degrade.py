@@ -3,8 +3,6 @@
 Comes in: clean images, and a generator, the only source of randomness. Goes out: the degraded images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from pipeline.config import Degrade, Downscale
-from pipeline.config.trial import DEGRADATIONS
 from pipeline.data.shapes import Degraded, Images
 from pipeline.errors import DataError
 
@@ -28,11 +25,7 @@ def degrade(clean: Images, how: Degrade, generator: Generator) -> Degraded:
 
 
 def input_size(image_size: tuple[int, int], how: Degrade) -> tuple[int, int]:
-    """Height and width of the degraded image.
-
-    Raises:
-        DataError: a downscale factor that does not divide the image's sides.
-    """
+    """Height and width of the degraded image. Raises DataError if a downscale factor does not divide the sides."""
     if not isinstance(how, Downscale):
         return image_size
     height, width = image_size
@@ -61,36 +54,24 @@ def _draw(random: Callable[..., Tensor], like: Tensor, generator: Generator) -> 
     return random(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
-def gaussian(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return _draw(torch.randn, clean, generator).mul_(how.sigma).add_(clean)
-
-
-def speckle(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return clean + how.sigma * _draw(torch.randn, clean, generator) * clean
-
-
-def salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def _salt_pepper(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     draw = _draw(torch.rand, clean, generator)
     noisy = torch.where(draw < how.prob / 2, torch.zeros_like(clean), clean)
     return torch.where(draw >= 1 - how.prob / 2, torch.ones_like(clean), noisy)
 
 
-def masking(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return clean * (_draw(torch.rand, clean, generator) >= how.prob)
-
-
-def poisson(clean: Tensor, how: Any, generator: Generator) -> Tensor:
-    return torch.poisson(clean * how.peak, generator=generator) / how.peak
-
-
-def downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
+def _downscale(clean: Tensor, how: Any, generator: Generator) -> Tensor:
     size = input_size((clean.shape[-2], clean.shape[-1]), how)  # raises if the factor would drop the edges
     if how.method == "area":
         return F.avg_pool2d(clean, how.factor)
     return F.interpolate(clean, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
 
 
-# The function of each kind of degradation has the kind's name.
 DEGRADATION_FUNCTIONS: dict[str, Callable[[Tensor, Any, Generator], Tensor]] = {
-    kind: globals()[kind] for kind in DEGRADATIONS
+    "gaussian": lambda clean, how, generator: _draw(torch.randn, clean, generator).mul_(how.sigma).add_(clean),
+    "speckle": lambda clean, how, generator: clean + how.sigma * _draw(torch.randn, clean, generator) * clean,
+    "salt_pepper": _salt_pepper,
+    "masking": lambda clean, how, generator: clean * (_draw(torch.rand, clean, generator) >= how.prob),
+    "poisson": lambda clean, how, generator: torch.poisson(clean * how.peak, generator=generator) / how.peak,
+    "downscale": _downscale,
 }

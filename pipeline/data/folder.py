@@ -3,8 +3,6 @@
 Imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from pathlib import Path

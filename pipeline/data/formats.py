@@ -3,8 +3,6 @@
 Comes in: verified files. Goes out: images, labels, and the sha256 of each part. Imports no torch.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib
@@ -76,10 +74,6 @@ def _emnist(contents: Contents) -> list[Labelled]:
     return [(images.transpose(0, 2, 1), labels - first) for images, labels in parts]
 
 
-def _usps(contents: Contents) -> list[Labelled]:
-    return [parse_libsvm(path, content) for path, content in contents.items()]
-
-
 def _csv(contents: Contents) -> list[Labelled]:
     """A gzipped line per image: 784 intensities and the label."""
     [content] = contents.values()
@@ -90,7 +84,7 @@ def _csv(contents: Contents) -> list[Labelled]:
 FORMATS: dict[str, tuple[Callable[[Entry, Sequence[Path]], Contents], Callable[[Contents], list[Labelled]]]] = {
     "idx": (_files, _idx),
     "emnist": (_members, _emnist),
-    "usps": (_files, _usps),
+    "usps": (_files, lambda contents: [parse_libsvm(path, content) for path, content in contents.items()]),
     "csv": (lambda entry, paths: {path: path.read_bytes() for path in paths}, _csv),
 }
 
@@ -121,7 +115,7 @@ def parse_idx(path: Path, data: bytes) -> np.ndarray:
         raise DataError(f"{path}: {len(body)} bytes of data where its header says {said}") from None
 
 
-def parse_libsvm(path: Path, data: bytes, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def parse_libsvm(path: Path, data: bytes, side: int = 16) -> Labelled:
     """USPS in libsvm's text: one line per image, ``label index:value …``, labels from 1, values in [-1, 1].
 
     An index that is left out has the value 0, as always in this format.

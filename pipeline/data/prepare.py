@@ -3,8 +3,6 @@
 Comes in: a study's configuration and the data folder. Goes out: its data set; nothing of the study is written.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pipeline.config import StudyConfig

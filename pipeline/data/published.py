@@ -7,8 +7,6 @@ checksum is an error in the data set's own folder, where a download would be wri
 changed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import io
@@ -104,10 +102,7 @@ def _embedded(name: str) -> Status:
 def fetch(entry: Entry, data_dir: Path) -> Status:
     """Download the missing files of a data set into its own folder, each completely or not at all.
 
-    One process downloads at a time; a second call downloads nothing.
-
-    Raises:
-        DataError: a download failed; the message says what to do by hand.
+    One process downloads at a time; a second call downloads nothing. Raises DataError, which says what to do by hand.
     """
     folder = data_dir / entry.folder
     skipped = status(entry, data_dir).remark.partition("\n")[2]

@@ -3,8 +3,6 @@
 Comes in: a data set's name and the data folder. Goes out: a `Dataset` with three splits; the test split for promotion.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -35,7 +33,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, indices: np.ndarray) -> Split:
+    def take(self, indices: np.ndarray) -> "Split":
         chosen = torch.from_numpy(indices)
         return Split(self.images[chosen], None if self.labels is None else self.labels[chosen])
 

@@ -3,8 +3,6 @@
 Comes in: a data set and a degradation. Goes out: restorations by name, and their validation metrics and panel.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

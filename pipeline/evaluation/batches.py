@@ -1,7 +1,5 @@
 """A split as a restoration sees it: in batches that are always degraded the same way; and a fixed number of threads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

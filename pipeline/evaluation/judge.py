@@ -4,8 +4,6 @@ Comes in: a labelled data set. Goes out: the judge's file, trained once per data
 Seed, threads and recipe are fixed: every study on the same data has the same judge on every machine of a kind.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable
@@ -43,11 +41,7 @@ class Judge:
     accuracy: float
 
     def classify(self, images: Images) -> Labels:
-        """The class of each image; images in [0, 1], on any device.
-
-        Raises:
-            StudyError: the file is missing, or its bytes are not those that were written.
-        """
+        """The class of each image in [0, 1], on any device. Raises StudyError if the file is missing or damaged."""
         with torch.inference_mode():
             return _network(self, (images.shape[-2], images.shape[-1]), str(images.device))(images).argmax(1)
 
@@ -55,10 +49,8 @@ class Judge:
 def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: False) -> Judge | None:
     """The judge of a data set: read from the folder, or trained on its clean images and stored there.
 
-    ``halted`` is asked before every epoch whether the user wants to stop. None if there are fewer than two classes.
-
-    Raises:
-        Interrupted: the user wanted to stop; nothing was stored.
+    ``halted`` is asked before every epoch whether the user wants to stop; if so, this raises Interrupted and stores
+    nothing. None if there are fewer than two classes.
     """
     if data.classes < 2:
         return None

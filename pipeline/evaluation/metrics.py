@@ -3,8 +3,6 @@
 Comes in: restored and clean images, in [0, 1]. Goes out: columns of one value per image, and summaries of columns.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """The panel: ten images of a split, clean, degraded, restored, and their error, as one picture."""
 
-from __future__ import annotations
-
 from itertools import zip_longest
 
 import numpy as np

@@ -4,8 +4,6 @@ Comes in: a restoration and a split, or batches of restored and clean images. Go
 `pipeline.config.choices.METRICS` and a panel of pictures; nothing is recorded here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 Comes in: a ``StudyConfig``, whose argument names and types have been checked. Goes out: Optuna's objects.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +24,7 @@ PRUNERS = {
 
 
 def check(config: StudyConfig) -> None:
-    """Use the sampler and the pruner once: Optuna checks some values only then.
-
-    Raises:
-        ConfigError: Optuna refuses an argument's value; the message has its reason.
-    """
+    """Use the sampler and the pruner once: Optuna checks some values only then. Raises ConfigError with its reason."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     build_sampler(config, 0)
     _check_drawing(config)

@@ -5,8 +5,6 @@ Comes in: a model, its optimizer and scheduler, the epoch's panel and history. G
 Random states are not stored: every epoch draws from generators seeded by (seed, number, replicate, epoch).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -75,11 +73,7 @@ def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> TrainingState:
-    """Read and verify a checkpoint.
-
-    Raises:
-        CheckpointError: it is missing, or its bytes are not those that were written.
-    """
+    """Read and verify a checkpoint. Raises CheckpointError if it is missing or not the bytes that were written."""
     try:
         data = Path(checkpoint.path).read_bytes()
     except OSError as error:

@@ -1,7 +1,5 @@
 """The training losses. Comes in: logits and clean images, ``[N, 1, H, W]``. Goes out: one number to minimise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -7,8 +7,6 @@ With ``skip`` each layer or level of a decoder also gets the encoder's output of
 (enlarged bicubically if it is smaller) times a learned gain that starts at 0.
 """
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Any
 

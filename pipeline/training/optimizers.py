@@ -1,7 +1,5 @@
 """The optimizer and the learning rate schedule of a trial, all torch's own."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,15 +12,6 @@ from pipeline.config import TrainConfig
 from pipeline.config.choices import OPTIMIZERS
 from pipeline.config.trial import applies
 
-# Keys of ``[train]`` that are passed on unchanged, with torch's name of the argument.
-ARGUMENTS = {
-    "weight_decay": "weight_decay",
-    "momentum": "momentum",
-    "amsgrad": "amsgrad",
-    "smoothing": "alpha",
-    "rho": "rho",
-}
-
 
 def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], device: str) -> torch.optim.Optimizer:
     """The trial's optimizer with the settings that apply to it, fused where torch offers that.
@@ -31,10 +20,10 @@ def build_optimizer(config: TrainConfig, parameters: Iterator[nn.Parameter], dev
     """
     cls = getattr(torch.optim, OPTIMIZERS[config.optimizer])
     settings = config.model_dump()
-    arguments: dict[str, Any] = {"lr": config.lr}
-    for key, argument in ARGUMENTS.items():
-        if applies(key, settings):
-            arguments[argument] = settings[key]
+    passed_on = ("lr", "weight_decay", "momentum", "amsgrad", "rho")
+    arguments: dict[str, Any] = {key: settings[key] for key in passed_on if applies(key, settings)}
+    if applies("smoothing", settings):
+        arguments["alpha"] = config.smoothing
     if applies("beta1", settings):
         arguments["betas"] = (config.beta1, config.beta2)
     if applies("nesterov", settings):
