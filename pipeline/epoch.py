@@ -95,7 +95,9 @@ def _train_and_validate(
     torch.manual_seed(_seed(config, epoch, "dropout"))
     shuffling = Generator().manual_seed(_seed(config, epoch, "shuffle"))
     noise = Generator(config.device).manual_seed(_seed(config, epoch, "noise"))
-    autocast = torch.autocast(config.device, torch.bfloat16, enabled=_bfloat16(config))
+    supported = config.device == "cuda" and torch.cuda.is_bf16_supported()
+    bfloat16 = supported if config.train.precision == "auto" else config.train.precision == "bfloat16"
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=bfloat16)
 
     started = time.perf_counter()
     model.train()
@@ -147,9 +149,8 @@ def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
 
 def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
     """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `history` does."""
-    state = _load_own(checkpoint, config)
     model = build_model(config, data).cpu()
-    state.restore(model)
+    _load_own(checkpoint, config).restore(model)
     return models.Restorer(model).eval()
 
 
@@ -183,13 +184,6 @@ def _fixed_numerics(config: TrialConfig) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
-
-
-def _bfloat16(config: TrialConfig) -> bool:
-    """Whether to compute in bfloat16; ``auto`` does so on a GPU that supports it."""
-    if config.train.precision == "auto":
-        return config.device == "cuda" and torch.cuda.is_bf16_supported()
-    return config.train.precision == "bfloat16"
 
 
 def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:

@@ -105,11 +105,7 @@ class Search:
         return [self._record(trial, adopted.get(str(trial.number))) for trial in self.trials()]
 
     def ended(self, number: int) -> EndedTrial:
-        """A trial that has ended.
-
-        Raises:
-            StudyError: it is running.
-        """
+        """A trial that has ended. Raises StudyError if it is running."""
         record = self._record(self.trials()[number], self._adopted_runs.get(str(number)))
         if isinstance(record, RunningTrial):
             raise StudyError(f"trial {number} has not ended")
@@ -230,7 +226,7 @@ def _suggest(trial: Trial, name: str, dimension: Choices | Range) -> Value:
     if isinstance(dimension, Choices):
         return cast(Value, trial.suggest_categorical(name, dimension.values))
     if dimension.integer:
-        step = 1 if dimension.step is None else int(dimension.step)
+        step = int(dimension.step or 1)
         return trial.suggest_int(name, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
     return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
 
