@@ -30,12 +30,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # with Dask's settings more often; allocating it again costs page faults (figures in pipeline/README.md). These settings
 # keep it. Variables that the user has set win.
 KEEP_BYTES = 2**30  # freed arrays up to this size are kept
-WORKER_ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES),
-    "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES),
-}
-MALLOPT = {-1: "MALLOC_TRIM_THRESHOLD_", -3: "MALLOC_MMAP_THRESHOLD_"}  # of mallopt(3), by its parameters' numbers
+MALLOPT = {-3: "MALLOC_MMAP_THRESHOLD_", -1: "MALLOC_TRIM_THRESHOLD_"}  # variables by mallopt(3)'s parameters
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"} | dict.fromkeys(MALLOPT.values(), str(KEEP_BYTES))
 
 
 @dataclass(frozen=True)
@@ -94,8 +90,12 @@ class ThisProcess:
     slots = 1
 
     def __init__(self) -> None:
-        _keep_freed_memory()
         self._tasks: deque[tuple[Hashable, Task, tuple[Any, ...]]] = deque()
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # glibc only
+        if mallopt is not None:
+            for parameter, name in MALLOPT.items():
+                if name not in os.environ:
+                    mallopt(parameter, KEEP_BYTES)
 
     def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         self._tasks.append((key, task, arguments))
@@ -114,15 +114,6 @@ class ThisProcess:
 
     def close(self) -> None:
         self._tasks.clear()
-
-
-def _keep_freed_memory() -> None:
-    """Set this process's allocator as the workers' (glibc only)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter, name in MALLOPT.items():
-            if name not in os.environ:
-                mallopt(parameter, KEEP_BYTES)
 
 
 def _dropped_by_signals() -> AbstractContextManager[None]:
@@ -223,7 +214,13 @@ def start(count: int, cluster: str | None) -> Workers:
     if cluster is None and count == 0:
         return ThisProcess()
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, WorkerPlugin
+
+    class LeaveInterruptsToTheDriver(WorkerPlugin):
+        """Ctrl-C reaches every process of a terminal; only the driver handles it."""
+
+        def setup(self, worker: Any) -> None:  # noqa: ARG002
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
@@ -244,23 +241,11 @@ def start(count: int, cluster: str | None) -> Workers:
                 silence_logs=logging.CRITICAL,
             )
         client = Client(local, set_as_default=False)
-        client.register_plugin(_interrupt_plugin())
+        client.register_plugin(LeaveInterruptsToTheDriver())
         return DaskWorkers(local, client)
     except (OSError, TimeoutError, ValueError) as error:
         what = f"--cluster {cluster}: cannot be reached" if cluster else "the workers did not start"
         raise EngineError(f"{what}: {str(error).splitlines()[0]}") from None
-
-
-def _interrupt_plugin() -> Any:
-    from distributed import WorkerPlugin
-
-    class LeaveInterruptsToTheDriver(WorkerPlugin):
-        """Ctrl-C reaches every process of a terminal; only the driver handles it."""
-
-        def setup(self, worker: Any) -> None:  # noqa: ARG002
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return LeaveInterruptsToTheDriver()
 
 
 def _on_worker(task: Task, arguments: tuple[Any, ...]) -> Any:

@@ -78,8 +78,7 @@ class _Attribute(Generic[T]):
 class Search:
     """One study in Optuna's database. Its attributes are all that is stored of a study besides its trials.
 
-    Raises:
-        StudyError: from every method and attribute, where the database cannot be read or written.
+    Every method and attribute raises StudyError where the database cannot be read or written.
     """
 
     uid = _Attribute("uid", "")
@@ -160,11 +159,7 @@ class Search:
         self._adopted_runs = self._adopted_runs | {str(number): run_id}
 
     def importances(self) -> dict[str, float]:
-        """How much each searched key matters for the objective, most first; empty below ten complete trials.
-
-        Source:
-            optuna.importance (PED-ANOVA), over the keys that every complete trial has.
-        """
+        """Importances (Optuna's PED-ANOVA) of the keys that all complete trials have, most first; empty below ten."""
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         common = [name for name in complete[0].params if all(name in t.params for t in complete)] if complete else []
         if len(complete) < 10 or not common:

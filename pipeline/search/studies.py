@@ -69,13 +69,10 @@ def detached(config: StudyConfig, uid: str) -> Search:
 
 
 def load_search(home: Home, name: str) -> Search:
-    """Open an existing study to read it.
-
-    Raises:
-        NotFoundError: there is no study of that name; the message lists the studies there are.
-    """
-    for search in load_searches(home, name):
-        return search
+    """Open an existing study to read it. Raises NotFoundError, which lists the studies there are."""
+    found = load_searches(home, name)
+    if found:
+        return found[0]
     known = ", ".join(study_names(home)) or "none"
     raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {known}")
 

@@ -46,10 +46,8 @@ class Finding:
 def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]]:
     """Every study's findings, with the study's name; a study that is being run is left unchanged.
 
-    Findings come one by one: if each is repaired before the next is asked for, one pass repairs a home.
-
-    Raises:
-        NotFoundError: there is no home.
+    Findings come one by one: if each is repaired before the next is asked for, one pass repairs a home. Raises
+    NotFoundError where there is no home.
     """
     if not home.exists() and not home.has_tracking():
         raise NotFoundError(f"{home.path}: there is no home of studies; name it with --home")
@@ -191,21 +189,19 @@ def _other_runs(search: Search, tracking: Tracking, has_best: bool) -> Iterator[
 
     The repair removes the mark that they exist, so that the next `study run` makes them again.
     """
+    again = "the next `study run` makes it again"
     for name in search.baselines:
         if tracking.find(baseline_uid(search.uid, name)) is None:
-            text = f"baseline {name} has no run; the next `study run` makes it again"
             others = {other: metrics for other, metrics in search.baselines.items() if other != name}
-            yield Finding(text, partial(setattr, search, "baselines", others))
+            yield Finding(f"baseline {name} has no run; {again}", partial(setattr, search, "baselines", others))
     judge = search.judge
     if judge is not None and tracking.find(judge_uid(search.uid, judge)) is None:
-        text = "the judge's run is lost; the next `study run` makes it again"
-        yield Finding(text, partial(setattr, search, "judge", None))
+        yield Finding(f"the judge's run is lost; {again}", partial(setattr, search, "judge", None))
     if search.published is not None:
         run = tracking.find(study_run_uid(search.uid))
         if run is None or (has_best and not tracking.has_file(run.run_id, CONTACT_SHEET)):
             what = "the study's own run" if run is None else "the contact sheet"
-            text = f"{what} is lost; the next `study run` makes it again"
-            yield Finding(text, partial(setattr, search, "published", None))
+            yield Finding(f"{what} is lost; {again}", partial(setattr, search, "published", None))
 
 
 def _other_roles(tracking: Tracking) -> Iterator[Finding]:
@@ -214,8 +210,7 @@ def _other_roles(tracking: Tracking) -> Iterator[Finding]:
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
-        problem = tracking.models.problem(run.run_id, run.tags) if run.status == "FINISHED" else None
-        if problem is not None:
+        if run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
             text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}

@@ -27,7 +27,6 @@ from pipeline.study import window as w
 from pipeline.study.doctor import examine, repair
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
-from pipeline.study.window import Window
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
@@ -48,8 +47,7 @@ class StudyOutcome:
 
     @property
     def best(self) -> EndedTrial | None:
-        order = ranked(self.records, self.config.objective.direction)
-        return order[0] if order else None
+        return next(iter(ranked(self.records, self.config.objective.direction)), None)
 
 
 def run_to_total(session: Session, options: Options) -> StudyOutcome:
@@ -71,7 +69,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     records, known = search.records(), search.baselines
     resumed = [record.number for record in records if isinstance(record, RunningTrial)]
     missing = [name for name in names if name not in known]
-    window = Window(total, session.config.budget.concurrency, recorded, resumed, missing)
+    window = w.Window(total, session.config.budget.concurrency, recorded, resumed, missing)
     new_judge = session.judge if session.judge and session.judge.sha256 != search.judge else None
     if window.finished and new_judge is None:
         return StudyOutcome(session.config, records, known)
@@ -96,7 +94,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
 class Driver:
     """Carries out the window's actions against workers, search and tracking."""
 
-    def __init__(self, session: Session, workers: Workers, window: Window) -> None:
+    def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
         self._session, self._workers, self._window = session, workers, window
         self._runs: dict[int, TrialRun] = {}
         self._best: list[EndedTrial] = []  # of this run, the best first

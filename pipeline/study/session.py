@@ -6,6 +6,7 @@ driver, `finish` and `doctor` work with.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -103,8 +103,7 @@ def open_session(
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
 
     Raises:
-        InputError: bad arguments or data, another process runs the study, or the stored study differs; nothing was
-            written.
+        InputError: bad arguments or data, the study is being run, or the stored one differs; nothing was written.
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     config = file.config
@@ -135,19 +134,15 @@ def open_session(
 
 
 def start_workers(session: Session, options: Options) -> workers.Workers:
-    """The workers that the options ask for; by default one per GPU, or per ``threads_per_trial`` cores.
-
-    Raises:
-        EngineError: they do not start, or the cluster cannot be used.
-    """
+    """Start the workers asked for, by default one per GPU or ``threads_per_trial`` cores; raises as `workers.start`."""
     budget = session.config.budget
-    number = options.workers
-    if number is None and session.device == "cuda":
-        number = torch.cuda.device_count()
-    elif number is None:
+    count = options.workers
+    if count is None and session.device == "cuda":
+        count = torch.cuda.device_count()
+    elif count is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        number = min(max(1, cores // budget.threads_per_trial), budget.concurrency)
-    started = workers.start(number, options.cluster)
+        count = min(max(1, cores // budget.threads_per_trial), budget.concurrency)
+    started = workers.start(count, options.cluster)
     if started.slots > 1 and budget.concurrency < 2 * started.slots:
         session.reporter.note(
             f"{started.slots} workers, but at most {budget.concurrency} open trials: some workers will be idle; "
@@ -172,7 +167,7 @@ def _experiment_note(file: StudyFile, data: Dataset) -> str:
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
     """SIGINT or SIGTERM sets the event; a second one ends the process."""
-    stop, asked = threading.Event(), count()
+    stop, asked = threading.Event(), itertools.count()
 
     def ask(_signum: int, _frame: Any) -> None:
         if next(asked) > 0:  # a counter: a second signal inside `Event.set` would deadlock

@@ -72,7 +72,13 @@ class TrialRun:
         self.session.tracking.log_panel(self.run_id, self.panels[result.epoch], result.epoch, look_first=again)
         self.end = self._verdict(result)
         self.session.reporter.epoch(self.trial.number, result.epoch, self.config.epochs, result.metrics)
-        self._drop()
+        best = self.best.epoch
+        self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
+        if not self.session.tracking.behind:  # until MLflow has their panels, all checkpoints are kept
+            for old in self.checkpoints[:-LATEST]:
+                if old.epoch != best:
+                    Path(old.path).unlink(missing_ok=True)
+                    self.checkpoints.remove(old)
         return self.end
 
     def fall_back(self, error: CheckpointError) -> int:
@@ -144,17 +150,6 @@ class TrialRun:
         if prune:
             return End("PRUNED", f"{self.session.config.pruner.name} pruner, after epoch {result.epoch}")
         return None
-
-    def _drop(self) -> None:
-        """Keep the latest checkpoints and the best epoch's; all of them until MLflow has their panels."""
-        best = self.best.epoch
-        self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
-        if self.session.tracking.behind:
-            return
-        for old in self.checkpoints[:-LATEST]:
-            if old.epoch != best:
-                Path(old.path).unlink(missing_ok=True)
-                self.checkpoints.remove(old)
 
 
 def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
