@@ -159,7 +159,7 @@ class Search:
         self._adopted_runs = self._adopted_runs | {str(number): run_id}
 
     def importances(self) -> dict[str, float]:
-        """Importances (Optuna's PED-ANOVA) of the keys that all complete trials have, most first; empty below ten."""
+        """Importance (PED-ANOVA) of each key that all complete trials have, most first; empty below ten of them."""
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         common = [name for name in complete[0].params if all(name in t.params for t in complete)] if complete else []
         if len(complete) < 10 or not common:

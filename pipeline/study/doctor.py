@@ -83,7 +83,7 @@ def examine(session: Session) -> Iterator[Finding]:
 
 
 def repair(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event) -> None:
-    """Repair what can be repaired, each finding before the next is asked for, until the user asks to stop."""
+    """Repair each finding, where that is possible, before asking for the next. Raises Interrupted to stop."""
     for finding in findings:
         if stop.is_set():
             raise Interrupted

@@ -102,7 +102,7 @@ class Driver:
         self.busy_seconds = self.seconds = 0.0
 
     def run(self) -> None:
-        """Run until the window is finished; after an error, which is raised, open trials' runs are suspended."""
+        """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
         started = time.perf_counter()
         try:
             self._handle(w.SlotsChanged(self._workers.slots))
