@@ -33,7 +33,6 @@ from pipeline.evaluation.scores import validation
 from pipeline.seeds import derive_seed
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
-from pipeline.training.checkpoint import TrainingState
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer, build_scheduler
 
@@ -53,7 +52,7 @@ def run_epoch(
         `Trained`, or `Failed` for a reason that concerns this trial only: a non-finite loss, or memory exhausted.
 
     Raises:
-        CheckpointError: ``before`` is damaged or belongs to another trial.
+        CheckpointError: ``before`` is absent, damaged or belongs to another trial.
         StudyError: the judge is absent or damaged.
         DataError: the data set is absent or damaged.
         OSError: the checkpoint could not be written.
@@ -77,7 +76,7 @@ def run_epoch(
 
 def _train_and_validate(
     config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
-) -> tuple[TrainingState, EpochResult, np.ndarray]:
+) -> tuple[checkpoints.TrainingState, EpochResult, np.ndarray]:
     images = data.train.images.to(config.device)
     batch_size = min(config.train.batch_size, len(images))
     steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
@@ -95,7 +94,9 @@ def _train_and_validate(
     torch.manual_seed(_seed(config, epoch, "dropout"))
     shuffling = Generator().manual_seed(_seed(config, epoch, "shuffle"))
     noise = Generator(config.device).manual_seed(_seed(config, epoch, "noise"))
-    autocast = torch.autocast(config.device, torch.bfloat16, enabled=_bfloat16(config))
+    supported = config.device == "cuda" and torch.cuda.is_bf16_supported()
+    bfloat16 = supported if config.train.precision == "auto" else config.train.precision == "bfloat16"
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=bfloat16)
 
     started = time.perf_counter()
     model.train()
@@ -146,24 +147,19 @@ def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
 
 
 def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
-    """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `history` does."""
-    state = _load_own(checkpoint, config)
+    """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `run_epoch`."""
     model = build_model(config, data).cpu()
-    state.restore(model)
+    _load_own(checkpoint, config).restore(model)
     return models.Restorer(model).eval()
 
 
 def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResult], np.ndarray]:
-    """The results of all epochs up to a checkpoint, and the panel of the last one.
-
-    Raises:
-        CheckpointError: the checkpoint is absent, damaged or belongs to another trial.
-    """
+    """The results of all epochs up to a checkpoint, and the last one's panel. Raises CheckpointError as `run_epoch`."""
     state = _load_own(checkpoint, config)
     return [EpochResult(**entry) for entry in state.meta["history"]], state.tensors["panel"].numpy()
 
 
-def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> TrainingState:
+def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> checkpoints.TrainingState:
     state = checkpoints.load(checkpoint)
     if state.meta["config"] != config.model_dump(mode="json") or state.meta["epoch"] != checkpoint.epoch:
         raise CheckpointError(f"{checkpoint.path}: belongs to another trial")
@@ -183,13 +179,6 @@ def _fixed_numerics(config: TrialConfig) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
-
-
-def _bfloat16(config: TrialConfig) -> bool:
-    """Whether to compute in bfloat16; ``auto`` does so on a GPU that supports it."""
-    if config.train.precision == "auto":
-        return config.device == "cuda" and torch.cuda.is_bf16_supported()
-    return config.train.precision == "bfloat16"
 
 
 def _seed(config: TrialConfig, epoch: int, purpose: str) -> int:

@@ -15,8 +15,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -24,17 +24,14 @@ from typing import Any, Protocol
 from pipeline.errors import EngineError
 
 Task = Callable[..., Any]
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Every training step allocates and frees the same large arrays. glibc returns freed memory to the system, and
 # with Dask's settings more often; allocating it again costs page faults (figures in pipeline/README.md). These settings
 # keep it. Variables that the user has set win.
 KEEP_BYTES = 2**30  # freed arrays up to this size are kept
-WORKER_ENVIRONMENT = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(KEEP_BYTES),
-    "MALLOC_TRIM_THRESHOLD_": str(KEEP_BYTES),
-}
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+MALLOPT = {-3: "MALLOC_MMAP_THRESHOLD_", -1: "MALLOC_TRIM_THRESHOLD_"}  # variables by mallopt(3)'s parameters
+WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"} | dict.fromkeys(MALLOPT.values(), str(KEEP_BYTES))
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,12 @@ class ThisProcess:
     slots = 1
 
     def __init__(self) -> None:
-        _keep_freed_memory()
         self._tasks: deque[tuple[Hashable, Task, tuple[Any, ...]]] = deque()
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None  # glibc only
+        if mallopt is not None:
+            for parameter, name in MALLOPT.items():
+                if name not in os.environ:
+                    mallopt(parameter, KEEP_BYTES)
 
     def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         self._tasks.append((key, task, arguments))
@@ -115,38 +116,34 @@ class ThisProcess:
         self._tasks.clear()
 
 
-def _keep_freed_memory() -> None:
-    """Set this process's allocator as the workers' (glibc only)."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        for parameter, name in (
-            (M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_"),
-            (M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_"),
-        ):
-            if name not in os.environ:
-                mallopt(parameter, KEEP_BYTES)
-
-
-@contextmanager
-def _dropped_by_signals() -> Iterator[None]:
+def _dropped_by_signals() -> AbstractContextManager[None]:
     """Make SIGINT and SIGTERM raise `_TaskDropped` after the program's own handlers, where it has any."""
-    handlers = {which: signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {which: signal.getsignal(which) for which in STOP_SIGNALS}
     own = {which: handler for which, handler in handlers.items() if callable(handler)}
-    if threading.current_thread() is not threading.main_thread():  # no other thread can handle signals
-        yield
-        return
 
     def handle(signum: int, frame: FrameType | None) -> None:
         own[signal.Signals(signum)](signum, frame)
         raise _TaskDropped
 
+    return handle_signals(handle, own)
+
+
+@contextmanager
+def handle_signals(
+    handler: Callable[[int, FrameType | None], None], signals: Iterable[signal.Signals] = STOP_SIGNALS
+) -> Iterator[None]:
+    """Have ``handler`` called on these signals; without effect outside the main thread, which alone can handle them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {which: signal.getsignal(which) for which in signals}
     try:
-        for which in own:
-            signal.signal(which, handle)
+        for which in before:
+            signal.signal(which, handler)
         yield
     finally:
-        for which, handler in own.items():
-            signal.signal(which, handler)
+        for which, earlier in before.items():
+            signal.signal(which, earlier)
 
 
 class DaskWorkers:
@@ -217,7 +214,13 @@ def start(count: int, cluster: str | None) -> Workers:
     if cluster is None and count == 0:
         return ThisProcess()
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster, WorkerPlugin
+
+    class LeaveInterruptsToTheDriver(WorkerPlugin):
+        """Ctrl-C reaches every process of a terminal; only the driver handles it."""
+
+        def setup(self, worker: Any) -> None:  # noqa: ARG002
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     try:
@@ -238,35 +241,19 @@ def start(count: int, cluster: str | None) -> Workers:
                 silence_logs=logging.CRITICAL,
             )
         client = Client(local, set_as_default=False)
-        client.register_plugin(_interrupt_plugin())
+        client.register_plugin(LeaveInterruptsToTheDriver())
         return DaskWorkers(local, client)
     except (OSError, TimeoutError, ValueError) as error:
         what = f"--cluster {cluster}: cannot be reached" if cluster else "the workers did not start"
         raise EngineError(f"{what}: {str(error).splitlines()[0]}") from None
 
 
-def _interrupt_plugin() -> Any:
-    from distributed import WorkerPlugin
-
-    class LeaveInterruptsToTheDriver(WorkerPlugin):
-        """Ctrl-C reaches every process of a terminal; only the driver handles it."""
-
-        def setup(self, worker: Any) -> None:  # noqa: ARG002
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    return LeaveInterruptsToTheDriver()
-
-
 def _on_worker(task: Task, arguments: tuple[Any, ...]) -> Any:
-    _own_gpu()
-    return task(*arguments)
-
-
-def _own_gpu() -> None:
-    """Assign GPUs by the worker's name: on one machine Dask numbers them from 0."""
+    """Run a task on the worker's own GPU, assigned by its name: on one machine Dask numbers the workers from 0."""
     import torch
     from distributed import get_worker
 
     name = get_worker().name
     if torch.cuda.is_available() and isinstance(name, int):
         torch.cuda.set_device(name % torch.cuda.device_count())
+    return task(*arguments)

@@ -78,8 +78,7 @@ class _Attribute(Generic[T]):
 class Search:
     """One study in Optuna's database. Its attributes are all that is stored of a study besides its trials.
 
-    Raises:
-        StudyError: from every method and attribute, where the database cannot be read or written.
+    Every method and attribute raises StudyError where the database cannot be read or written.
     """
 
     uid = _Attribute("uid", "")
@@ -105,11 +104,7 @@ class Search:
         return [self._record(trial, adopted.get(str(trial.number))) for trial in self.trials()]
 
     def ended(self, number: int) -> EndedTrial:
-        """A trial that has ended.
-
-        Raises:
-            StudyError: it is running.
-        """
+        """A trial that has ended. Raises StudyError if it is running."""
         record = self._record(self.trials()[number], self._adopted_runs.get(str(number)))
         if isinstance(record, RunningTrial):
             raise StudyError(f"trial {number} has not ended")
@@ -164,11 +159,7 @@ class Search:
         self._adopted_runs = self._adopted_runs | {str(number): run_id}
 
     def importances(self) -> dict[str, float]:
-        """How much each searched key matters for the objective, most first; empty below ten complete trials.
-
-        Source:
-            optuna.importance (PED-ANOVA), over the keys that every complete trial has.
-        """
+        """Importance (PED-ANOVA) of each key that all complete trials have, most first; empty below ten of them."""
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
         common = [name for name in complete[0].params if all(name in t.params for t in complete)] if complete else []
         if len(complete) < 10 or not common:
@@ -230,7 +221,7 @@ def _suggest(trial: Trial, name: str, dimension: Choices | Range) -> Value:
     if isinstance(dimension, Choices):
         return cast(Value, trial.suggest_categorical(name, dimension.values))
     if dimension.integer:
-        step = 1 if dimension.step is None else int(dimension.step)
+        step = int(dimension.step or 1)
         return trial.suggest_int(name, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
     return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
 

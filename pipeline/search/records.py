@@ -35,10 +35,7 @@ class RunningTrial:
     params: dict[str, Value]  # the searched ones, under their own names ("lr" also where it is split)
     values: dict[str, Value]  # every key of [model] and [train]
     started: datetime
-
-    @property
-    def state(self) -> Literal["RUNNING"]:
-        return "RUNNING"
+    state: Literal["RUNNING"] = "RUNNING"
 
 
 @dataclass(frozen=True)

@@ -69,16 +69,12 @@ def detached(config: StudyConfig, uid: str) -> Search:
 
 
 def load_search(home: Home, name: str) -> Search:
-    """Open an existing study to read it.
-
-    Raises:
-        NotFoundError: there is no study of that name; the message lists the studies there are.
-    """
-    found = {search.config.name: search for search in load_searches(home, name)}
-    if name not in found:
-        known = ", ".join(study_names(home)) or "none"
-        raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {known}")
-    return found[name]
+    """Open an existing study to read it. Raises NotFoundError, which lists the studies there are."""
+    found = load_searches(home, name)
+    if found:
+        return found[0]
+    known = ", ".join(study_names(home)) or "none"
+    raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {known}")
 
 
 def load_searches(home: Home, only: str | None = None) -> list[Search]:

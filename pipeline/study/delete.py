@@ -29,11 +29,7 @@ class Inventory:
 
 
 def inventory(home: Home, name: str) -> Inventory:
-    """What `delete` would delete.
-
-    Raises:
-        NotFoundError: there is neither a study nor an experiment of that name.
-    """
+    """What `delete` would delete. Raises NotFoundError as `delete`."""
     tracked = name in experiment_names(home)
     # A name with an experiment only has single trainings, or its deletion was interrupted.
     searched = not tracked or name in study_names(home)

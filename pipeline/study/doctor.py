@@ -27,7 +27,7 @@ from pipeline.search.records import EndedTrial, ended
 from pipeline.search.studies import load_search, load_searches, study_names
 from pipeline.study.finish import finish
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Device, Session, trial_labels
+from pipeline.study.session import Device, Session, trial_label
 from pipeline.tracking._mlflow import relocate
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, StoredRun, Tracking, read_tracking
@@ -40,16 +40,14 @@ class Finding:
     """A problem."""
 
     text: str
-    repair: Callable[[], None] | None = None
+    repair: Callable[[], object] | None = None
 
 
 def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]]:
     """Every study's findings, with the study's name; a study that is being run is left unchanged.
 
-    Findings come one by one: if each is repaired before the next is asked for, one pass repairs a home.
-
-    Raises:
-        NotFoundError: there is no home.
+    Findings come one by one: if each is repaired before the next is asked for, one pass repairs a home. Raises
+    NotFoundError where there is no home.
     """
     if not home.exists() and not home.has_tracking():
         raise NotFoundError(f"{home.path}: there is no home of studies; name it with --home")
@@ -80,17 +78,12 @@ def examine(session: Session) -> Iterator[Finding]:
     for trial in trials:
         yield from _ended_trial(session, trial, by_id.get(trial.summary.run_id))
     yield from _other_runs(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
-    yield from _trainings(tracking)
-    yield from _orphans(tracking)
+    yield from _other_roles(tracking)
     yield from _leftovers(session.home, search, {trial.number for trial in trials})
 
 
 def repair(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event) -> None:
-    """Repair what can be repaired, each finding before the next is asked for.
-
-    Raises:
-        Interrupted: the user asked to stop.
-    """
+    """Repair each finding, where that is possible, before asking for the next. Raises Interrupted to stop."""
     for finding in findings:
         if stop.is_set():
             raise Interrupted
@@ -106,7 +99,7 @@ def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Findin
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
     device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
-    tracking, labels, never = read_tracking(home, name), trial_labels(search.uid), threading.Event()
+    tracking, labels, never = read_tracking(home, name), partial(trial_label, search.uid), threading.Event()
     yield from examine(Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels))
 
 
@@ -118,8 +111,7 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
         yield Finding(f"its deletion was interrupted; run `study delete {name}` again")
         return
     yield from moved(home, tracking)
-    yield from _trainings(tracking)
-    yield from _orphans(tracking)
+    yield from _other_roles(tracking)
 
 
 def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
@@ -128,9 +120,9 @@ def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
     own: dict[str, str] = {}  # the run of each trial: the one in its summary, else the first
     for run in runs:
         own.setdefault(run.tags.get("trial.uid", ""), run.run_id)
-    own |= {session.label(trial.number).uid: trial.summary.run_id for trial in trials}
+    finished = {session.label(trial.number).uid: trial.summary.run_id for trial in trials}
+    own |= finished
     numbers = {session.label(number).uid: number for number in range(len(session.search.trials()))}
-    finished = {session.label(trial.number).uid for trial in trials}
     for run in runs:
         uid = run.tags.get("trial.uid", "")
         if uid not in numbers:
@@ -184,8 +176,7 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
         "data.sha256": session.data.digest,
         "reconstructed": "true",
     }
-    started = trial.started.timestamp()
-    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, started)
+    run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, trial.started.timestamp())
     for epoch, value in trial.reported.items():
         metrics = summary.metrics if epoch == summary.best_epoch else {session.objective: value}
         tracking.log_epoch(run_id, EpochResult(epoch, metrics, time.time()))
@@ -198,52 +189,42 @@ def _other_runs(search: Search, tracking: Tracking, has_best: bool) -> Iterator[
 
     The repair removes the mark that they exist, so that the next `study run` makes them again.
     """
+    again = "the next `study run` makes it again"
     for name in search.baselines:
         if tracking.find(baseline_uid(search.uid, name)) is None:
-            text = f"baseline {name} has no run; the next `study run` makes it again"
-            yield Finding(text, partial(_forget_baseline, search, name))
+            others = {other: metrics for other, metrics in search.baselines.items() if other != name}
+            yield Finding(f"baseline {name} has no run; {again}", partial(setattr, search, "baselines", others))
     judge = search.judge
     if judge is not None and tracking.find(judge_uid(search.uid, judge)) is None:
-        text = "the judge's run is lost; the next `study run` makes it again"
-        yield Finding(text, partial(setattr, search, "judge", None))
+        yield Finding(f"the judge's run is lost; {again}", partial(setattr, search, "judge", None))
     if search.published is not None:
         run = tracking.find(study_run_uid(search.uid))
         if run is None or (has_best and not tracking.has_file(run.run_id, CONTACT_SHEET)):
             what = "the study's own run" if run is None else "the contact sheet"
-            text = f"{what} is lost; the next `study run` makes it again"
-            yield Finding(text, partial(setattr, search, "published", None))
+            yield Finding(f"{what} is lost; {again}", partial(setattr, search, "published", None))
 
 
-def _forget_baseline(search: Search, name: str) -> None:
-    search.baselines = {other: metrics for other, metrics in search.baselines.items() if other != name}
-
-
-def _trainings(tracking: Tracking) -> Iterator[Finding]:
-    """Runs other than trials' that were left RUNNING, and single trainings whose model is lost or damaged."""
+def _other_roles(tracking: Tracking) -> Iterator[Finding]:
+    """Runs left RUNNING that are not trials', single trainings without their model, files that belong to no run."""
     for run in tracking.runs():
         if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
     for run in tracking.runs("train"):
-        problem = tracking.models.problem(run.run_id, run.tags) if run.status == "FINISHED" else None
-        if problem is not None:
+        if run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
             text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
-
-
-def _forget_training(run_id: str, tracking: Tracking) -> None:
-    """Make a single training count as not ended, so that the same command trains it again."""
-    tracking.models.delete_of_run(run_id)
-    tracking.suspend(run_id)
-
-
-def _orphans(tracking: Tracking) -> Iterator[Finding]:
-    """Models and pictures that belong to no run."""
     owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
     for model_id, status in tracking.models.stray(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))
     for file in tracking.stray_images():
         yield Finding(f"{file}: is not one of the run's images and hides them", file.unlink)
+
+
+def _forget_training(run_id: str, tracking: Tracking) -> None:
+    """Make a single training count as not ended, so that the same command trains it again."""
+    tracking.models.delete_of_run(run_id)
+    tracking.suspend(run_id)
 
 
 def _leftovers(home: Home, search: Search, ended_numbers: set[int]) -> Iterator[Finding]:
@@ -268,8 +249,4 @@ def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
         raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {was}")
     database = Path(home.tracking_uri.removeprefix("sqlite:///"))
     text = f"the home was moved: its artifacts are recorded at {local_path(old)}"
-
-    def relocate_all() -> None:
-        relocate(database, old, here)
-
-    yield Finding(text, relocate_all)
+    yield Finding(text, partial(relocate, database, old, here))

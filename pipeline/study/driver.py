@@ -19,6 +19,7 @@ from pipeline.config.outcomes import Failed, Trained
 from pipeline.epoch import run_epoch
 from pipeline.errors import RESUME, CheckpointError, EngineError, Interrupted, StudyError
 from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseline_scores
+from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import judge_figures
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ranked
@@ -26,7 +27,6 @@ from pipeline.study import window as w
 from pipeline.study.doctor import examine, repair
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
-from pipeline.study.window import Window
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
@@ -47,8 +47,7 @@ class StudyOutcome:
 
     @property
     def best(self) -> EndedTrial | None:
-        order = ranked(self.records, self.config.objective.direction)
-        return order[0] if order else None
+        return next(iter(ranked(self.records, self.config.objective.direction)), None)
 
 
 def run_to_total(session: Session, options: Options) -> StudyOutcome:
@@ -70,8 +69,9 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     records, known = search.records(), search.baselines
     resumed = [record.number for record in records if isinstance(record, RunningTrial)]
     missing = [name for name in names if name not in known]
-    window = Window(total, session.config.budget.concurrency, recorded, resumed, missing)
-    if window.finished and _judge_recorded(session):
+    window = w.Window(total, session.config.budget.concurrency, recorded, resumed, missing)
+    new_judge = session.judge if session.judge and session.judge.sha256 != search.judge else None
+    if window.finished and new_judge is None:
         return StudyOutcome(session.config, records, known)
 
     workers = start_workers(session, options)
@@ -79,7 +79,8 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
         reporter.begun(session.config, session.data, recorded, workers.slots)
         for best in ranked(records, session.config.objective.direction)[:1]:
             reporter.best(best.number, best.summary.metrics[session.objective])
-        _record_judge(session)
+        if new_judge is not None:
+            _record_judge(session, new_judge)
         for name, metrics in known.items():
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
@@ -93,19 +94,15 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
 class Driver:
     """Carries out the window's actions against workers, search and tracking."""
 
-    def __init__(self, session: Session, workers: Workers, window: Window) -> None:
+    def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
         self._session, self._workers, self._window = session, workers, window
         self._runs: dict[int, TrialRun] = {}
-        self._best: list[tuple[float, int]] = []  # (objective, number), the best first; negative if more is better
+        self._best: list[EndedTrial] = []  # of this run, the best first
         self.panels: dict[str | int, np.ndarray] = {}
         self.busy_seconds = self.seconds = 0.0
 
     def run(self) -> None:
-        """Run until the window is finished.
-
-        Raises:
-            Interrupted, StudyError: as `run_to_total`; the runs of open trials are marked as suspended.
-        """
+        """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
         started = time.perf_counter()
         try:
             self._handle(w.SlotsChanged(self._workers.slots))
@@ -182,11 +179,10 @@ class Driver:
         panel = run.panels.get(trial.summary.best_epoch)
         if trial.value is None or panel is None:
             return
-        sign = 1 if self._session.config.objective.direction == "maximize" else -1
         self.panels[trial.number] = panel
-        self._best = sorted([*self._best, (-sign * trial.value, trial.number)])
-        for _, number in self._best[SHEET_TRIALS:]:
-            self.panels.pop(number, None)
+        self._best = ranked([*self._best, trial], self._session.config.objective.direction)
+        for worse in self._best[SHEET_TRIALS:]:
+            self.panels.pop(worse.number, None)
 
     def _record_baseline(self, name: str, metrics: dict[str, float], panel: np.ndarray) -> None:
         session = self._session
@@ -203,20 +199,14 @@ class Driver:
         session.reporter.baseline(name, metrics)
 
 
-def _judge_recorded(session: Session) -> bool:
-    return session.judge is None or session.search.judge == session.judge.sha256
-
-
-def _record_judge(session: Session) -> None:
-    """Give the judge a run of its own, once per study."""
-    if session.judge is None or _judge_recorded(session):
-        return
-    uid, tags = judge_uid(session.search.uid, session.judge.sha256), session.tags | {"study.role": "judge"}
+def _record_judge(session: Session, judge: Judge) -> None:
+    """Give the judge a run of its own."""
+    uid, tags = judge_uid(session.search.uid, judge.sha256), session.tags | {"study.role": "judge"}
     params = {"dataset": session.config.dataset}
     run_id = session.tracking.run(uid, "judge", tags, params, session.data, time.time())
-    session.tracking.log_figures(run_id, judge_figures(session.judge, session.data, session.config.degrade))
+    session.tracking.log_figures(run_id, judge_figures(judge, session.data, session.config.degrade))
     session.tracking.end(run_id, "COMPLETE")
-    session.search.judge = session.judge.sha256
+    session.search.judge = judge.sha256
 
 
 def _note_environment(session: Session) -> None:

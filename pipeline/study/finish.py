@@ -35,15 +35,17 @@ def finish(session: Session, trial: EndedTrial) -> None:
         figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
         tracking.log_figures(summary.run_id, figures | {key: float(value) for key, value in summary.cost.items()})
     if trial.state == "COMPLETE":
-        tracking.models.log(summary.run_id, _best_model(session, trial, folder), _example(session), summary.best_epoch)
+        model = _best_model(session, trial, folder)
+        two = session.data.val.take(np.arange(2))  # an example batch of 1 would fix the exported batch size
+        degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
+        tracking.models.log(summary.run_id, model, degraded.numpy(), summary.best_epoch)
     tracking.end(summary.run_id, trial.state, summary.reason)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _best_model(session: Session, trial: EndedTrial, folder: Path) -> nn.Module:
     """The model of a trial's best epoch; trained again in this process if its checkpoint is damaged or lost."""
-    config = session.config.trial(trial.values, trial.number, session.device)
-    summary = trial.summary
+    config, summary = session.config.trial(trial.values, trial.number, session.device), trial.summary
     saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
     try:
         return trained_restorer(config, session.data, saved)
@@ -68,10 +70,3 @@ def _train_again(session: Session, config: TrialConfig, epochs: int, folder: Pat
             case _:  # Ctrl-C drops the task
                 raise Interrupted
     return before
-
-
-def _example(session: Session) -> np.ndarray:
-    """Two degraded validation images, float32 ``[2, 1, h, w]``: a batch of 1 would fix the exported batch size."""
-    two = session.data.val.take(np.arange(2))
-    degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
-    return degraded.numpy()

@@ -6,13 +6,14 @@ driver, `finish` and `doctor` work with.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -85,17 +86,12 @@ Opener = Callable[[Home, StudyConfig, str, Device], tuple[Search, Label]]
 def open_stored(home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
     """Open or create a study that is stored in the home, for data of this digest."""
     search = open_search(home, config, {"data.sha256": digest, "device": device})
-    return search, trial_labels(search.uid)
+    return search, partial(trial_label, search.uid)
 
 
-def trial_labels(study_uid: str) -> Label:
-    """How the runs of a study's trials are labelled, by number."""
-
-    def label(number: int) -> RunLabel:
-        tags = {"study.role": "trial", "trial.number": str(number)}
-        return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
-
-    return label
+def trial_label(study_uid: str, number: int) -> RunLabel:
+    tags = {"study.role": "trial", "trial.number": str(number)}
+    return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
 
 
 @contextmanager
@@ -107,13 +103,15 @@ def open_session(
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
 
     Raises:
-        InputError: bad arguments or data, another process runs the study, or the stored study differs; nothing was
-            written.
+        InputError: bad arguments or data, the study is being run, or the stored one differs; nothing was written.
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     config = file.config
     samplers.check(config)
-    device = _device(options.device)
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    if options.device == "cuda" and not cuda:
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    device: Device = "cuda" if cuda else "cpu"
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     data = prepare(config, home.data_dir, options.download)
@@ -122,22 +120,21 @@ def open_session(
         search, label = opener(home, config, data.digest, device)
         tracking = open_tracking(home, config.name, _experiment_note(file, data), stop.is_set)
         judge = judge_of(data, home.judges, stop.is_set)
-        tags = _run_tags(file, data, judge)
+        tags = {
+            "study.name": config.name,
+            "study.file_sha256": file.sha256,
+            "study.overrides": " ".join(file.overrides),
+            "data.sha256": data.digest,
+            "judge.sha256": judge.sha256 if judge else "",
+            "env.versions": json.dumps(versions()),
+            "env.hardware": hardware(),
+            **git_state(),
+        }
         yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label)
 
 
-def _device(asked: str) -> Device:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
-
-
 def start_workers(session: Session, options: Options) -> workers.Workers:
-    """The workers that the options ask for; by default one per GPU, or per ``threads_per_trial`` cores.
-
-    Raises:
-        EngineError: they do not start, or the cluster cannot be used.
-    """
+    """Start the workers asked for, by default one per GPU or ``threads_per_trial`` cores; raises as `workers.start`."""
     budget = session.config.budget
     count = options.workers
     if count is None and session.device == "cuda":
@@ -152,20 +149,6 @@ def start_workers(session: Session, options: Options) -> workers.Workers:
             "in a new study, [budget] concurrency of twice the workers keeps them busy"
         )
     return started
-
-
-def _run_tags(file: StudyFile, data: Dataset, judge: Judge | None) -> dict[str, str]:
-    """The tags of every run: what it was made from and with."""
-    return {
-        "study.name": file.config.name,
-        "study.file_sha256": file.sha256,
-        "study.overrides": " ".join(file.overrides),
-        "data.sha256": data.digest,
-        "judge.sha256": judge.sha256 if judge else "",
-        "env.versions": json.dumps(versions()),
-        "env.hardware": hardware(),
-        **git_state(),
-    }
 
 
 def _experiment_note(file: StudyFile, data: Dataset) -> str:
@@ -183,24 +166,13 @@ def _experiment_note(file: StudyFile, data: Dataset) -> str:
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """SIGINT or SIGTERM sets the event; a second one ends the process. Only the main thread can handle signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    asked = 0
+    """SIGINT or SIGTERM sets the event; a second one ends the process."""
+    stop, asked = threading.Event(), itertools.count()
 
     def ask(_signum: int, _frame: Any) -> None:
-        nonlocal asked
-        asked += 1  # a counter: a second signal inside `Event.set` would deadlock
-        if asked > 1:
+        if next(asked) > 0:  # a counter: a second signal inside `Event.set` would deadlock
             os._exit(130)  # workers end with this process
         stop.set()
 
-    before = {which: signal.signal(which, ask) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with workers.handle_signals(ask):
         yield stop
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)

@@ -43,7 +43,6 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
 
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
-        home, reporter: as for `pipeline.api.run_study`.
         options: only ``device`` and ``download`` are used.
 
     Raises:

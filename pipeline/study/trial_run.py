@@ -8,7 +8,8 @@ them from its latest checkpoint.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +47,6 @@ class TrialRun:
     end: End | None = None
 
     @property
-    def number(self) -> int:
-        return self.trial.number
-
-    @property
     def latest(self) -> Checkpoint | None:
         """The checkpoint from which the next epoch starts; None before the first."""
         return self.checkpoints[-1] if self.checkpoints else None
@@ -74,8 +71,14 @@ class TrialRun:
         again = result.epoch in self.logged
         self.session.tracking.log_panel(self.run_id, self.panels[result.epoch], result.epoch, look_first=again)
         self.end = self._verdict(result)
-        self.session.reporter.epoch(self.number, result.epoch, self.config.epochs, result.metrics)
-        self._drop()
+        self.session.reporter.epoch(self.trial.number, result.epoch, self.config.epochs, result.metrics)
+        best = self.best.epoch
+        self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
+        if not self.session.tracking.behind:  # until MLflow has their panels, all checkpoints are kept
+            for old in self.checkpoints[:-LATEST]:
+                if old.epoch != best:
+                    Path(old.path).unlink(missing_ok=True)
+                    self.checkpoints.remove(old)
         return self.end
 
     def fall_back(self, error: CheckpointError) -> int:
@@ -83,7 +86,7 @@ class TrialRun:
 
         Epochs trained again have the same numbers; they are neither logged nor reported twice.
         """
-        self.session.reporter.note(f"{error}; trial {self.number} falls back to the checkpoint before")
+        self.session.reporter.note(f"{error}; trial {self.trial.number} falls back to the checkpoint before")
         Path(self.checkpoints.pop().path).unlink(missing_ok=True)
         return self.latest.epoch if self.latest else 0
 
@@ -94,21 +97,19 @@ class TrialRun:
         if self.trial.reported:
             best = self.best
             saved = next((c for c in reversed(self.checkpoints) if c.epoch == best.epoch), None)
-            summary = Summary(
-                self.run_id,
+            summary = replace(
+                summary,
                 epochs=len(self.results),
                 best_epoch=best.epoch,
                 metrics=best.metrics,
-                cost=self.cost,
                 duration_s=sum(result.metrics["time/epoch_s"] for result in self.results),
                 checkpoint=Path(saved.path).name if saved else "",
                 sha256=saved.sha256 if saved else "",
-                reason=end.reason,
             )
             value = best.metrics[self.session.objective]
         stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)
         finish(self.session, stored)
-        self.session.reporter.trial(self.number, end.state, value, end.reason, self.session.search.told())
+        self.session.reporter.trial(self.trial.number, end.state, value, end.reason, self.session.search.told())
         return stored
 
     def replay(self) -> None:
@@ -126,22 +127,13 @@ class TrialRun:
                 self.results.append(result)
                 self._log(result)
                 self.end = self._verdict(result)
-            for checkpoint in earlier:
-                self._log_earlier_panel(checkpoint)
-            self._log_panel_again(saved.epoch, panel)
+            for checkpoint in earlier:  # damage matters only if `finish` needs the weights, and is noted there
+                with suppress(CheckpointError):
+                    self.panels[checkpoint.epoch] = history(checkpoint, self.config)[1]
+            self.panels[saved.epoch] = panel
+            for epoch, panel in self.panels.items():  # the process may have ended before it logged them
+                self.session.tracking.log_panel(self.run_id, panel, epoch, look_first=True)
             return
-
-    def _log_earlier_panel(self, checkpoint: Checkpoint) -> None:
-        """Log the panel of an earlier checkpoint, which may not have been logged before the process ended."""
-        try:
-            _, panel = history(checkpoint, self.config)
-        except CheckpointError:  # matters only if `finish` needs the weights, and is noted there
-            return
-        self._log_panel_again(checkpoint.epoch, panel)
-
-    def _log_panel_again(self, epoch: int, panel: np.ndarray) -> None:
-        self.panels[epoch] = panel
-        self.session.tracking.log_panel(self.run_id, panel, epoch, look_first=True)
 
     def _log(self, result: EpochResult) -> None:
         if result.epoch not in self.logged:
@@ -158,17 +150,6 @@ class TrialRun:
         if prune:
             return End("PRUNED", f"{self.session.config.pruner.name} pruner, after epoch {result.epoch}")
         return None
-
-    def _drop(self) -> None:
-        """Keep the latest checkpoints and the best epoch's; all of them until MLflow has their panels."""
-        best = self.best.epoch
-        self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
-        if self.session.tracking.behind:
-            return
-        for old in self.checkpoints[:-LATEST]:
-            if old.epoch != best:
-                Path(old.path).unlink(missing_ok=True)
-                self.checkpoints.remove(old)
 
 
 def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:

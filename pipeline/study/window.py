@@ -23,8 +23,6 @@ class End:
 
 
 # Events: what happened.
-
-
 @dataclass(frozen=True)
 class SlotsChanged:
     """From now on ``count`` tasks can run at the same time."""
@@ -89,8 +87,6 @@ Event = (
 
 
 # Actions: what to do.
-
-
 @dataclass(frozen=True)
 class Open:
     """Ask the next trial, or open a resumed one, which an earlier process asked; then feed `Opened`."""
@@ -159,21 +155,13 @@ class _Trial:
 
 @dataclass
 class Window:
-    """Trials 0 … ``total`` - 1, and baselines beside them.
-
-    Args:
-        total: how many trials the study has.
-        width: how many may be open.
-        recorded: how many have ended and are stored.
-        resumed: numbers of the trials that an earlier process left open; they follow the recorded ones.
-        baselines: names of those still to be computed; workers get them first.
-    """
+    """Trials 0 … ``total`` - 1, and baselines beside them."""
 
     total: int
-    width: int
-    recorded: int = 0
-    resumed: Sequence[int] = ()
-    baselines: Sequence[str] = ()
+    width: int  # how many trials may be open
+    recorded: int = 0  # how many trials have ended and are stored
+    resumed: Sequence[int] = ()  # numbers of the trials that an earlier process left open, after the recorded ones
+    baselines: Sequence[str] = ()  # names of those still to be computed; workers get them first
     _slots: int = 0
     _stopped: bool = False
 
