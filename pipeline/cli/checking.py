@@ -87,7 +87,7 @@ def list_data(home: Home, as_json: JsonOption = False) -> None:
         rows.append((entry.name, found.state, *figures, entry.licence, entry.check, ", ".join(found.places)))
     headings = ("name", "state", "images", "size", "classes", "licence", "verified by", "where")
     hint = f'data folder: {home.data_dir}; your own pictures: dataset = "folder:PATH"'
-    print_result(as_json, document, [make_table(headings, rows, wrap=("where",)), hint])
+    print_result([make_table(headings, rows, wrap=("where",)), hint], document, as_json)
 
 
 @command("verify", data_commands)
@@ -110,6 +110,6 @@ def verify_data(
         lines.append(f"{s.name:16s} {s.state:9s} {remark or '; '.join(s.places)}".rstrip())
         if s.state == "damaged" or (name and s.state == "absent"):
             bad.append(s.name)
-    print_result(as_json, document, lines)
+    print_result(lines, document, as_json)
     if bad:
         raise StudyError(f"not sound: {', '.join(bad)}")
