@@ -35,8 +35,7 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
     for (epoch, metric), (recorded, now) in list(done.differences.items())[:SHOWN]:
         print(f"  epoch {epoch} {metric}: recorded {recorded}, now {now}")
     if done.failure:
-        recorded_failure, failure_now = done.failure
-        print(f"  failure: recorded {recorded_failure!r}, now {failure_now!r}")
+        print(f"  failure: recorded {done.failure[0]!r}, now {done.failure[1]!r}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
         print(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")

@@ -146,10 +146,9 @@ def delete(
 
     Its trials, runs, pictures, models and the versions registered from it cannot be restored.
     """
-    from pipeline.study.delete import delete as delete_study
-    from pipeline.study.delete import inventory
+    from pipeline.study import delete as deletion
 
-    found = inventory(home, name)
+    found = deletion.inventory(home, name)
     versions = ", ".join(
         f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
     )
@@ -161,7 +160,7 @@ def delete(
             raise InputError("nothing was deleted: no terminal to ask at; --yes deletes without asking")
         if not typer.confirm("Delete it?"):
             raise InputError("nothing was deleted")
-    delete_study(home, name)
+    deletion.delete(home, name)
     print(f"deleted {what}")
 
 

@@ -76,11 +76,9 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge = judge_of(data, home.judges)
         select, baselines = _score_on_select(restore, data, judge, config)
-        unbeaten = _unbeaten(config, select, baselines)
-        if unbeaten and not force:
-            raise GateError(
-                f"trial {trial.number} {unbeaten}; not promoted. --force promotes it anyway and records that"
-            )
+        reason = _refusal(config, select, baselines)
+        if reason and not force:
+            raise GateError(f"trial {trial.number} {reason}; not promoted. --force promotes it anyway and records that")
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         for split, figures in (("select", select), ("test", test)):
@@ -90,7 +88,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         figures |= {f"test.{key}": value for key, value in test.items()}
         figures |= {f"baseline.{key}.select.{config.objective.metric}": value for key, value in baselines.items()}
         tags = {key: f"{value:.6g}" for key, value in figures.items()} | {
-            "forced": str(bool(unbeaten)).lower(),
+            "forced": str(bool(reason)).lower(),
             "study.name": study,
             "trial.number": str(trial.number),
             "model.sha256": run.tags["model.sha256"],
@@ -128,9 +126,9 @@ def _score_on_select(
     return score(restore), {name: score(baseline(name, data, config.degrade))[metric] for name in names}
 
 
-def _unbeaten(config: StudyConfig, select: dict[str, float], baselines: dict[str, float]) -> str | None:
+def _refusal(config: StudyConfig, select: dict[str, float], baselines: dict[str, float]) -> str | None:
     """Which baselines the candidate does not beat on *select*, as text; None if it beats all."""
     metric, sign = config.objective.metric, 1 if config.objective.direction == "maximize" else -1
     value = select[metric]
-    better = [f"{name} {other:.4g}" for name, other in baselines.items() if not sign * value > sign * other]
-    return f"({metric} {value:.4g} on select) is not better than {', '.join(better)}" if better else None
+    unbeaten = [f"{name} {other:.4g}" for name, other in baselines.items() if not sign * value > sign * other]
+    return f"({metric} {value:.4g} on select) is not better than {', '.join(unbeaten)}" if unbeaten else None

@@ -162,9 +162,7 @@ class RegisteredVersion:
 
 def registry_lock(home: Home, name: str) -> FileLock:
     """Held while versions of a registered model change."""
-    folder = home.path / "locks"
-    folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{name}.registry.lock")
+    return FileLock(home.path / "locks" / f"{name}.registry.lock")
 
 
 def registered(home: Home) -> list[RegisteredVersion]:

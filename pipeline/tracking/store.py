@@ -132,10 +132,9 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        trouble = _disk_trouble(error)
-        if trouble is None:
-            raise
-        raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
+        if trouble := _disk_trouble(error):
+            raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
+        raise
 
 
 @contextmanager
