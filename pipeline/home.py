@@ -73,8 +73,7 @@ class Home:
     @contextmanager
     def driver_lock(self, study_name: str) -> Iterator[None]:
         """Hold a study for this process alone; InputError if another one does. The lock ends with the process."""
-        folder = self.path / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.path / "locks"  # the lock creates it
         lock = FileLock(folder / f"{study_name}.lock")
         holder = folder / f"{study_name}.json"
         try:
