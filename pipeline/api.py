@@ -67,7 +67,7 @@ def run(
     home: str | Path | None = None,
     data_dir: str | Path | None = None,
 ) -> Study:
-    """Run a study file, or resume it; lines of progress are printed.
+    """Run a study file, or resume it; lines of progress are printed. Raises what `run_study` raises.
 
     Args:
         file: the TOML file; ``trials`` and ``name`` replace its own.
@@ -75,9 +75,6 @@ def run(
             ``if __name__ == "__main__":``, cannot start others.
         overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
         home, data_dir: as for ``--home`` and ``--data-dir``.
-
-    Raises:
-        StudyError: as `run_study`.
     """
     study_file = load_study_file(Path(file), overrides, name, trials)
     run_study(study_file, _home(home, data_dir), Options(workers=workers, device=device), PlainLines())
@@ -85,11 +82,7 @@ def run(
 
 
 def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Path | None = None) -> Study:
-    """A study by its name.
-
-    Raises:
-        NotFoundError: there is none of that name.
-    """
+    """A study by its name; NotFoundError if there is none of that name."""
     opened = _home(home, data_dir)
     return Study(name, opened, load_search(opened, name))
 

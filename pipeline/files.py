@@ -24,11 +24,7 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def check_output(path: Path, formats: Collection[str]) -> None:
-    """Refuse a file of ``-o`` that cannot be written, before anything is computed for it.
-
-    Raises:
-        InputError: the suffix is none of them, the path is a folder, or its folder is absent or not writable.
-    """
+    """InputError if a file of ``-o`` is in another format or cannot be written; called before it is computed."""
     if path.suffix.lower() not in formats:
         raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(formats)}")
     if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):

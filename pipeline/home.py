@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,7 @@ class Home:
         return _may_exist(self.tracking_uri)
 
     def prepare(self) -> None:
-        """Create the folder, with a .gitignore that keeps its contents out of a repository.
-
-        Raises:
-            InputError: the path is a file, or cannot be written.
-        """
+        """Create the folder, with a .gitignore for its contents; InputError if it is a file or cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             ignore = self.path / ".gitignore"
@@ -77,14 +73,16 @@ class Home:
     @contextmanager
     def driver_lock(self, study_name: str) -> Iterator[None]:
         """Hold a study for this process alone; InputError if another one does. The lock ends with the process."""
-        folder = self.path / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.path / "locks"  # the lock creates it
         lock = FileLock(folder / f"{study_name}.lock")
         holder = folder / f"{study_name}.json"
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            by = _described(holder)
+            by = "another process"
+            with suppress(OSError, ValueError, KeyError):
+                stored = json.loads(holder.read_text())
+                by = f"process {stored['pid']} on {stored['host']}"
             raise InputError(f"study {study_name!r} is being run by {by}; wait for it, or stop it first") from None
         try:
             holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
@@ -126,13 +124,4 @@ def default_data_dir() -> Path:
 
 
 def _may_exist(url: str) -> bool:
-    before, sqlite, path = url.partition("sqlite:///")
-    return bool(before or not sqlite) or Path(path.partition("?")[0]).is_file()
-
-
-def _described(holder: Path) -> str:
-    try:
-        stored = json.loads(holder.read_text())
-        return f"process {stored['pid']} on {stored['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
+    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///").partition("?")[0]).is_file()

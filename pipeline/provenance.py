@@ -19,11 +19,10 @@ def git_state() -> dict[str, str]:
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
+        command = ["git", "-C", str(folder), *arguments]
+        with suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return None
 
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(folder))
     dirty = "unknown" if changes is None else str(bool(changes)).lower()

@@ -1,7 +1,6 @@
 """The command line: each command parses its options, calls one function, and prints the result.
 
-`program` has the application and what all commands share, `tables` and `progress` print, and the other modules have
-the commands. Nothing of the project imports this package.
+`program` has the application and what all commands share. Nothing of the project imports this package.
 """
 
 # isort: off

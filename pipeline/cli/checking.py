@@ -35,8 +35,7 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
     for (epoch, metric), (recorded, now) in list(done.differences.items())[:SHOWN]:
         print(f"  epoch {epoch} {metric}: recorded {recorded}, now {now}")
     if done.failure:
-        recorded_failure, failure_now = done.failure
-        print(f"  failure: recorded {recorded_failure!r}, now {failure_now!r}")
+        print(f"  failure: recorded {done.failure[0]!r}, now {done.failure[1]!r}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
         print(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")
@@ -87,7 +86,7 @@ def list_data(home: Home, as_json: JsonOption = False) -> None:
         rows.append((entry.name, found.state, *figures, entry.licence, entry.check, ", ".join(found.places)))
     headings = ("name", "state", "images", "size", "classes", "licence", "verified by", "where")
     hint = f'data folder: {home.data_dir}; your own pictures: dataset = "folder:PATH"'
-    print_result(as_json, document, [make_table(headings, rows, wrap=("where",)), hint])
+    print_result([make_table(headings, rows, wrap=("where",)), hint], document, as_json)
 
 
 @command("verify", data_commands)
@@ -110,6 +109,6 @@ def verify_data(
         lines.append(f"{s.name:16s} {s.state:9s} {remark or '; '.join(s.places)}".rstrip())
         if s.state == "damaged" or (name and s.state == "absent"):
             bad.append(s.name)
-    print_result(as_json, document, lines)
+    print_result(lines, document, as_json)
     if bad:
         raise StudyError(f"not sound: {', '.join(bad)}")

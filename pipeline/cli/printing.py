@@ -1,7 +1,6 @@
 """Results on standard output: tables and lines for people, JSON for scripts.
 
-What comes in: rows, a study's records, or any document of JSON values. What goes out: text. Rich is imported where a
-table is made; nothing here imports pandas or torch.
+Comes in: rows, a study's records, any document of JSON values. Goes out: text. May not import pandas or torch.
 """
 
 from __future__ import annotations
@@ -35,17 +34,12 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=240)
 
 
-def print_result(as_json: bool, document: Any, shown: Iterable[RenderableType]) -> None:
-    """Print a result: as a JSON document for scripts, else as tables and lines for people."""
+def print_result(shown: Iterable[RenderableType], document: Any = None, as_json: bool = False) -> None:
+    """Print a result: as a JSON document for scripts, else strings as they are, and tables fitted to the terminal."""
     if as_json:
         finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN and no infinity
         print(json.dumps(finite, indent=2, allow_nan=False))
-    else:
-        print_shown(shown)
-
-
-def print_shown(shown: Iterable[RenderableType]) -> None:
-    """Print strings as they are; fit tables and rich texts to the terminal."""
+        return
     for part in shown:
         if isinstance(part, str):
             print(part)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result, print_shown
+from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
 from pipeline.errors import StudyError
 from pipeline.home import Home
@@ -40,10 +40,9 @@ def run(
     with open_reporter() as reporter:
         outcome = run_study(study_file, home, Options(workers, cluster, device), reporter)
     config = outcome.config
-    print_shown(leaderboard(config, outcome.records, outcome.baselines))
+    print_result(leaderboard(config, outcome.records, outcome.baselines))
     if outcome.seconds:
-        share = f"{outcome.busy_share:.0%} of the workers' time"
-        print(f"\n{outcome.seconds:.0f} s; training and validation took {share}")
+        print(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
     if outcome.contact_sheet:
         print(f"pictures: {outcome.contact_sheet}")
     commands = [f"ui {config.name}", f"show {config.name}"]
@@ -106,7 +105,7 @@ def evaluate(
     rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []
     document = {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}
-    print_result(as_json, document, [make_table(headings, rows, right=headings[1:]), *panel])
+    print_result([make_table(headings, rows, right=headings[1:]), *panel], document, as_json)
 
 
 @command()
@@ -135,4 +134,4 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     if not as_json and (known := copies(data)):
         shown.append(f"note: {known:,} of the {len(data.val):,} val images are copies of training images")
     document = {"name": data.name, "where": found.places, "image_size": data.image_size, "sizes": data.sizes}
-    print_result(as_json, document | {"classes": data.classes, "digest": data.digest}, shown)
+    print_result(shown, document | {"classes": data.classes, "digest": data.digest}, as_json)

@@ -37,7 +37,7 @@ def list_studies(home: Home, as_json: JsonOption = False) -> None:
         rows.append((config.name, config.dataset, config.degrade.kind, f"{ended}/{config.budget.trials}", *shown))
     table = make_table(("study", "data set", "degradation", "trials", "best", "trial"), rows, wrap=("data set",))
     none = f"no studies in {home.path}; start one with: {called_as()} run FILE"
-    print_result(as_json, document, [table if rows else none])
+    print_result([table if rows else none], document, as_json)
 
 
 @command()
@@ -60,10 +60,9 @@ def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
     if importances:
         lines.append(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
         lines += [f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}" for key, share in importances.items()]
-        left_out = [key for key in config.space.searched() if key not in importances]
-        if left_out:
+        if left_out := [key for key in config.space.searched() if key not in importances]:
             lines.append(f"  not compared, because some complete trials do not have them: {', '.join(left_out)}")
-    print_result(as_json, document, [*leaderboard(config, records, baselines), *lines])
+    print_result([*leaderboard(config, records, baselines), *lines], document, as_json)
 
 
 @command()
@@ -106,7 +105,7 @@ def promote(
         f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_uri)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
         f"mlflow models serve -m models:/{done.model}@champion --env-manager local --host 127.0.0.1 -p 5001",
     ]
-    print_result(as_json, asdict(done), shown)
+    print_result(shown, asdict(done), as_json)
 
 
 @command()
@@ -119,7 +118,7 @@ def models(home: Home, as_json: JsonOption = False) -> None:
     rows = [(v.model, v.version, ", ".join(v.aliases), *(v.tags.get(tag, "") for tag in tags)) for v in versions]
     table = make_table(("model", "version", "alias", "study", "trial", "test psnr", "promoted"), rows)
     none = "no registered models; promote one with: study promote NAME"
-    print_result(as_json, [asdict(version) for version in versions], [table if versions else none])
+    print_result([table if versions else none], [asdict(version) for version in versions], as_json)
 
 
 @command()
@@ -147,10 +146,9 @@ def delete(
 
     Its trials, runs, pictures, models and the versions registered from it cannot be restored.
     """
-    from pipeline.study.delete import delete as delete_study
-    from pipeline.study.delete import inventory
+    from pipeline.study import delete as deletion
 
-    found = inventory(home, name)
+    found = deletion.inventory(home, name)
     versions = ", ".join(
         f"{v.model} version {v.version}" + (f" ({', '.join(v.aliases)})" if v.aliases else "") for v in found.versions
     )
@@ -162,7 +160,7 @@ def delete(
             raise InputError("nothing was deleted: no terminal to ask at; --yes deletes without asking")
         if not typer.confirm("Delete it?"):
             raise InputError("nothing was deleted")
-    delete_study(home, name)
+    deletion.delete(home, name)
     print(f"deleted {what}")
 
 

@@ -39,16 +39,6 @@ class Promotion:
     replaced: str | None  # the version that was champion before
 
 
-@dataclass(frozen=True)
-class SelectFigures:
-    """What the gate compares, all on *select*."""
-
-    metric: str  # the objective's
-    candidate: dict[str, float]
-    baselines: dict[str, float]  # the objective, by baseline
-    unbeaten: tuple[str, ...]  # baselines that the candidate does not beat
-
-
 def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
     """Register a study's best model by validation as the new champion.
 
@@ -85,15 +75,20 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         if data.digest != search.facts["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge = judge_of(data, home.judges)
-        select = _score_on_select(restore, data, judge, config)
-        if not force:
-            _gate(trial, select)
+        select, baselines = _score_on_select(restore, data, judge, config)
+        reason = _refusal(config, select, baselines)
+        if reason and not force:
+            raise GateError(f"trial {trial.number} {reason}; not promoted. --force promotes it anyway and records that")
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        for split, figures in (("select", select.candidate), ("test", test)):
+        for split, figures in (("select", select), ("test", test)):
             tracking.log_figures(run.run_id, {f"{split}/{key}": value for key, value in figures.items()})
         tracking.tag(run.run_id, {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
-        tags = _version_tags(select, test) | {
+        figures = {f"select.{key}": value for key, value in select.items()}
+        figures |= {f"test.{key}": value for key, value in test.items()}
+        figures |= {f"baseline.{key}.select.{config.objective.metric}": value for key, value in baselines.items()}
+        tags = {key: f"{value:.6g}" for key, value in figures.items()} | {
+            "forced": str(bool(reason)).lower(),
             "study.name": study,
             "trial.number": str(trial.number),
             "model.sha256": run.tags["model.sha256"],
@@ -101,16 +96,8 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             "promoted": stamp,
         }
         version = register_version(home, name, run.run_id, run.tags["model.id"], tags, champion)
-    return Promotion(
-        model=name,
-        version=version,
-        trial=trial.number,
-        run_id=run.run_id,
-        select=select.candidate,
-        test=test,
-        baselines=select.baselines,
-        replaced=champion.version if champion else None,
-    )
+    replaced = champion.version if champion else None
+    return Promotion(name, version, trial.number, run.run_id, select, test, baselines, replaced)
 
 
 def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None) -> EndedTrial:
@@ -127,30 +114,21 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     return record
 
 
-def _score_on_select(restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig) -> SelectFigures:
+def _score_on_select(
+    restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The candidate's figures on *select*, and the objective of each baseline there."""
+
     def score(restore: Restore) -> dict[str, float]:
         return evaluate(restore, data.select, config.degrade, "select", judge).summary()
 
+    names, metric = baseline_names(config.degrade, data.image_size), config.objective.metric
+    return score(restore), {name: score(baseline(name, data, config.degrade))[metric] for name in names}
+
+
+def _refusal(config: StudyConfig, select: dict[str, float], baselines: dict[str, float]) -> str | None:
+    """Which baselines the candidate does not beat on *select*, as text; None if it beats all."""
     metric, sign = config.objective.metric, 1 if config.objective.direction == "maximize" else -1
-    figures = score(restore)
-    names = baseline_names(config.degrade, data.image_size)
-    baselines = {name: score(baseline(name, data, config.degrade))[metric] for name in names}
-    unbeaten = tuple(name for name, value in baselines.items() if not sign * figures[metric] > sign * value)
-    return SelectFigures(metric, figures, baselines, unbeaten)
-
-
-def _gate(trial: EndedTrial, select: SelectFigures) -> None:
-    if select.unbeaten:
-        unbeaten = ", ".join(f"{name} {select.baselines[name]:.4g}" for name in select.unbeaten)
-        raise GateError(
-            f"trial {trial.number} ({select.metric} {select.candidate[select.metric]:.4g} on select) is not better "
-            f"than {unbeaten}; not promoted. --force promotes it anyway and records that"
-        )
-
-
-def _version_tags(select: SelectFigures, test: dict[str, float]) -> dict[str, str]:
-    figures = {f"select.{name}": value for name, value in select.candidate.items()}
-    figures |= {f"test.{name}": value for name, value in test.items()}
-    figures |= {f"baseline.{name}.select.{select.metric}": value for name, value in select.baselines.items()}
-    forced = str(bool(select.unbeaten)).lower()
-    return {"forced": forced} | {name: f"{value:.6g}" for name, value in figures.items()}
+    value = select[metric]
+    unbeaten = [f"{name} {other:.4g}" for name, other in baselines.items() if not sign * value > sign * other]
+    return f"({metric} {value:.4g} on select) is not better than {', '.join(unbeaten)}" if unbeaten else None

@@ -37,8 +37,7 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
         run_id = tracking.run(uid, "study", tags, params, session.data, time.time())
         tracking.log_text(run_id, file.text, "study.toml")
         tracking.log_text(run_id, json.dumps(session.config.canonical(), indent=2), "study.json")
-        panels = _panels(session, outcome)
-        if panels:
+        if panels := _panels(session, outcome):
             tracking.log_picture(run_id, contact_sheet(panels), CONTACT_SHEET)
         states = [trial.state for trial in trials]
         counts = {f"trials_{state.lower()}": float(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")}
@@ -53,9 +52,7 @@ def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
     search, tracking, found = session.search, session.tracking, {}
 
     def add(what: str, metrics: Mapping[str, float], key: str | int, run_id: str, epoch: int) -> None:
-        panel = outcome.panels.get(key)
-        if panel is None:
-            panel = tracking.panel(run_id, epoch)
+        panel = outcome.panels[key] if key in outcome.panels else tracking.panel(run_id, epoch)
         if panel is not None:
             found[f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"] = panel
 

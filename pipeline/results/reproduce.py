@@ -74,7 +74,7 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         raise InputError(f"run {run_id} was trained on a GPU, and torch sees none here; it can be evaluated")
     recorded = {
         (epoch, name): value
-        for name, history in metric_histories(home, run_id).items()
+        for name, history in metric_histories(home, stored).items()
         if name == "train/loss" or name.startswith("val/")
         for epoch, value in history.items()
     }
@@ -89,8 +89,7 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
     keys = sorted(recorded if reconstructed else {*recorded, *now})
     pairs = {key: (recorded.get(key), now.get(key)) for key in keys}
     differences = {key: pair for key, pair in pairs.items() if not _same(*pair)}
-    changed = _surroundings(stored.tags)
-    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, changed)
+    return Reproduction(stored.name, epochs, len(keys), differences, failure, reconstructed, _surroundings(stored.tags))
 
 
 def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation:
@@ -116,7 +115,7 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
         content = io.BytesIO()
         Image.fromarray(panel).save(content, format="PNG")
         write_output(picture, content.getvalue())
-    histories, best = metric_histories(home, run_id), int(stored.metrics["best_epoch"])
+    histories, best = metric_histories(home, stored), int(stored.metrics["best_epoch"])
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded)
 

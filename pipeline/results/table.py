@@ -30,12 +30,7 @@ WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
 
 
 def summary_rows(records: Sequence[StoredTrial], direction: str) -> list[dict[str, Any]]:
-    """One row per trial with the columns of `summary_table`: complete trials by rank, then the others by number.
-
-    Args:
-        records: the study's trials.
-        direction: ``maximize`` or ``minimize``, of the objective.
-    """
+    """One row per trial with the columns of `summary_table`: complete trials by rank, then the others by number."""
     return _rows(records, direction)[1]
 
 
@@ -57,11 +52,7 @@ def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFram
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table in the format of the file's suffix; an older file is replaced whole.
-
-    Raises:
-        InputError: as `check_output`, or the file cannot be written.
-    """
+    """Write a table in the format of the file's suffix. InputError as in `check_output` and `write_output`."""
     check_output(path, WRITERS)
     write_output(path, WRITERS[path.suffix.lower()](table).encode())
 

@@ -42,16 +42,13 @@ class LoggedModels:
 
     @waits
     def log(self, run_id: str, model: Any, example: np.ndarray, epoch: int) -> str:
-        """Log a model as pt2 (no pickle) under a run, with the digests of its files in the run's tags.
+        """Log a model as pt2 (no pickle) under a run, with the digests of its files in the run's tags; returns its id.
 
         Args:
             run_id: the run; a complete model that it has is kept, an incomplete one is replaced.
             model: restoring module in evaluation mode on the CPU.
             example: degraded images, float32 ``[2, 1, h, w]``; a batch of 1 would fix the batch size.
             epoch: whose weights these are.
-
-        Returns:
-            The logged model's id.
         """
         import mlflow.pytorch
         import torch
@@ -119,11 +116,7 @@ class LoggedModels:
 
 
 def load_verified(model_id: str, manifest: Mapping[str, str]) -> nn.Module:
-    """Load a logged model of the store that `connect` set, if its files are those of the manifest.
-
-    Raises:
-        TrackingError: files are missing, changed or added.
-    """
+    """A logged model of the store that `connect` set; TrackingError if its files are not those of the manifest."""
     import mlflow.pytorch
 
     with tempfile.TemporaryDirectory() as temporary, quiet():
@@ -134,8 +127,7 @@ def load_verified(model_id: str, manifest: Mapping[str, str]) -> nn.Module:
                 f"model {model_id}: none of its files are where they were logged; if the home was moved, "
                 "`study doctor --repair` corrects their locations"
             )
-        changed = _differing(manifest, actual)
-        if changed:
+        if changed := _differing(manifest, actual):
             raise TrackingError(f"model {model_id}: {changed[0]} since the model was logged; it is not loaded")
         return mlflow.pytorch.load_model(str(folder))
 
@@ -170,9 +162,7 @@ class RegisteredVersion:
 
 def registry_lock(home: Home, name: str) -> FileLock:
     """Held while versions of a registered model change."""
-    folder = home.path / "locks"
-    folder.mkdir(exist_ok=True)
-    return FileLock(folder / f"{name}.registry.lock")
+    return FileLock(home.path / "locks" / f"{name}.registry.lock")
 
 
 def registered(home: Home) -> list[RegisteredVersion]:
@@ -214,12 +204,7 @@ def register_version(
 
 
 def load_champion(home: Home, name: str, alias: str = CHAMPION) -> nn.Module:
-    """A registered model as a torch module, after its files are verified.
-
-    Raises:
-        NotFoundError: no such model or alias.
-        TrackingError: its files are not those that were logged.
-    """
+    """A registered model, loaded as by `load_verified`; NotFoundError if there is no such model or alias."""
     version = find_version(home, name, alias)
     if version is None:
         known = ", ".join(sorted({v.model for v in registered(home)})) or "none"

@@ -151,12 +151,11 @@ class Tracking:
     @disk_errors()
     def log_panel(self, run_id: str, panel: np.ndarray, epoch: int, look_first: bool = False) -> None:
         """Log an epoch's panel; with ``look_first`` only if the epoch has none yet, so that it does not get two."""
-        attempted = look_first
 
         def write() -> None:
-            nonlocal attempted
-            again, attempted = attempted, True
-            if not again or self._panel_file(run_id, epoch) is None:
+            nonlocal look_first
+            look, look_first = look_first, True  # this request may be sent again
+            if not look or self._panel_file(run_id, epoch) is None:
                 self._client.log_image(run_id, panel, key=PANEL, step=epoch, synchronous=True)
 
         self.experiment.outbox.put(write)
@@ -278,11 +277,10 @@ def read_run(home: Home, run_id: str) -> StoredRun:
     raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_uri}")
 
 
-def metric_histories(home: Home, run_id: str) -> dict[str, dict[int, float]]:
+def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
     """Every metric of a run, by step."""
-    client = connect(home)
-    names = client.get_run(run_id).data.metrics
-    return {name: {point.step: point.value for point in client.get_metric_history(run_id, name)} for name in names}
+    points = partial(connect(home).get_metric_history, run.run_id)
+    return {name: {point.step: point.value for point in points(name)} for name in run.metrics}
 
 
 def _stored(run: Run) -> StoredRun:

@@ -132,10 +132,9 @@ def disk_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        trouble = _disk_trouble(error)
-        if trouble is None:
-            raise
-        raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
+        if trouble := _disk_trouble(error):
+            raise TrackingError(f"MLflow: {trouble}; when that is repaired, {RESUME}") from error
+        raise
 
 
 @contextmanager
@@ -213,10 +212,8 @@ def delete_experiment(home: Home, name: str) -> None:
     """Delete an experiment with its runs, models and files. If it is interrupted, call it again.
 
     MLflow only marks an experiment as deleted, and then refuses its name to a new one. So it is renamed first, and
-    purged where the home has the database. A server keeps the files until its operator runs `mlflow gc`.
-
-    Raises:
-        TrackingError: the store cannot be used, or the purge failed.
+    purged where the home has the database. A server keeps the files until its operator runs `mlflow gc`. Raises
+    TrackingError if the store cannot be used or the purge fails.
     """
     client = connect(home)
     with store_errors(home):
@@ -229,8 +226,7 @@ def delete_experiment(home: Home, name: str) -> None:
                 client.delete_experiment(experiment.experiment_id)
     for experiment in doomed if home.local_tracking else ():
         # The files first: once the experiment is purged, nothing says where they are.
-        folder = local_path(experiment.artifact_location)
-        if folder is not None:
+        if folder := local_path(experiment.artifact_location):
             shutil.rmtree(folder, ignore_errors=True)
         store = ["--backend-store-uri", home.tracking_uri, "--tracking-uri", home.tracking_uri]
         purge = [sys.executable, "-m", "mlflow", "gc", *store, "--experiment-ids", experiment.experiment_id]

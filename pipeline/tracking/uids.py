@@ -31,5 +31,4 @@ def judge_uid(study_uid: str, sha256: str) -> str:
 
 
 def study_run_uid(study_uid: str) -> str:
-    """Of the study's own run."""
     return f"{study_uid}-study"
