@@ -1,7 +1,5 @@
 """The Python interface, for notebooks and scripts: `run`, `load_study` and `load_model`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

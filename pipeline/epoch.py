@@ -5,8 +5,6 @@ metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments,
 again. May not import optuna, mlflow or distributed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

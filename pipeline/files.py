@@ -1,7 +1,5 @@
 """Files: written completely or not at all, found below a folder, read by their header. Imports only `errors`."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Collection, Iterator

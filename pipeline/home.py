@@ -3,8 +3,6 @@
 Comes in: options of the commands. Goes out: absolute paths and URIs. Imports only `errors`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

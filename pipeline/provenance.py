@@ -1,7 +1,5 @@
 """What a run was made with: code, library versions, hardware, as text. Imports nothing of the project."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Seeds for everything that is drawn at random. Imports nothing of the project."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -4,8 +4,6 @@ Comes in: functions and their arguments under a key. Goes out: `Returned`, `Rais
 they come. Nothing else in the program knows which kind of workers there is; no other module may import distributed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import logging
 import os

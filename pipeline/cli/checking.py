@@ -1,7 +1,5 @@
 """The commands that check runs, homes and data sets: ``reproduce``, ``doctor``, ``data list``, ``data verify``."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -4,8 +4,6 @@ What comes in: the words of the command line. What goes out: a call of one comma
 No command module imports a heavy library at its top, so that ``study --help`` answers at once.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import logging

@@ -1,7 +1,5 @@
 """The live table of a running study: redrawn in place, with one line per ended trial above it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

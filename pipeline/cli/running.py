@@ -1,7 +1,5 @@
 """The commands that train or prepare training: ``run``, ``train``, ``evaluate``, ``prepare``."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 import sys

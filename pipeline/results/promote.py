@@ -4,8 +4,6 @@ Comes in: a study's records and runs. Goes out: a new version of the registered 
 test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import dataclass

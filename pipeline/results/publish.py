@@ -4,8 +4,6 @@ Comes in: a session and the outcome of its driver. Goes out: artifacts of the ru
 imports matplotlib.
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 What comes in: a run id. What goes out: a `Reproduction` or an `Evaluation`. Imports no optuna.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """The MLflow UI on a home, served on 127.0.0.1 only by a process that ends with the command."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """All that this project uses of Optuna without a public API. A test for each says what an upgrade changed."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import optuna

@@ -1,7 +1,5 @@
 """Trials as Optuna's database has them: running or ended. Plain frozen objects; may not import optuna."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -3,8 +3,6 @@
 Comes in: a home and a study's name. Goes out: a `Search`.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Comes in: a study's name. Goes out: nothing. What is deleted can be listed first
 interrupted deletion is completed by repeating it.
 """
 
-from __future__ import annotations
-
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Comes in: a session, or a home. Goes out: findings, each with its repair where t
 authority: a repair brings the rest to what it says. A run examines its study in the same way when it starts.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import threading

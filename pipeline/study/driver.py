@@ -5,8 +5,6 @@ run for each, and the baselines. A trial is written in this order: ask, create r
 wait for MLflow, tell, export the model, end the run, remove the checkpoints. The next process repairs what a kill left.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run t
 repeated: interrupted work is completed by repeating it.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

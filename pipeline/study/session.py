@@ -4,8 +4,6 @@ Comes in: a study file, a home and options, all checked before anything is writt
 driver, `finish` and `doctor` work with.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

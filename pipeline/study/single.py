@@ -3,8 +3,6 @@
 Comes in: a study file that fixes one configuration. Goes out: a run ``train-…`` in the study's experiment.
 """
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import dataclass, replace
 

@@ -5,8 +5,6 @@ Optuna's pruner, and the end. An epoch's checkpoint holds the results of all epo
 them from its latest checkpoint.
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ At most ``width`` trials are open. Trials are recorded in number order, and tria
 actions out, in their order, and feeds back what happened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

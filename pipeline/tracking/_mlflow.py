@@ -3,8 +3,6 @@
 Each is checked by tests/tracking/test_mlflow_internals.py, which says what breaks if an upgrade changes it.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from contextlib import closing

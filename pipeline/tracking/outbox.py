@@ -3,8 +3,6 @@
 Every write may be repeated. May not import anything of a particular store.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections import deque

@@ -3,8 +3,6 @@
 Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch.
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

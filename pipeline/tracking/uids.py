@@ -1,7 +1,5 @@
 """The ``trial.uid`` of every run, by which the run is found again. Homes store it, so its forms must not change."""
 
-from __future__ import annotations
-
 import hashlib
 
 TRAINING = "train-"  # begins the study uid of a single training
