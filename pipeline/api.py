@@ -18,7 +18,7 @@ from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.reporter import PlainLines, Reporter
 from pipeline.study.session import Options, open_session
-from pipeline.tracking.models import load_champion
+from pipeline.tracking.registry import load_champion
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:

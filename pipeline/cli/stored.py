@@ -111,7 +111,7 @@ def promote(
 @command()
 def models(home: Home, as_json: JsonOption = False) -> None:
     """List the registered models and their versions."""
-    from pipeline.tracking.models import registered
+    from pipeline.tracking.registry import registered
 
     versions = registered(home)
     tags = ("study.name", "trial.number", "test.psnr", "promoted")

@@ -19,7 +19,8 @@ from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import load_search
-from pipeline.tracking.models import find_version, load_verified, register_version, registry_lock
+from pipeline.tracking.models import load_verified
+from pipeline.tracking.registry import find_version, register_version, registry_lock
 from pipeline.tracking.runs import read_tracking
 
 

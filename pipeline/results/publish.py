@@ -1,7 +1,6 @@
 """The study's own run in MLflow: its file, its resolved form and the contact sheet of the best trials.
 
-Comes in: a session and the outcome of its driver. Goes out: artifacts of the run ``study``. The only module that
-imports matplotlib.
+Comes in: a session and the outcome of its driver. Goes out: artifacts of the run ``study``.
 """
 
 import json
@@ -10,17 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from pipeline.config import StudyFile
+from pipeline.results.pictures import contact_sheet
 from pipeline.search.records import ended, ranked
 from pipeline.study.driver import SHEET_TRIALS, StudyOutcome
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET
 from pipeline.tracking.uids import baseline_uid, study_run_uid
-
-DPI, LABELS = 100, 180  # of the contact sheet: pixels per inch, and the width in pixels that labels take
 
 
 def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOutcome:
@@ -62,29 +58,3 @@ def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
         summary = trial.summary
         add(f"trial {trial.number}", summary.metrics, trial.number, summary.run_id, summary.best_epoch)
     return found
-
-
-def contact_sheet(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The same images as several restorations see them: the clean and the degraded ones, then a row per restoration.
-
-    Args:
-        panels: label to panel as `evaluation.panel` makes it; all of the same images, uint8 ``[4 h, w]``.
-
-    Returns:
-        uint8 RGB at the resolution of the panels, ``[(2 + restorations) h, w + labels, 3]``.
-    """
-    clean, degraded, _, _ = np.split(next(iter(panels.values())), 4)
-    rows = {"clean": clean, "degraded": degraded}
-    rows |= {label: np.split(panel, 4)[2] for label, panel in panels.items()}
-    height, width = clean.shape
-    total = width + LABELS
-    figure = Figure(figsize=(total / DPI, height * len(rows) / DPI), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    for place, (label, row) in enumerate(rows.items(), 1):
-        bottom = 1 - place / len(rows)
-        axes = figure.add_axes((LABELS / total, bottom, width / total, 1 / len(rows)))
-        axes.imshow(row, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-        axes.set_axis_off()
-        figure.text((LABELS - 12) / total, bottom + 0.5 / len(rows), label, ha="right", va="center", size=10)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

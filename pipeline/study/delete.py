@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.errors import NotFoundError
 from pipeline.home import Home
 from pipeline.search.studies import delete_search, load_search, study_names
-from pipeline.tracking.models import RegisteredVersion, delete_empty_model, delete_version, registered
+from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
 from pipeline.tracking.runs import read_tracking
 from pipeline.tracking.store import delete_experiment, experiment_names
 from pipeline.tracking.uids import study_uid_of

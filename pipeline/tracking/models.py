@@ -1,7 +1,7 @@
-"""Models: logged with the digests of their files, registered as versions, loaded only if the files still match.
+"""Logged models: written with the digests of their files, and loaded only if the files still match.
 
-Comes in: a run's trained module, or a model's name. Goes out: versions, verified modules, and what is wrong with stored
-ones. Imports torch only inside the functions that need it.
+Comes in: a run's trained module. Goes out: verified modules, and what is wrong with stored ones. Imports torch only
+inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -10,27 +10,21 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
-from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 
-from pipeline.errors import NotFoundError, TrackingError
-from pipeline.home import Home
+from pipeline.errors import TrackingError
 from pipeline.provenance import versions
 from pipeline.tracking._mlflow import ADDED_BY_LOADING
-from pipeline.tracking.store import OpenExperiment, connect, every_page, local_path, quiet, waits
+from pipeline.tracking.store import OpenExperiment, every_page, local_path, quiet, waits
 
 if TYPE_CHECKING:
     from torch import nn
-
-CHAMPION, PREVIOUS = "champion", "previous"
 
 
 class LoggedModels:
@@ -146,88 +140,3 @@ def _manifest(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its path in a model's folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != ADDED_BY_LOADING)
     return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
-@dataclass(frozen=True)
-class RegisteredVersion:
-    """A version of a registered model."""
-
-    model: str
-    version: str
-    aliases: tuple[str, ...]
-    run_id: str
-    model_id: str
-    tags: dict[str, str]
-
-
-def registry_lock(home: Home, name: str) -> FileLock:
-    """Held while versions of a registered model change."""
-    return FileLock(home.path / "locks" / f"{name}.registry.lock")
-
-
-def registered(home: Home) -> list[RegisteredVersion]:
-    """Every version of every registered model, newest first within a model."""
-    if not home.has_tracking():
-        return []
-    client, found = connect(home), []
-    for model in every_page(client.search_registered_models):
-        versions_of_model = every_page(partial(client.search_model_versions, f"name = '{model.name}'"))
-        for version in sorted(versions_of_model, key=lambda version: -int(version.version)):
-            aliases = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
-            found.append(_registered(version, aliases))
-    return found
-
-
-def find_version(home: Home, name: str, alias: str = CHAMPION) -> RegisteredVersion | None:
-    """The version of a model that has an alias; None if there is no such model or alias."""
-    try:
-        version = connect(home).get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
-    return _registered(version, version.aliases)
-
-
-def register_version(
-    home: Home, name: str, run_id: str, model_id: str, tags: Mapping[str, str], before: RegisteredVersion | None
-) -> str:
-    """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one."""
-    client = connect(home)
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name)
-    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
-    if before is not None:
-        client.set_registered_model_alias(name, PREVIOUS, before.version)
-    client.set_registered_model_alias(name, CHAMPION, version.version)
-    return str(version.version)
-
-
-def load_champion(home: Home, name: str, alias: str = CHAMPION) -> nn.Module:
-    """A registered model, loaded as by `load_verified`; NotFoundError if there is no such model or alias."""
-    version = find_version(home, name, alias)
-    if version is None:
-        known = ", ".join(sorted({v.model for v in registered(home)})) or "none"
-        raise NotFoundError(f"no registered model {name!r} with alias {alias!r}; models: {known}")
-    return load_verified(version.model_id, json.loads(version.tags["model.sha256"]))
-
-
-def delete_version(home: Home, version: RegisteredVersion) -> None:
-    """Delete a version and its aliases."""
-    with registry_lock(home, version.model):
-        connect(home).delete_model_version(version.model, version.version)
-
-
-def delete_empty_model(home: Home, name: str) -> None:
-    """Delete a registered model if it has no version left."""
-    client = connect(home)
-    with registry_lock(home, name):
-        known = client.search_registered_models(f"name = '{name}'")
-        if known and not client.search_model_versions(f"name = '{name}'"):
-            client.delete_registered_model(name)
-
-
-def _registered(version: Any, aliases: list[str]) -> RegisteredVersion:
-    model_id = version.source.removeprefix("models:/")  # the store does not return the version's model_id
-    number = str(version.version)
-    return RegisteredVersion(version.name, number, tuple(aliases), version.run_id, model_id, version.tags)

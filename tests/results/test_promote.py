@@ -26,7 +26,7 @@ from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.results.promote import promote
 from pipeline.search.records import ranked
-from pipeline.tracking.models import load_champion, registered
+from pipeline.tracking.registry import load_champion, registered
 
 pytest_plugins = ["study_fixtures"]
 
@@ -48,7 +48,7 @@ def test_listing_models_imports_no_torch(finished_copy: Place) -> None:
 import sys
 from pathlib import Path
 from pipeline.home import open_home
-from pipeline.tracking.models import registered
+from pipeline.tracking.registry import registered
 from pipeline.tracking.store import experiment_names
 home = open_home(Path({str(finished_copy.path)!r}))
 print(len(registered(home)), experiment_names(home), "torch" in sys.modules, "mlflow.pytorch" in sys.modules)

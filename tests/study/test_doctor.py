@@ -32,7 +32,8 @@ from pipeline.config import load_study_file
 from pipeline.errors import Interrupted, NotFoundError
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import load_champion, load_verified
+from pipeline.tracking.models import load_verified
+from pipeline.tracking.registry import load_champion
 
 pytest_plugins = ["study_fixtures"]
 
@@ -560,7 +561,7 @@ def test_run_also_repairs_a_moved_home(finished: Place, finished_copy: Place, tm
 
 
 def test_a_promoted_model_can_be_loaded_after_a_move(finished_copy: Place, tmp_path: Path) -> None:
-    from pipeline.tracking.models import load_champion
+    from pipeline.tracking.registry import load_champion
 
     assert study("promote", "small", "--home", str(finished_copy.path), "--force").code == 0
     name = finished_copy.search().config.model_name

@@ -23,7 +23,7 @@ from pipeline.results.promote import promote
 from pipeline.search.studies import study_names
 from pipeline.study.driver import Options
 from pipeline.study.single import Training, train_one
-from pipeline.tracking.models import registered
+from pipeline.tracking.registry import registered
 
 pytest_plugins = ["study_fixtures"]
 
