@@ -87,7 +87,7 @@ def _condition(raw: Any, info: ValidationInfo) -> When:
 
 
 Legal = Annotated[Value, PlainValidator(_legal)]
-End = Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
+Bound = Annotated[Number, PlainValidator(_legal), AfterValidator(_number)]
 Condition = Annotated[When, PlainValidator(_condition)]
 
 
@@ -129,8 +129,8 @@ class Choices(Frozen):
 class Range(Frozen):
     """All numbers from ``low`` to ``high``, searched if ``when`` holds; integers if both ends are integers."""
 
-    low: End
-    high: End
+    low: Bound
+    high: Bound
     log: bool = False
     step: Annotated[Number | None, PlainValidator(_number), Field(gt=0)] = None
     when: Condition = Field(default_factory=dict)

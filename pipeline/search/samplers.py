@@ -14,8 +14,8 @@ from pipeline.config import StudyConfig
 from pipeline.errors import ConfigError
 from pipeline.seeds import derive_seed
 
-SAMPLERS = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-PRUNERS = {
+SAMPLER_CLASSES = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+PRUNER_CLASSES = {
     "median": optuna.pruners.MedianPruner,
     "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
     "hyperband": optuna.pruners.HyperbandPruner,
@@ -56,7 +56,7 @@ def build_sampler(config: StudyConfig, number: int, **arguments: Any) -> Any:
     if config.sampler.name == "tpe" and config.space.conditional():
         # Without groups TPE would sample conditional keys independently of the others.
         settings |= {"multivariate": True, "group": True}
-    return _construct("sampler", SAMPLERS[config.sampler.name], settings | config.sampler.arguments | arguments)
+    return _construct("sampler", SAMPLER_CLASSES[config.sampler.name], settings | config.sampler.arguments | arguments)
 
 
 def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
@@ -64,7 +64,7 @@ def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:
     settings = config.pruner.arguments
     if config.pruner.name == "hyperband":
         settings = {"max_resource": config.budget.epochs} | settings
-    return _construct("pruner", PRUNERS[config.pruner.name], settings)
+    return _construct("pruner", PRUNER_CLASSES[config.pruner.name], settings)
 
 
 def _construct(section: str, cls: Callable[..., Any], settings: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ from pipeline.errors import ConfigError
 from pipeline.search import samplers
 
 STUDY = {"name": "made-up", "dataset": "mnist-5k", "degrade": {"kind": "gaussian", "sigma": 0.5}}
-BUILT: dict[str, Callable[..., Any]] = {**samplers.SAMPLERS, **samplers.PRUNERS}
+BUILT: dict[str, Callable[..., Any]] = {**samplers.SAMPLER_CLASSES, **samplers.PRUNER_CLASSES}
 DECLARED = {**SAMPLERS, **PRUNERS}
 # Decided by the study, or functions that no TOML value can be.
 NOT_OFFERED = {"seed", "gamma", "weights", "constraints_func"}
@@ -116,8 +116,8 @@ def test_what_is_offered_is_accepted(sampler: str, pruner: str) -> None:
     sections = {"sampler": {"name": sampler, **FEW.get(sampler, {})}, "pruner": {"name": pruner, **FEW.get(pruner, {})}}
     for model in ({"depth": [1, 2]}, {"activation": ["relu", "elu"], "alpha": [1.0, 2.0]}):
         samplers.check(configuration(**sections, model=model))
-    assert set(samplers.SAMPLERS) == set(SAMPLERS)
-    assert set(samplers.PRUNERS) == set(PRUNERS)
+    assert set(samplers.SAMPLER_CLASSES) == set(SAMPLERS)
+    assert set(samplers.PRUNER_CLASSES) == set(PRUNERS)
 
 
 @pytest.mark.parametrize(
