@@ -195,7 +195,7 @@ FAULTS = {
     "a lost panel": Fault(lost_panel, "the picture of its best epoch is lost"),
     "an unexpected file among images": Fault(unexpected_file_among_images, "is not one of the run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
-    "checkpoints of no study": Fault(checkpoints_of_no_study, "checkpoints of a study that is not there"),
+    "checkpoints of no study": Fault(checkpoints_of_no_study, "checkpoints of a study that no longer exists"),
     "an interrupted write": Fault(interrupted_write, "left by an interrupted write"),
     "several at once": Fault(several, "is not one of the run's images", 10),
 }
