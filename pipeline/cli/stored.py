@@ -101,7 +101,7 @@ def promote(
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
         f"select: {metric} {done.select[metric]:.4g} (baselines: {baselines})",
         "test, read once: " + ", ".join(f"{key} {value:.4g}" for key, value in done.test.items()),
-        "note: one seed chosen among many is flattered on validation; the figures on select and test are not",
+        "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
         f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_uri)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
         f"mlflow models serve -m models:/{done.model}@champion --env-manager local --host 127.0.0.1 -p 5001",
     ]
