@@ -40,7 +40,7 @@ def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFram
     Returns:
         Columns ``rank`` (from 1; empty for trials that are not complete), ``number``, ``state``, ``objective``, every
         ``val/…`` metric at the best epoch, the searched parameters, ``parameters`` and ``multiply_adds``,
-        ``best_epoch``, ``epochs``, ``duration_s`` (of training and validation), ``run_id``, ``started`` (ISO 8601 with
+        ``best_epoch``, ``epochs``, ``duration_s`` (of training alone), ``run_id``, ``started`` (ISO 8601 with
         the offset from UTC).
     """
     import pandas as pd

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.tracking.runs import read_tracking
+from pipeline.workers import handle_signals
 
 START_SECONDS = 60  # until the server answers
 STOP_SECONDS = 5  # until its processes are killed
@@ -39,21 +40,19 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     null = subprocess.DEVNULL
     # Its processes do not end with it: they share a session, so that they can be ended together.
     server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
-    handlers = {which: signal.signal(which, signal.default_int_handler) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        _wait(server, port)
-        address = f"http://127.0.0.1:{port}{page}"
-        print(f"MLflow UI: {address}\npress Ctrl-C to stop it", flush=True)
-        if open_browser:
-            webbrowser.open(address)
-        server.wait()
-        raise StudyError(f"the MLflow server ended unexpectedly with exit code {server.returncode}")
-    except KeyboardInterrupt:
-        pass
-    finally:
-        _end(server)
-        for which, handler in handlers.items():
-            signal.signal(which, handler)
+    with handle_signals(signal.default_int_handler):
+        try:
+            _wait(server, port)
+            address = f"http://127.0.0.1:{port}{page}"
+            print(f"MLflow UI: {address}\npress Ctrl-C to stop it", flush=True)
+            if open_browser:
+                webbrowser.open(address)
+            server.wait()
+            raise StudyError(f"the MLflow server ended unexpectedly with exit code {server.returncode}")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _end(server)
 
 
 def _free(port: int) -> int:

@@ -71,8 +71,9 @@ def examine(session: Session) -> Iterator[Finding]:
     search, tracking = session.search, session.tracking
     yield from moved(session.home, tracking)
     trials = ended(search.records())
-    yield from _runs(session, trials)
-    by_id = {run.run_id: run for run in tracking.runs("trial")}
+    runs = tracking.runs("trial")
+    yield from _runs(session, trials, runs)
+    by_id = {run.run_id: run for run in runs}
     for trial in trials:
         yield from _ended_trial(session, trial, by_id.get(trial.summary.run_id))
     yield from _other_runs(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
@@ -112,9 +113,9 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
     yield from _other_roles(tracking)
 
 
-def _runs(session: Session, trials: list[EndedTrial]) -> Iterator[Finding]:
+def _runs(session: Session, trials: list[EndedTrial], runs: list[StoredRun]) -> Iterator[Finding]:
     """Runs that belong to no trial, second runs of a trial, and runs left RUNNING."""
-    tracking, runs = session.tracking, session.tracking.runs("trial")
+    tracking = session.tracking
     own: dict[str, str] = {}  # the run of each trial: the one in its summary, else the first
     for run in runs:
         own.setdefault(run.tags.get("trial.uid", ""), run.run_id)
@@ -204,14 +205,15 @@ def _other_runs(search: Search, tracking: Tracking, has_best: bool) -> Iterator[
 
 def _other_roles(tracking: Tracking) -> Iterator[Finding]:
     """Runs left RUNNING that are not trials', single trainings without their model, files that belong to no run."""
-    for run in tracking.runs():
-        if run.tags.get("study.role") != "trial" and run.status == "RUNNING":
+    runs = [(run, run.tags.get("study.role")) for run in tracking.runs()]
+    for run, role in runs:
+        if role != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
-    for run in tracking.runs("train"):
-        if run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
+    for run, role in runs:
+        if role == "train" and run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
             text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
-    owners = {run.run_id for role in ("trial", "train", "replicate") for run in tracking.runs(role)}
+    owners = {run.run_id for run, role in runs if role in ("trial", "train", "replicate")}
     for model_id, status in tracking.models.stray(owners):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))

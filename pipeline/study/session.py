@@ -27,7 +27,7 @@ from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.studies import open_search
-from pipeline.study.reporter import Reporter
+from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.uids import trial_uid
 
@@ -154,9 +154,8 @@ def _experiment_note(file: StudyFile, data: Dataset) -> str:
     config = file.config
     how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
     searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
-    splits = ", ".join(f"{size:,} {name}" for name, size in data.sizes.items())
     return (
-        f"**{config.name}**: {config.degrade.kind} ({how}) on {config.dataset} ({splits}).\n\n"
+        f"**{config.name}**: {config.degrade.kind} ({how}) on {config.dataset} ({split_sizes(data)}).\n\n"
         f"Ranked by validation `{config.objective.metric}` ({config.objective.direction}), searching {searched} with "
         f"{config.sampler.name}, pruned by {config.pruner.name}."
     )

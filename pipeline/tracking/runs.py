@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mlflow import entities
+from mlflow import MlflowClient, entities
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -244,17 +244,21 @@ def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[
             location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
             client.create_experiment(study_name, location, tags | {STUDY_TAG: study_name})
-    return read_tracking(home, study_name, stop_asked)
+    return _open(home, client, study_name, stop_asked)
 
 
-def read_tracking(home: Home, study_name: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
-    """Open a study's experiment; nothing is created. Waiting for an unreachable store ends when a stop is asked for.
+def read_tracking(home: Home, study_name: str) -> Tracking:
+    """Open a study's experiment; nothing is created.
 
     Raises:
         NotFoundError: there is none of that name, or no store.
         TrackingError: the store cannot be used, or the experiment was deleted.
     """
-    client = connect(home)
+    return _open(home, connect(home), study_name, lambda: False)
+
+
+def _open(home: Home, client: MlflowClient, study_name: str, stop_asked: Callable[[], bool]) -> Tracking:
+    """Waiting for an unreachable store ends when a stop is asked for."""
     with store_errors(home):
         experiment = client.get_experiment_by_name(study_name)
     if experiment is None:
