@@ -1,22 +1,29 @@
-"""The home: the folder (or the servers) where studies are kept, and the lock that admits one driver per study.
+"""The home: the folder (or the servers) where studies are kept, its identity, and what lies inside it.
 
-Comes in: options of the commands. Goes out: absolute paths and URIs. Imports only `errors`.
+Comes in: options of the commands. Goes out: absolute paths and URIs. A home has an id, in its file ``home.json`` beside
+its path: so a copy is told from a move. Imports only `errors` and `files`.
 """
 
 import json
 import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import re
+import shutil
+import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StudyError
+from pipeline.files import write_atomically
 
 DEFAULT_HOME = Path("mlruns")
+IDENTITY = "home.json"
+FORMAT = 1  # of the folder; a home of another format is refused
+UID = re.compile(r"[0-9a-f]{32}|train-[0-9a-f]{16}")  # of a study, and of a single training
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,57 @@ class Home:
         """The folder of the reference classifiers, one per data set."""
         return self.path / "judges"
 
-    def checkpoints(self, study_uid: str, number: int) -> Path:
-        """The folder of one trial's checkpoints."""
-        return self.path / "checkpoints" / study_uid / f"{number:04d}"
+    def checkpoints(self, study_uid: str, number: int | None = None) -> Path:
+        """The folder of a study's checkpoints, or of one trial's. Raises StudyError for a uid of another form."""
+        if not UID.fullmatch(study_uid):
+            raise StudyError(f"{study_uid[:80]!r} is not the uid of a study or a training of this program")
+        folder = self.path / "checkpoints" / study_uid
+        return folder if number is None else folder / f"{number:04d}"
+
+    def locks(self, url: str, kind: str) -> Path:
+        """The folder of the locks on a store: beside a sqlite file, since other homes may use it, else in this home."""
+        file = _sqlite_file(url)
+        return (file.parent if file else self.path) / "locks" / kind
+
+    @property
+    def id(self) -> str:
+        """The home's id; empty before `prepare`, and where the folder is of another format."""
+        return str(_identity(self.path).get("id", ""))
+
+    def owner(self) -> dict[str, str]:
+        """What a study stores of the home that it belongs to."""
+        return {"id": self.id, "path": str(self.path)}
+
+    @property
+    def original(self) -> Path | None:
+        """Where the home is that this one is a copy of; None if it is no copy."""
+        before = self._recorded_path
+        return before if before is not None and _identity(before).get("id") == self.id else None
+
+    @property
+    def moved_from(self) -> Path | None:
+        """Where the home was before it was moved; None if it was not."""
+        before = self._recorded_path
+        return before if before is not None and self.original is None else None
+
+    @property
+    def _recorded_path(self) -> Path | None:
+        """The path in ``home.json``, if it is not this folder."""
+        recorded = _identity(self.path).get("path")
+        return None if recorded is None or Path(recorded).resolve() == self.path else Path(recorded)
+
+    def contains(self, path: Path) -> bool:
+        """Whether an absolute path lies inside this home; a link in the home is the user's own choice."""
+        return self.path in Path(os.path.normpath(path)).parents
+
+    def remove(self, path: Path) -> None:
+        """Remove a file or a folder of this home, if it exists. Raises StudyError for a path outside it."""
+        if not self.contains(path):
+            raise StudyError(f"{path}: lies outside the home {self.path}; it is left unchanged")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
     def exists(self) -> bool:
         """Whether Optuna's database may exist: a server, or a file that exists."""
@@ -55,7 +110,10 @@ class Home:
         return _may_exist(self.tracking_uri)
 
     def prepare(self) -> None:
-        """Create the folder, with a .gitignore for its contents; InputError if it is a file or cannot be written."""
+        """Create the folder with its identity and a .gitignore for its contents, if it is not there.
+
+        Raises InputError if it is a file, cannot be written, or `check_writable` refuses it.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             ignore = self.path / ".gitignore"
@@ -63,31 +121,51 @@ class Home:
                 ignore.write_text("*\n!.gitignore\n")
             if not os.access(self.path, os.W_OK):
                 raise PermissionError(13, "not writable")
+            with FileLock(self.path / "locks" / "home.lock"):  # several first runs at a time make one identity
+                if not any((self.path / file).exists() for file in (IDENTITY, "optuna.db", "mlflow.db")):
+                    self.identify()
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"--home {self.path}: not a folder; give another one") from None
         except OSError as error:
             raise InputError(f"--home {self.path}: cannot be used: {error.strerror}; give another one") from None
+        self.check_writable()
 
-    @contextmanager
-    def driver_lock(self, study_name: str) -> Iterator[None]:
-        """Hold a study for this process alone; InputError if another one does. The lock ends with the process."""
-        folder = self.path / "locks"  # the lock creates it
-        lock = FileLock(folder / f"{study_name}.lock")
-        holder = folder / f"{study_name}.json"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            by = "another process"
-            with suppress(OSError, ValueError, KeyError):
-                stored = json.loads(holder.read_text())
-                by = f"process {stored['pid']} on {stored['host']}"
-            raise InputError(f"study {study_name!r} is being run by {by}; wait for it, or stop it first") from None
-        try:
-            holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+    def check_writable(self) -> None:
+        """InputError if this home may only be read: it is a copy, or of another format."""
+        adopt = f"`study doctor --adopt --home {self.path}`"
+        if self.original is not None:
+            raise InputError(
+                f"--home {self.path}: is a copy of {self.original}, and can only be read; {adopt} makes it a home of "
+                "its own"
+            )
+        if self.replaces:
+            raise InputError(f"--home {self.path}: its adoption was interrupted; run {adopt} again")
+        if self.path.is_dir() and not self.id:
+            raise InputError(f"--home {self.path}: {IDENTITY} is missing or of another format; give another home")
+
+    @property
+    def replaces(self) -> str | None:
+        """The id that the home had as a copy, until its adoption is complete."""
+        return _identity(self.path).get("replaces")
+
+    def identify(self, new: bool = False, adopted: bool = False) -> None:
+        """Record where the home is; ``new`` gives a copy another id, ``adopted`` completes that."""
+        known = _identity(self.path)
+        identity = {"id": uuid.uuid4().hex} | known | {"path": str(self.path), "format": FORMAT}
+        if new and known:
+            identity |= {"id": uuid.uuid4().hex, "replaces": known["id"]}
+        if adopted:
+            identity.pop("replaces", None)
+        write_atomically(self.path / IDENTITY, json.dumps(identity).encode())
+
+
+def _identity(folder: Path) -> dict[str, Any]:
+    """What a home's ``home.json`` says; empty if there is none of this format."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found: dict[str, Any] = json.loads((folder / IDENTITY).read_text())
+        if found["format"] == FORMAT and re.fullmatch("[0-9a-f]{32}", found["id"]) and Path(found["path"]):
+            return found
+    return {}
 
 
 def open_home(
@@ -104,7 +182,7 @@ def open_home(
     Raises:
         InputError: the path cannot be part of a database's URI, or the tracking URI is neither http(s) nor sqlite.
     """
-    home = (path or DEFAULT_HOME).expanduser().absolute()
+    home = (path or DEFAULT_HOME).expanduser().resolve()
     if set("?#%{}") & set(str(home)):
         raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which have a meaning in URIs")
     tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
@@ -122,4 +200,9 @@ def default_data_dir() -> Path:
 
 
 def _may_exist(url: str) -> bool:
-    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///").partition("?")[0]).is_file()
+    file = _sqlite_file(url)
+    return file is None or file.is_file()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None

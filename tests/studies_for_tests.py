@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -137,6 +138,11 @@ class Place:
     def client(self) -> MlflowClient:
         return connect(self.home)
 
+    @property
+    def artifacts(self) -> Path:
+        """The folder of the study's artifacts."""
+        return self.path / "artifacts" / f"small-{self.search().uid[:8]}"
+
     def runs(self, role: str | None = None, name: str = "small") -> list[Run]:
         """The study's runs sorted by name, those of one role or all of them."""
         experiment = self.client().get_experiment_by_name(name)
@@ -152,15 +158,24 @@ class Place:
 
 def new_place(migrated: Path, folder: Path) -> Place:
     shutil.copytree(migrated, folder / "home")
+    identify(folder / "home", uuid.uuid4().hex)
     file = folder / "small.toml"
     file.write_text(SMALL)
     return Place(folder / "home", file)
+
+
+def identify(home: Path, home_id: str | None = None) -> None:
+    """Make a copied folder a home of its own, at its own path."""
+    file = home / "home.json"
+    changed = {"path": str(home.resolve())} | ({"id": home_id} if home_id else {})
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
 
 
 def copied(place: Place, folder: Path) -> Place:
     """Copy a place. MLflow stores the artifacts' locations as absolute paths, so these are replaced in the copy."""
     path = folder / "home"
     shutil.copytree(place.path, path)
+    identify(path)
     file = shutil.copy(place.file, folder)
     columns = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
     with contextlib.closing(sqlite3.connect(path / "mlflow.db")) as database, database:

@@ -43,11 +43,17 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
 def doctor(
     home: Home,
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
+    adopt: Annotated[bool, typer.Option("--adopt", help="First make a copied home a home of its own.")] = False,
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
-    from pipeline.study.doctor import examine_home
+    from pipeline.study.doctor import adopt_home, examine_home
     from pipeline.study.reporter import PlainLines
 
+    if adopt:
+        adopt_home(home)
+        print(f"{home.path}: is a home of its own now")
+    if repair:
+        home.check_writable()
     found, repairable = 0, 0
     for name, finding in examine_home(home, PlainLines()):
         found += 1

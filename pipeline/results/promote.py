@@ -18,10 +18,11 @@ from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
-from pipeline.search.studies import load_search
+from pipeline.search.studies import check_owner, load_search
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.registry import find_version, register_version, registry_lock
 from pipeline.tracking.runs import read_tracking
+from pipeline.tracking.store import settle_move
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,18 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
 
     Raises:
         NotFoundError: no such study or trial.
-        InputError: the trial is not complete or is champion already, or the data set has changed.
+        InputError: the trial is not complete or is champion already, the data set has changed, the study belongs to
+            another home, or this home is a copy.
         GateError: no trial is complete, or a baseline is better on *select*.
         TrackingError: the model's files are not those that were logged.
     """
+    home.check_writable()
+    settle_move(home)
     search = load_search(home, study)
+    check_owner(home, search)
     config, name = search.config, search.config.model_name
     trial = _choose(search.records(), config, number)
-    tracking = read_tracking(home, study)
+    tracking = read_tracking(home, study, search.uid)
     run = tracking.read(trial.summary.run_id)
     if run is None or "model.sha256" not in run.tags:
         raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
@@ -89,6 +94,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         tags = {key: f"{value:.6g}" for key, value in figures.items()} | {
             "forced": str(bool(reason)).lower(),
             "study.name": study,
+            "study.uid": search.uid,
             "trial.number": str(trial.number),
             "model.sha256": run.tags["model.sha256"],
             "data.sha256": data.digest,

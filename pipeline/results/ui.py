@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
-from pipeline.tracking.runs import read_tracking
+from pipeline.tracking.store import find_by_name
 from pipeline.workers import handle_signals
 
 START_SECONDS = 60  # until the server answers
@@ -28,7 +28,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     """
     if not home.has_tracking():
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
-    page = f"/#/experiments/{read_tracking(home, study).experiment_id}/runs" if study else "/"
+    page = f"/#/experiments/{find_by_name(home, study).experiment_id}/runs" if study else "/"
     if not home.local_tracking:
         print(f"the tracking server has its own UI: {home.tracking_uri.rstrip('/')}{page}")
         return

@@ -82,6 +82,8 @@ class Search:
     """
 
     uid = _Attribute("uid", "")
+    home = _Attribute[dict[str, str]]("home", {})  # id and path of the home that alone may change it
+    experiment = _Attribute[str | None]("experiment", None)  # MLflow's id of its experiment
     facts = _Attribute[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
     judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run

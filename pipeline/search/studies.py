@@ -4,7 +4,6 @@ Comes in: a home and a study's name. Goes out: a `Search`.
 """
 
 import json
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,37 +11,55 @@ from typing import Any
 import optuna
 
 from pipeline.config import StudyConfig
-from pipeline.errors import ConfigError, NotFoundError, StudyError
+from pipeline.errors import ConfigError, InputError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search, database_errors
 
 
 @database_errors()
-def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Search:
-    """Open a study, or create it with these facts (data digest and device), which never change.
+def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, Any]) -> Search:
+    """Open a study, or create it with this uid and these facts (data digest and device), which never change.
 
     Raises:
         ConfigError: the stored study differs in anything but the total and the model's name, or in a fact; the
             message shows up to six differences.
+        InputError: the stored study belongs to another home.
         StudyError: the database cannot be used.
     """
     storage = _storage(home)
     if config.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=config.name)
         if "config" in study.user_attrs:
+            search = Search(config, study)
+            check_owner(home, search)
             _check_same(study, config, facts)
             study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
-            return Search(config, study)
+            search.home = home.owner()
+            return search
         # The process that created it was killed before it stored the configuration; there is no trial yet.
         optuna.delete_study(storage=storage, study_name=config.name)
     study = optuna.create_study(
         storage=storage, study_name=config.name, direction=config.objective.direction, load_if_exists=True
     )
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
-    attributes = {"facts": dict(facts), "created": stamp, "uid": uuid.uuid4().hex, "config": config.canonical()}
-    for key, value in attributes.items():
+    attributes = {"facts": dict(facts), "created": stamp, "uid": uid, "home": home.owner()}
+    for key, value in (attributes | {"config": config.canonical()}).items():  # whole once it has a config
         study.set_user_attr(key, value)
     return Search(config, study)
+
+
+def owned(home: Home, search: Search) -> bool:
+    """Whether a study belongs to this home, and not to another one that uses the same database."""
+    return search.home.get("id") == home.id
+
+
+def check_owner(home: Home, search: Search) -> None:
+    """InputError if a study belongs to another home, which alone may change it."""
+    if not owned(home, search):
+        raise InputError(
+            f"study {search.config.name!r} belongs to another home ({search.home.get('path')}), which alone may run or "
+            "change it; use --name OTHER to start another study"
+        )
 
 
 def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, Any]) -> None:
@@ -55,6 +72,23 @@ def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, An
             f"study {config.name!r} exists and differs: {shown}.\n"
             "Use --name OTHER to start another study from this file"
         )
+
+
+def stored_uid(home: Home, name: str) -> str | None:
+    """The uid of a study; None if there is no study of that name. Raises InputError as `check_owner`."""
+    for study in _studies(home, name):
+        search = Search(_config(study), study)
+        check_owner(home, search)
+        return search.uid
+    return None
+
+
+def adopt(home: Home) -> None:
+    """Give the studies of a copied home the id that `tracking.store.adopt` gave it, and complete the adoption."""
+    for search in load_searches(home):
+        if search.home.get("id") == home.replaces:
+            search.home = home.owner()
+    home.identify(adopted=True)
 
 
 def detached(config: StudyConfig, uid: str) -> Search:
@@ -76,9 +110,11 @@ def load_search(home: Home, name: str) -> Search:
 
 
 def load_searches(home: Home, only: str | None = None) -> list[Search]:
-    """The studies of a home in the order of their names, or ``only`` one; none where there is no home."""
-    studies = _studies(home, only)
-    return [Search(StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"])), study) for study in studies]
+    """The studies of a home in the order of their names, or ``only`` one; none where there is no home.
+
+    A database that homes share has the others' studies as well: `owned` says which are this home's.
+    """
+    return [Search(_config(study), study) for study in _studies(home, only)]
 
 
 def study_names(home: Home) -> list[str]:
@@ -102,6 +138,10 @@ def _studies(home: Home, only: str | None = None) -> list[optuna.Study]:
     names = sorted(name for name in optuna.get_all_study_names(storage) if only in (None, name))
     studies = [optuna.load_study(storage=storage, study_name=name) for name in names]
     return [study for study in studies if "config" in study.user_attrs]
+
+
+def _config(study: optuna.Study) -> StudyConfig:
+    return StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"]))
 
 
 def _storage(home: Home) -> optuna.storages.RDBStorage:

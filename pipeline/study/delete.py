@@ -4,16 +4,23 @@ Comes in: a study's name. Goes out: nothing. What is deleted can be listed first
 interrupted deletion is completed by repeating it.
 """
 
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.errors import NotFoundError
-from pipeline.home import Home
-from pipeline.search.studies import delete_search, load_search, study_names
+from pipeline.home import UID, Home
+from pipeline.search.lock import study_lock
+from pipeline.search.studies import delete_search, load_search, stored_uid, study_names
 from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
 from pipeline.tracking.runs import read_tracking
-from pipeline.tracking.store import delete_experiment, experiment_names
+from pipeline.tracking.store import (
+    UID_TAG,
+    delete_experiment,
+    experiment_names,
+    experiment_uid,
+    find_experiment,
+    settle_move,
+)
 from pipeline.tracking.uids import study_uid_of
 
 
@@ -24,19 +31,24 @@ class Inventory:
     trials: int
     runs: int
     versions: tuple[RegisteredVersion, ...]
+    trainings: tuple[str, ...]  # uids of single trainings
 
 
 def inventory(home: Home, name: str) -> Inventory:
-    """What `delete` would delete. Raises NotFoundError as `delete`."""
+    """What `delete` would delete. Raises NotFoundError and InputError as `delete`; settles a move as it does."""
+    home.check_writable()
+    settle_move(home)
     tracked = name in experiment_names(home)
     # A name with an experiment only has single trainings, or its deletion was interrupted.
     searched = not tracked or name in study_names(home)
     trials = len(load_search(home, name).records()) if searched else 0
-    runs = 0
-    with suppress(NotFoundError):
-        runs = len(read_tracking(home, name).runs())
-    versions = tuple(v for v in registered(home) if v.tags.get("study.name") == name)
-    return Inventory(trials, runs, versions)
+    uid = stored_uid(home, name) or experiment_uid(home, name)
+    experiment = find_experiment(home, uid) if uid and home.has_tracking() else None
+    active = experiment is not None and experiment.lifecycle_stage == "active"
+    runs = read_tracking(home, name, uid).runs() if uid and active else []
+    uids = {study_uid_of(run.tags.get("trial.uid", "")) for run in runs if run.tags.get("study.role") == "train"}
+    versions = tuple(v for v in registered(home) if v.tags.get(UID_TAG) == uid)
+    return Inventory(trials, len(runs), versions, tuple(filter(UID.fullmatch, sorted(uids))))
 
 
 def delete(home: Home, name: str) -> None:
@@ -44,22 +56,21 @@ def delete(home: Home, name: str) -> None:
 
     Raises:
         NotFoundError: there is neither a study nor an experiment of that name.
-        InputError: the study is being run.
+        InputError: the study is being run, it belongs to another home, or this home is a copy.
     """
     inventory(home, name)  # refuses an unknown name before a lock is made for it
-    with home.driver_lock(name):
-        versions, uids = inventory(home, name).versions, []
-        models = {version.model for version in versions}
-        for version in versions:
+    with study_lock(home, name):
+        found = inventory(home, name)
+        models = {version.model for version in found.versions}
+        for version in found.versions:
             delete_version(home, version)
-        with suppress(NotFoundError):
-            uids += [study_uid_of(run.tags["trial.uid"]) for run in read_tracking(home, name).runs("train")]
+        uids = [*found.trainings]
         with suppress(NotFoundError):
             search = load_search(home, name)
             uids.append(search.uid)
             models.add(search.config.model_name)  # may be left empty by an interrupted deletion
         for uid in uids:
-            shutil.rmtree(home.path / "checkpoints" / uid, ignore_errors=True)
+            home.remove(home.checkpoints(uid))
         if home.has_tracking():
             for model in sorted(models):
                 delete_empty_model(home, model)

@@ -5,31 +5,31 @@ authority: a repair brings the rest to what it says. A run examines its study in
 """
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from pipeline.config import check_name
 from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
-from pipeline.errors import InputError, Interrupted, NotFoundError, StudyError
+from pipeline.errors import InputError, Interrupted, NotFoundError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.panel import panel
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
+from pipeline.search.lock import study_lock
 from pipeline.search.records import EndedTrial, ended
-from pipeline.search.studies import load_search, load_searches, study_names
+from pipeline.search.studies import adopt as adopt_studies
+from pipeline.search.studies import load_search, load_searches, owned
 from pipeline.study.finish import finish
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Device, Session, trial_label
-from pipeline.tracking._mlflow import relocate
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, StoredRun, Tracking, read_tracking
-from pipeline.tracking.store import experiment_names, local_path
+from pipeline.tracking.store import adopt as adopt_experiments
+from pipeline.tracking.store import experiment_names, settle_move, uid_for
 from pipeline.tracking.uids import TRAINING, baseline_uid, judge_uid, study_run_uid
 
 
@@ -49,27 +49,50 @@ def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]
     """
     if not home.exists() and not home.has_tracking():
         raise NotFoundError(f"{home.path}: there is no home of studies; name it with --home")
-    studies = study_names(home)
-    for name in sorted({*studies, *experiment_names(home)}):
+    if home.original is not None:
+        yield "-", Finding(f"the home is a copy of {home.original}; `study doctor --adopt` makes it a home of its own")
+        return
+    if old := home.moved_from:
+        text = f"the home was moved here from {old}; the paths in its databases are old"
+        yield "-", Finding(text, partial(settle_move, home))
+        if home.moved_from:  # not repaired, so nothing is found where it should be
+            return
+    studies = {search.config.name: search for search in load_searches(home)}
+    own = {name for name, search in studies.items() if owned(home, search)}
+    for name in sorted({*own, *experiment_names(home)}):
         try:
             check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name
-            with home.driver_lock(name):
-                found = _examine_study(home, name, reporter) if name in studies else _examine_trainings(home, name)
+            with study_lock(home, name):
+                found = _examine_study(home, name, reporter) if name in own else _examine_trainings(home, name)
                 for finding in found:
                     yield name, finding
         except InputError as error:  # the lock is held, or the data set is not there
             yield name, Finding(str(error))
-    known = {search.uid for search in load_searches(home)}
+    known = {search.uid for search in studies.values()}
     for folder in sorted((home.path / "checkpoints").glob("*")):
         if folder.name not in known and not folder.name.startswith(TRAINING):  # single trainings can be resumed
             text = f"{folder}: checkpoints of a study that no longer exists"
-            yield "-", Finding(text, partial(shutil.rmtree, folder))
+            yield "-", Finding(text, partial(home.remove, folder))
+
+
+def adopt_home(home: Home) -> None:
+    """Make a copied home a home of its own; the original is left unchanged. Interrupted, it is repeated.
+
+    Raises:
+        InputError: it is no copy, or its databases are not all files in it, so that it shares them with the original.
+    """
+    if home.original is None and home.replaces is None:
+        raise InputError(f"--home {home.path}: is not a copy of another home; --adopt is for copies only")
+    shared = [url for url in (home.tracking_uri, home.storage_url) if not url.startswith(f"sqlite:///{home.path}/")]
+    if shared:
+        raise InputError(f"--adopt: {shared[0]} is not in {home.path}: a copy cannot own the studies there")
+    adopt_experiments(home)
+    adopt_studies(home)
 
 
 def examine(session: Session) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for."""
     search, tracking = session.search, session.tracking
-    yield from moved(session.home, tracking)
     trials = ended(search.records())
     runs = tracking.runs("trial")
     yield from _runs(session, trials, runs)
@@ -98,18 +121,18 @@ def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Findin
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
     device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
-    tracking, labels, never = read_tracking(home, name), partial(trial_label, search.uid), threading.Event()
+    tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
+    never = threading.Event()
     yield from examine(Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels))
 
 
 def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
     """An experiment of single trainings, without a study."""
     try:
-        tracking = read_tracking(home, name)
+        tracking = read_tracking(home, name, uid_for(home, name, None))
     except NotFoundError:
         yield Finding(f"its deletion was interrupted; run `study delete {name}` again")
         return
-    yield from moved(home, tracking)
     yield from _other_roles(tracking)
 
 
@@ -218,7 +241,7 @@ def _other_roles(tracking: Tracking) -> Iterator[Finding]:
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))
     for file in tracking.stray_images():
-        yield Finding(f"{file}: is not one of the run's images and hides them", file.unlink)
+        yield Finding(f"{file}: is not one of the run's images and hides them", partial(tracking.home.remove, file))
 
 
 def _forget_training(run_id: str, tracking: Tracking) -> None:
@@ -229,24 +252,9 @@ def _forget_training(run_id: str, tracking: Tracking) -> None:
 
 def _leftovers(home: Home, search: Search, ended_numbers: set[int]) -> Iterator[Finding]:
     """Checkpoints that are not needed any more."""
-    for folder in sorted((home.path / "checkpoints" / search.uid).glob("*")):
+    for folder in sorted(home.checkpoints(search.uid).glob("*")):
         if folder.name.isdigit() and int(folder.name) in ended_numbers:
-            yield Finding(f"{folder}: checkpoints of an ended trial", partial(shutil.rmtree, folder))
+            yield Finding(f"{folder}: checkpoints of an ended trial", partial(home.remove, folder))
         else:
             for file in sorted(folder.glob("*.tmp")):
-                yield Finding(f"{file}: left by an interrupted write", file.unlink)
-
-
-def moved(home: Home, tracking: Tracking) -> Iterator[Finding]:
-    """The home was moved: MLflow stores absolute paths of artifacts."""
-    if not home.local_tracking:
-        return
-    here, old = home.artifacts.as_uri(), tracking.experiment.location.rpartition("/")[0]
-    if old == here:
-        return
-    if not home.artifacts.is_dir():
-        was = local_path(old)
-        raise StudyError(f"{home.artifacts}: the artifacts of {home.path} are not there; they were at {was}")
-    database = Path(home.tracking_uri.removeprefix("sqlite:///"))
-    text = f"the home was moved: its artifacts are recorded at {local_path(old)}"
-    yield Finding(text, partial(relocate, database, old, here))
+                yield Finding(f"{file}: left by an interrupted write", partial(home.remove, file))

@@ -4,7 +4,6 @@ Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run t
 repeated: interrupted work is completed by repeating it.
 """
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +37,7 @@ def finish(session: Session, trial: EndedTrial) -> None:
         degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
         tracking.models.log(summary.run_id, model, degraded.numpy(), summary.best_epoch)
     tracking.end(summary.run_id, trial.state, summary.reason)
-    shutil.rmtree(folder, ignore_errors=True)
+    session.home.remove(folder)
 
 
 def _best_model(session: Session, trial: EndedTrial, folder: Path) -> nn.Module:

@@ -26,9 +26,11 @@ from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
-from pipeline.search.studies import open_search
+from pipeline.search.lock import study_lock
+from pipeline.search.studies import open_search, stored_uid
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
+from pipeline.tracking.store import settle_move, uid_for
 from pipeline.tracking.uids import trial_uid
 
 Device = Literal["cpu", "cuda"]
@@ -78,13 +80,13 @@ class Session:
         return f"val/{self.config.objective.metric}"
 
 
-Opener = Callable[[Home, StudyConfig, str, Device], tuple[Search, Label]]
+Opener = Callable[[Home, StudyConfig, str, str, Device], tuple[Search, Label]]
 
 
-def open_stored(home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
+def open_stored(home: Home, config: StudyConfig, uid: str, digest: str, device: Device) -> tuple[Search, Label]:
     """Open or create a study that is stored in the home, for data of this digest."""
-    search = open_search(home, config, {"data.sha256": digest, "device": device})
-    return search, partial(trial_label, search.uid)
+    search = open_search(home, config, uid, {"data.sha256": digest, "device": device})
+    return search, partial(trial_label, uid)
 
 
 def trial_label(study_uid: str, number: int) -> RunLabel:
@@ -114,9 +116,13 @@ def open_session(
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
-    with home.driver_lock(config.name), _stop_signals() as stop:
-        search, label = opener(home, config, data.digest, device)
-        tracking = open_tracking(home, config.name, _experiment_note(file, data), stop.is_set)
+    with study_lock(home, config.name), _stop_signals() as stop:
+        if old := settle_move(home):
+            reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+        uid = uid_for(home, config.name, stored_uid(home, config.name))
+        search, label = opener(home, config, uid, data.digest, device)
+        tracking = open_tracking(home, config.name, uid, _experiment_note(file, data), stop.is_set)
+        search.experiment = tracking.experiment_id
         judge = judge_of(data, home.judges, stop.is_set)
         tags = {
             "study.name": config.name,

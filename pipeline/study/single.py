@@ -3,7 +3,6 @@
 Comes in: a study file that fixes one configuration. Goes out: a run ``train-…`` in the study's experiment.
 """
 
-import shutil
 from dataclasses import dataclass, replace
 
 from pipeline import workers
@@ -13,7 +12,6 @@ from pipeline.home import Home
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.studies import detached
-from pipeline.study.doctor import moved, repair
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Device, Label, Options, RunLabel, Session, open_session
@@ -50,20 +48,21 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     samplers.check(file.config)
     single = replace(file, config=file.config.single())
     with open_session(single, home, options, reporter, _open_single) as session:
-        repair(moved(home, session.tracking), reporter, session.stop)
         run = _ended(session)
         if run is None:
             worker = workers.start(0, None)
             reporter.begun(session.config, session.data, 0, worker.slots)
             Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)
-        shutil.rmtree(home.checkpoints(session.search.uid, 0).parent, ignore_errors=True)  # a kill may have left them
+        home.remove(home.checkpoints(session.search.uid))  # a kill may have left them
         if run is None:
             raise StudyError(f"{session.label(0).name}: its MLflow run was deleted")
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 
-def _open_single(_home: Home, config: StudyConfig, digest: str, device: Device) -> tuple[Search, Label]:
+def _open_single(
+    _home: Home, config: StudyConfig, _study_uid: str, digest: str, device: Device
+) -> tuple[Search, Label]:
     """A study in memory, of the one trial that the configuration fixes."""
     trial = config.trial(config.space.resolve(lambda _, form: form.first), 0, device)  # every key is fixed
     uid = training_uid(config.name, digest, trial.model_dump_json())

@@ -32,6 +32,16 @@ def relocate(database: Path, old: str, new: str) -> int:
     return changed
 
 
+def artifact_locations(database: Path, experiment_id: str) -> list[str]:
+    """The artifact location of every run and model of an experiment, deleted ones too."""
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        return [
+            row[0]
+            for table, column in LOCATIONS[1:3]
+            for row in connection.execute(f"SELECT {column} FROM {table} WHERE experiment_id = ?", (experiment_id,))
+        ]
+
+
 def image_key_and_step(name: str) -> tuple[str, int] | None:
     """What MLflow's `log_image` was given for a file of this name; None if it did not write the file."""
     match = IMAGE.fullmatch(name)

@@ -36,7 +36,7 @@ class RegisteredVersion:
 
 def registry_lock(home: Home, name: str) -> FileLock:
     """Held while versions of a registered model change."""
-    return FileLock(home.path / "locks" / f"{name}.registry.lock")
+    return FileLock(home.locks(home.tracking_uri, "models") / f"{name}.lock")
 
 
 def registered(home: Home) -> list[RegisteredVersion]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mlflow import MlflowClient, entities
+from mlflow import entities
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
@@ -28,15 +28,15 @@ from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.store import (
-    STUDY_TAG,
     OpenExperiment,
     connect,
+    create_experiment,
     disk_errors,
     every_page,
+    find_experiment,
     is_unreachable,
-    local_path,
+    owned_path,
     queued,
-    store_errors,
     waits,
 )
 
@@ -68,7 +68,7 @@ class Tracking:
 
     def __init__(self, experiment: OpenExperiment) -> None:
         self.experiment = experiment
-        self.experiment_id = experiment.experiment_id
+        self.home, self.experiment_id = experiment.home, experiment.experiment_id
         self.models = LoggedModels(experiment)
         self._client = experiment.client
 
@@ -123,14 +123,18 @@ class Tracking:
     @waits
     def runs(self, role: str | None = None) -> list[StoredRun]:
         """All runs, or those of a ``study.role``, in the order they were created."""
-        return [_stored(run) for run in self._search(f"tags.`study.role` = '{role}'" if role else "")]
+        return [self._stored(run) for run in self._search(f"tags.`study.role` = '{role}'" if role else "")]
 
     def _with_uid(self, uid: str) -> StoredRun | None:
         return self._first(f"tags.`trial.uid` = '{uid}'")
 
     def _first(self, query: str) -> StoredRun | None:
         runs = self._client.search_runs([self.experiment_id], query, max_results=1)
-        return _stored(runs[0]) if runs else None
+        return self._stored(runs[0]) if runs else None
+
+    def _stored(self, run: Run) -> StoredRun:
+        owned_path(self.experiment.home, run.info.artifact_uri)  # refuses a run whose files would be written elsewhere
+        return _stored(run)
 
     def _search(self, query: str = "") -> Iterator[Run]:
         order = ["attributes.start_time ASC"]
@@ -191,7 +195,7 @@ class Tracking:
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
         """The path of an artifact on this machine; None if a server keeps it, or it does not exist."""
-        folder = local_path(self._client.get_run(run_id).info.artifact_uri)
+        folder = owned_path(self.experiment.home, self._client.get_run(run_id).info.artifact_uri)
         return folder / file if folder is not None and (folder / file).is_file() else None
 
     @waits
@@ -231,45 +235,41 @@ class Tracking:
     @waits
     def stray_images(self) -> list[Path]:
         """Files on this machine in the runs' image folders that MLflow did not write."""
-        folders = [local_path(run.info.artifact_uri) for run in self._search()]
+        folders = [owned_path(self.experiment.home, run.info.artifact_uri) for run in self._search()]
         files = [file for folder in folders if folder is not None for file in sorted((folder / "images").glob("*"))]
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
-def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
+def open_tracking(home: Home, study_name: str, uid: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
     """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
-    client = connect(home, create=True)
-    with store_errors(home):
-        if client.get_experiment_by_name(study_name) is None:
-            location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
-            tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
-            client.create_experiment(study_name, location, tags | {STUDY_TAG: study_name})
-    return _open(home, client, study_name, stop_asked)
+    connect(home, create=True)
+    if find_experiment(home, uid) is None:
+        tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
+        create_experiment(home, study_name, uid, tags)
+    return read_tracking(home, study_name, uid, stop_asked)
 
 
-def read_tracking(home: Home, study_name: str) -> Tracking:
-    """Open a study's experiment; nothing is created.
+def read_tracking(home: Home, study_name: str, uid: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
+    """Open a study's experiment by the study's uid; nothing is created.
+
+    Waiting for an unreachable store ends when a stop is asked for.
 
     Raises:
-        NotFoundError: there is none of that name, or no store.
+        NotFoundError: there is none, or no store.
+        InputError: it belongs to another home.
         TrackingError: the store cannot be used, or the experiment was deleted.
     """
-    return _open(home, connect(home), study_name, lambda: False)
-
-
-def _open(home: Home, client: MlflowClient, study_name: str, stop_asked: Callable[[], bool]) -> Tracking:
-    """Waiting for an unreachable store ends when a stop is asked for."""
-    with store_errors(home):
-        experiment = client.get_experiment_by_name(study_name)
+    experiment = find_experiment(home, uid)
     if experiment is None:
-        raise NotFoundError(f"MLflow has no experiment {study_name!r} at {home.tracking_uri}")
+        raise NotFoundError(f"MLflow has no experiment of study {study_name!r} at {home.tracking_uri}")
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow's experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
+    owned_path(home, experiment.artifact_location)
     outbox = Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
-    return Tracking(OpenExperiment(client, experiment.experiment_id, experiment.artifact_location, outbox))
+    return Tracking(OpenExperiment(home, connect(home), experiment.experiment_id, outbox))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:

@@ -7,13 +7,13 @@ import errno
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -27,13 +27,14 @@ from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import RESUME, NotFoundError, TrackingError
+from pipeline.errors import RESUME, InputError, NotFoundError, TrackingError
 from pipeline.home import Home
-from pipeline.tracking._mlflow import SERVER_ERROR
+from pipeline.tracking._mlflow import SERVER_ERROR, artifact_locations, relocate
 from pipeline.tracking.outbox import Outbox
 
 STUDY_TAG = "study.name"  # of an experiment and of each of its runs
-DELETED = "deleted-"  # and its number, before the name of an experiment that is being deleted
+UID_TAG, HOME_TAG = "study.uid", "study.home"  # of an experiment: its study's uid, its home's id
+DELETED_TAG = "study.deleted"  # of an experiment that is being deleted
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
 SQLITE_DISK_ERROR = re.compile(r"database or disk is full|disk I/O error|attempt to write a readonly database")
 
@@ -59,7 +60,7 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
             os.environ[key] = value
     with quiet(), store_errors(home):
         if create and home.local_tracking:
-            _create_database(Path(home.tracking_uri.removeprefix("sqlite:///")))
+            _create_database(database_file(home))
         client = MlflowClient(home.tracking_uri, home.tracking_uri)
         client.search_experiments(max_results=1)
         return client
@@ -162,11 +163,11 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class OpenExperiment:
-    """An experiment of the store, opened, and the queue of the requests to it."""
+    """A study's experiment, opened, and the queue of the requests to it."""
 
+    home: Home
     client: MlflowClient
     experiment_id: str
-    location: str  # the URI of its artifacts, as the store has it
     outbox: Outbox
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -195,37 +196,120 @@ waits = _sent(Outbox.call)  # its result is needed: called after all earlier wri
 queued = _sent(Outbox.put)  # it only writes: kept for later while the store is unreachable
 
 
+def home_experiments(home: Home) -> list[Experiment]:
+    """The experiments of a home's studies: active ones, and those whose deletion was interrupted or was not ours."""
+    if not home.has_tracking() or not home.id:
+        return []
+    client, query = connect(home), f"tags.`{HOME_TAG}` = '{home.id}'"
+    with store_errors(home):
+        found = list(every_page(partial(client.search_experiments, ViewType.ALL, filter_string=query)))
+    # On a server, deleting completes a deletion: only its operator can purge.
+    return [e for e in found if home.local_tracking or e.lifecycle_stage == "active" or DELETED_TAG not in e.tags]
+
+
 def experiment_names(home: Home) -> set[str]:
     """The studies that have an experiment in a home's store, also those whose deletion was interrupted."""
-    if not home.has_tracking():
-        return set()
-    client = connect(home)
-    with store_errors(home):
-        active = list(every_page(partial(client.search_experiments, filter_string=f"tags.`{STUDY_TAG}` LIKE '%'")))
-        half_deleted = _half_deleted(home, client)
-    return {experiment.tags[STUDY_TAG] for experiment in active} | {e.name.split("-", 2)[2] for e in half_deleted}
+    found = home_experiments(home)
+    return {e.tags.get(STUDY_TAG, e.name) for e in found if e.lifecycle_stage == "active" or DELETED_TAG in e.tags}
 
 
-def delete_experiment(home: Home, name: str) -> None:
-    """Delete an experiment with its runs, models and files. If it is interrupted, call it again.
+def find_by_name(home: Home, name: str) -> Experiment:
+    """The experiment of this home's study of that name. Raises NotFoundError if there is none."""
+    for experiment in home_experiments(home):
+        if experiment.tags.get(STUDY_TAG) == name and DELETED_TAG not in experiment.tags:
+            return experiment
+    raise NotFoundError(f"MLflow has no experiment of study {name!r} at {home.tracking_uri}")
 
-    MLflow only marks an experiment as deleted, and then refuses its name to a new one. So it is renamed first, and
-    purged where the home has the database. A server keeps the files until its operator runs `mlflow gc`. Raises
-    TrackingError if the store cannot be used or the purge fails.
+
+def experiment_uid(home: Home, name: str) -> str | None:
+    """The uid in the experiment of this home's study of that name; None if there is none."""
+    with suppress(NotFoundError):
+        return find_by_name(home, name).tags.get(UID_TAG)
+    return None
+
+
+def uid_for(home: Home, name: str, stored: str | None) -> str:
+    """The uid of a study: the stored one, else that of its experiment of single trainings, else a new one.
+
+    Raises:
+        InputError: MLflow has an experiment of that name which is not this study's.
+        TrackingError: the store cannot be used.
+    """
+    uid = stored or experiment_uid(home, name)
+    if home.has_tracking() and (uid is None or find_experiment(home, uid) is None):
+        with store_errors(home):
+            taken = connect(home).get_experiment_by_name(name)
+        if taken is not None:
+            state = "an" if taken.lifecycle_stage == "active" else "a deleted"
+            raise InputError(
+                f"MLflow at {home.tracking_uri} has {state} experiment {name!r} that is not of this home's study; use "
+                "--name OTHER"
+            )
+    return uid or uuid.uuid4().hex
+
+
+def find_experiment(home: Home, uid: str) -> Experiment | None:
+    """The experiment of the study with this uid, whatever its name is by now.
+
+    Raises:
+        InputError: it belongs to another home.
+        TrackingError: the store cannot be used.
     """
     client = connect(home)
     with store_errors(home):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None and experiment.lifecycle_stage == "active":
-            client.rename_experiment(experiment.experiment_id, f"{DELETED}{experiment.experiment_id}-{name}")
-        doomed = [e for e in _half_deleted(home, client) if e.name == f"{DELETED}{e.experiment_id}-{name}"]
+        query = f"tags.`{UID_TAG}` = '{uid}'"
+        found = list(every_page(partial(client.search_experiments, ViewType.ALL, filter_string=query)))
+    found = [e for e in found if DELETED_TAG not in e.tags]
+    own = [e for e in found if e.tags.get(HOME_TAG) == home.id]
+    if found and not own:
+        raise InputError(f"MLflow's experiment {found[0].name!r} belongs to another home, which alone may change it")
+    return own[0] if own else None
+
+
+def create_experiment(home: Home, name: str, uid: str, tags: Mapping[str, str]) -> None:
+    """Create a study's experiment, in a store that `connect` has made."""
+    own = {STUDY_TAG: name, UID_TAG: uid, HOME_TAG: home.id}
+    location = (home.artifacts / f"{name}-{uid[:8]}").as_uri() if home.local_tracking else None
+    with store_errors(home):
+        connect(home).create_experiment(name, location, {**tags, **own})
+
+
+def owned_path(home: Home, uri: str) -> Path | None:
+    """The path in this home that a URI of artifacts names; None if a server keeps them.
+
+    Raises TrackingError if it is not one of this home's artifacts: a database may say anything.
+    """
+    path = local_path(uri)
+    if path is not None and home.artifacts not in Path(os.path.normpath(path)).parents:
+        raise TrackingError(f"{path}: is not among the artifacts of {home.path}; it is left unchanged")
+    return path
+
+
+def delete_experiment(home: Home, name: str) -> None:
+    """Delete a study's experiment with its runs, models and files. If it is interrupted, call it again.
+
+    MLflow only marks an experiment as deleted, and then refuses its name to a new one. So it is renamed first, and
+    purged where the home has the database. A server keeps the files until its operator runs `mlflow gc`. Raises
+    TrackingError if the store cannot be used, names files that are not of this home, or the purge fails.
+    """
+    client = connect(home)
+    doomed = [e for e in home_experiments(home) if e.tags.get(STUDY_TAG) == name]
+    folders = []
+    for experiment in doomed if home.local_tracking else ():
+        folders.append(owned_path(home, experiment.artifact_location))
+        for uri in artifact_locations(database_file(home), experiment.experiment_id):
+            owned_path(home, uri)
+    with store_errors(home):
         for experiment in doomed:
             if experiment.lifecycle_stage == "active":
+                client.set_experiment_tag(experiment.experiment_id, DELETED_TAG, "true")
+                client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-{name}")
                 client.delete_experiment(experiment.experiment_id)
+    # The files first: once the experiment is purged, nothing says where they are.
+    for folder in folders:
+        if folder is not None:
+            home.remove(folder)
     for experiment in doomed if home.local_tracking else ():
-        # The files first: once the experiment is purged, nothing says where they are.
-        if folder := local_path(experiment.artifact_location):
-            shutil.rmtree(folder, ignore_errors=True)
         store = ["--backend-store-uri", home.tracking_uri, "--tracking-uri", home.tracking_uri]
         purge = [sys.executable, "-m", "mlflow", "gc", *store, "--experiment-ids", experiment.experiment_id]
         done = subprocess.run(purge, capture_output=True, text=True, check=False)
@@ -234,8 +318,40 @@ def delete_experiment(home: Home, name: str) -> None:
             raise TrackingError(f"MLflow could not purge the experiment of {name}: {message}")
 
 
-def _half_deleted(home: Home, client: MlflowClient) -> list[Experiment]:
-    """Experiments that `delete_experiment` renamed and did not finish; on a server, deleting finishes them."""
-    view = ViewType.ALL if home.local_tracking else ViewType.ACTIVE_ONLY
-    found = every_page(partial(client.search_experiments, view))
-    return [experiment for experiment in found if experiment.name.startswith(f"{DELETED}{experiment.experiment_id}-")]
+def settle_move(home: Home) -> Path | None:
+    """If a home was moved, bring the paths that MLflow stores to where it is now. Returns where it was.
+
+    Raises TrackingError if its artifacts were left behind.
+    """
+    old = home.moved_from
+    if old is not None:
+        if not home.artifacts.is_dir() and (old / "artifacts").is_dir():
+            raise TrackingError(f"the artifacts of {home.path} were left behind in {old / 'artifacts'}; move them too")
+        _relocate(home, old)
+        home.identify()
+    return old
+
+
+def adopt(home: Home) -> None:
+    """Give a copied home an id of its own, and its experiments the new id and paths. Interrupted, it is repeated.
+
+    Optuna's studies are adopted by `search.studies.adopt`. Raises TrackingError if the store cannot be used.
+    """
+    if home.original is not None:
+        _relocate(home, home.original)
+        home.identify(new=True)
+    client = connect(home)
+    with store_errors(home):
+        query = f"tags.`{HOME_TAG}` = '{home.replaces}'"
+        for experiment in list(every_page(partial(client.search_experiments, ViewType.ALL, filter_string=query))):
+            client.set_experiment_tag(experiment.experiment_id, HOME_TAG, home.id)
+
+
+def _relocate(home: Home, old: Path) -> None:
+    if home.local_tracking and home.has_tracking():
+        relocate(database_file(home), (old / "artifacts").as_uri(), home.artifacts.as_uri())
+
+
+def database_file(home: Home) -> Path:
+    """The file of a home's local store."""
+    return Path(home.tracking_uri.removeprefix("sqlite:///"))

@@ -71,7 +71,7 @@ def test_run_writes_only_the_default_home_to_the_working_directory(tmp_path: Pat
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlruns", "small.toml"]
     kept = {path.name for path in (tmp_path / "mlruns").iterdir()}
-    assert kept == {".gitignore", "artifacts", "checkpoints", "judges", "locks", "mlflow.db", "optuna.db"}
+    assert kept == {".gitignore", "artifacts", "checkpoints", "home.json", "judges", "locks", "mlflow.db", "optuna.db"}
     assert "study show small\n" in done.stdout
     assert "--home" not in done.stdout
     assert_sound(Place(tmp_path / "mlruns", tmp_path / "small.toml"), 2)

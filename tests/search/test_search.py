@@ -32,6 +32,7 @@ from pipeline.search.ask_tell import OpenTrial, Search
 from pipeline.search.records import EndedTrial, RunningTrial, Summary, ranked
 from pipeline.search.studies import load_search, open_search, study_names
 
+UID = "0" * 32
 FACTS = {"data.sha256": "0" * 64, "device": "cpu"}
 TRIALS, EPOCHS, WINDOW = 8, 4, 3
 # Settings with which a sampler or pruner acts within so few trials; one without an entry keeps its defaults.
@@ -104,7 +105,7 @@ class SimulatedDriver:
 
     def __init__(self, home: Home, config: StudyConfig, eager: bool = True, outlier: int | None = None) -> None:
         self.home, self.config, self.eager, self.outlier = home, config, eager, outlier
-        self.search = open_search(home, config, FACTS)
+        self.search = open_search(home, config, UID, FACTS)
         self.running: dict[int, OpenTrial] = {}
         self.ended: dict[int, tuple[str, float | None]] = {}
 
@@ -313,7 +314,7 @@ def test_another_seed_gives_other_trials(home: Home) -> None:
 
 
 def test_a_stored_trial_is_complete_before_it_ends(home: Home) -> None:
-    search = open_search(home, configuration(), FACTS)
+    search = open_search(home, configuration(), UID, FACTS)
     opened = search.ask()
     [stored] = search.trials()
     assert stored.state == TrialState.RUNNING
@@ -325,7 +326,7 @@ def test_a_stored_trial_is_complete_before_it_ends(home: Home) -> None:
 
 def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     """It is written just before the state, so a kill in between leaves a trial whose result is not recorded."""
-    search = open_search(home, configuration(), FACTS)
+    search = open_search(home, configuration(), UID, FACTS)
     opened = search.ask()
     optuna.trial.Trial(search.study, search.trials()[0]._trial_id).set_user_attr("summary", Summary("run-0").__dict__)
     assert isinstance(search.records()[0], RunningTrial)
@@ -360,7 +361,7 @@ def test_conditional_keys_are_present_only_where_they_apply(home: Home) -> None:
 def test_enqueued_configurations_come_first_with_all_their_values(home: Home) -> None:
     first = {"optimizer": "sgd", "lr": 10.0, "momentum": 0.8, "bottleneck": 32, "depth": 1, "activation": "relu"}
     second = {"activation": "leaky_relu", "negative_slope": 0.01}
-    search = open_search(home, configuration(enqueue=[first, second]), FACTS)
+    search = open_search(home, configuration(enqueue=[first, second]), UID, FACTS)
     opened = [search.ask(), search.ask(), search.ask()]
     assert first.items() <= opened[0].values.items()
     assert opened[0].values["momentum"] == pytest.approx(0.8)
@@ -429,7 +430,7 @@ def folder_home(tmp_path: Path) -> Home:
 
 
 def test_unknown_studies_are_refused(folder_home: Home, tmp_path: Path) -> None:
-    open_search(folder_home, configuration(), FACTS)
+    open_search(folder_home, configuration(), UID, FACTS)
     assert study_names(folder_home) == ["made-up"]
     assert load_search(folder_home, "made-up").config.canonical() == configuration().canonical()
     with pytest.raises(NotFoundError, match=r"'other'.*studies: made-up"):
@@ -445,22 +446,22 @@ def test_a_database_outside_the_home(tmp_path: Path) -> None:
     home = open_home(tmp_path / "home", storage=f"sqlite:///{tmp_path / 'elsewhere.db'}")
     assert study_names(home) == []
     assert not (tmp_path / "elsewhere.db").exists()
-    open_search(home, configuration(), FACTS)
+    open_search(home, configuration(), UID, FACTS)
     assert study_names(home) == ["made-up"]
 
 
 @pytest.mark.parametrize("storage", ["nonsense", "nonsense://somewhere", "sqlite:////no/such/folder/optuna.db"])
 def test_databases_that_cannot_be_used_are_refused(storage: str, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=f"--storage {storage}") as caught:
-        open_search(open_home(tmp_path, storage=storage), configuration(), FACTS)
+        open_search(open_home(tmp_path, storage=storage), configuration(), UID, FACTS)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_study_that_differs_is_refused_with_the_differences(home: Home) -> None:
-    open_search(home, configuration(), FACTS)
+    open_search(home, configuration(), UID, FACTS)
     other = configuration(seed=5, degrade={"kind": "gaussian", "sigma": 0.25}, budget={"epochs": 6})
     with pytest.raises(ConfigError) as caught:
-        open_search(home, other, FACTS)
+        open_search(home, other, UID, FACTS)
     message = str(caught.value)
     assert "seed: 2 is stored, 5 is asked" in message
     assert "degrade.sigma: 0.5 is stored, 0.25 is asked" in message
@@ -468,42 +469,42 @@ def test_a_study_that_differs_is_refused_with_the_differences(home: Home) -> Non
     assert "--name" in message
     assert len(message.splitlines()) <= 2
     with pytest.raises(ConfigError, match=r"data\.sha256: 0+ is stored, 1 is asked"):
-        open_search(home, configuration(), FACTS | {"data.sha256": "1"})
+        open_search(home, configuration(), UID, FACTS | {"data.sha256": "1"})
 
 
 def test_a_long_list_of_differences_is_shortened(home: Home) -> None:
-    open_search(home, configuration(), FACTS)
+    open_search(home, configuration(), UID, FACTS)
     other = configuration(seed=5, model={"depth": 2, "bottleneck": 3, "dropout": 0.1, "skip": True}, train={"lr": 0.1})
     with pytest.raises(ConfigError, match=r"; and \d+ more") as caught:
-        open_search(home, other, FACTS)
+        open_search(home, other, UID, FACTS)
     assert str(caught.value).count("is stored") == 6
 
 
 def test_the_total_and_the_model_name_may_change(home: Home) -> None:
-    first = open_search(home, configuration(), FACTS)
-    second = open_search(home, configuration(registered_model="other", budget={"trials": 99}), FACTS)
+    first = open_search(home, configuration(), UID, FACTS)
+    second = open_search(home, configuration(registered_model="other", budget={"trials": 99}), UID, FACTS)
     assert second.uid == first.uid
     assert second.study.user_attrs["config"]["budget"]["trials"] == 99
 
 
 def test_values_stored_with_a_study_are_read_by_the_next_process(home: Home) -> None:
-    search = open_search(home, configuration(), FACTS)
+    search = open_search(home, configuration(), UID, FACTS)
     assert search.baselines == {}
     search.baselines = {"linear": {"psnr": 1.5}}
-    again = open_search(home, configuration(), FACTS)
+    again = open_search(home, configuration(), UID, FACTS)
     assert again.baselines == {"linear": {"psnr": 1.5}}
     assert again.facts == FACTS
 
 
 def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Home) -> None:
-    search = open_search(folder_home, configuration(), FACTS)
+    search = open_search(folder_home, configuration(), UID, FACTS)
     storage = search.study._storage
     other = optuna.create_study(storage=storage, study_name="interrupted", direction="minimize")
     other.set_user_attr("uid", "unfinished")
     assert study_names(folder_home) == ["made-up"]
     with pytest.raises(NotFoundError, match="interrupted"):
         load_search(folder_home, "interrupted")
-    created = open_search(folder_home, configuration(name="interrupted"), FACTS)
+    created = open_search(folder_home, configuration(name="interrupted"), UID, FACTS)
     assert created.uid != "unfinished"
     assert created.study.direction.name == "MAXIMIZE"
     assert study_names(folder_home) == ["interrupted", "made-up"]
@@ -511,7 +512,7 @@ def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Ho
 
 @pytest.mark.parametrize(("metric", "direction"), [("psnr", "MAXIMIZE"), ("bce", "MINIMIZE")])
 def test_the_direction_is_the_metric_s(metric: str, direction: str, home: Home) -> None:
-    search = open_search(home, configuration(objective={"metric": metric}), FACTS)
+    search = open_search(home, configuration(objective={"metric": metric}), UID, FACTS)
     assert isinstance(search, Search)
     assert search.study.direction.name == direction
     assert search.ask().number == 0

@@ -20,6 +20,7 @@ from pipeline.data import load
 from pipeline.errors import ConfigError, InputError, Interrupted
 from pipeline.evaluation.judge import judge_of
 from pipeline.results.promote import promote
+from pipeline.search.lock import study_lock
 from pipeline.search.studies import study_names
 from pipeline.study.driver import Options
 from pipeline.study.single import Training, train_one
@@ -142,7 +143,7 @@ def test_equal_trainings_of_two_studies_are_separate(place: Place) -> None:
 
 
 def test_train_refuses_while_run_holds_the_study(finished_copy: Place) -> None:
-    with finished_copy.home.driver_lock("small"), pytest.raises(InputError, match="is being run by"):
+    with study_lock(finished_copy.home, "small"), pytest.raises(InputError, match="is being run by"):
         train(finished_copy)
 
 
@@ -289,7 +290,7 @@ def test_an_interrupted_deletion_is_finished_by_the_same_command(finished_copy: 
     client.delete_experiment(number)
     done = study("delete", "small", "--yes", "--home", str(place.path))
     assert (done.code, done.stderr) == (0, "")
-    assert not (place.path / "artifacts" / "small").exists()
+    assert not list((place.path / "artifacts").glob("*"))
     assert study_names(place.home) == []
 
 
@@ -310,7 +311,7 @@ def test_a_deletion_killed_at_any_step_is_finished_by_the_same_command(
             break
     assert (count > 1, killed.code(), killed.stderr) == (True, 0, "")
     assert (study_names(place.home), registered(place.home)) == ([], [])
-    assert not (place.path / "artifacts" / "small").exists()
+    assert not list((place.path / "artifacts").glob("*"))
     assert [e.name for e in place.client().search_experiments(ViewType.ALL)] == ["Default"]
     assert place.client().search_registered_models() == []
 
@@ -340,7 +341,7 @@ def test_a_study_whose_tracking_store_is_lost_can_be_deleted(finished_copy: Plac
 
 
 def test_a_study_that_is_being_run_is_not_deleted(finished_copy: Place) -> None:
-    with finished_copy.home.driver_lock("small"):
+    with study_lock(finished_copy.home, "small"):
         done = study("delete", "small", "--yes", "--home", str(finished_copy.path))
     assert done.code == 2
     assert "is being run by" in done.stderr

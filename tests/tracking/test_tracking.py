@@ -65,7 +65,7 @@ def test_the_experiment_is_marked_as_training_and_described(finished: Place) -> 
     experiment = finished.client().get_experiment_by_name("small")
     assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert experiment.artifact_location == (finished.path / "artifacts" / "small").as_uri()
+    assert experiment.artifact_location == finished.artifacts.as_uri()
     note = experiment.tags["mlflow.note.content"]
     for part in (
         "**small**",
@@ -264,7 +264,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
 def logged(finished: Place) -> tuple[Run, Path]:
     """A complete trial's run and the folder of its model."""
     [run, *_] = of_state(finished, "COMPLETE")
-    return run, finished.path / "artifacts" / "small" / "models" / run.data.tags["model.id"] / "artifacts"
+    return run, finished.artifacts / "models" / run.data.tags["model.id"] / "artifacts"
 
 
 def test_a_model_has_its_signature_and_requirements(logged: tuple[Run, Path]) -> None:
@@ -358,7 +358,7 @@ def test_the_digests_of_a_model_s_files_are_tags_of_its_run(logged: tuple[Run, P
 @pytest.fixture(scope="module")
 def again(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Tracking]:
     place = copied(finished, tmp_path_factory.mktemp("again"))
-    return place, read_tracking(place.home, "small")
+    return place, read_tracking(place.home, "small", place.search().uid)
 
 
 def snapshot(place: Place) -> dict[str, Any]:
@@ -406,14 +406,20 @@ def test_a_panel_that_does_not_exist_is_none(again: tuple[Place, Tracking]) -> N
 
 
 def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
-    tracking, [run, *_] = read_tracking(finished_copy.home, "small"), finished_copy.runs("baseline")
+    tracking, [run, *_] = (
+        read_tracking(finished_copy.home, "small", finished_copy.search().uid),
+        finished_copy.runs("baseline"),
+    )
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
     tracking.log_panel(run.info.run_id, panel, 7)
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
 
 
 def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> None:
-    tracking, [first, second, *_] = read_tracking(finished_copy.home, "small"), finished_copy.runs("trial")
+    tracking, [first, second, *_] = (
+        read_tracking(finished_copy.home, "small", finished_copy.search().uid),
+        finished_copy.runs("trial"),
+    )
     stored = tracking.read(first.info.run_id)
     assert stored == tracking.find(first.data.tags["trial.uid"])
     assert stored is not None
@@ -427,7 +433,7 @@ def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> 
 
 def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
     [run, *_] = of_state(finished_copy, "COMPLETE")
-    client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small")
+    client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small", finished_copy.search().uid)
     model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
     client.delete_logged_model(run.data.tags["model.id"])
     client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
@@ -447,8 +453,8 @@ def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
 
 
 def test_an_unknown_study_is_refused(finished: Place) -> None:
-    with pytest.raises(NotFoundError, match="MLflow has no experiment 'other'"):
-        read_tracking(finished.home, "other")
+    with pytest.raises(NotFoundError, match="MLflow has no experiment of study 'other'"):
+        read_tracking(finished.home, "other", "0" * 32)
 
 
 def test_a_deleted_experiment_is_refused_and_the_message_says_what_to_do(finished_copy: Place) -> None:
@@ -456,7 +462,7 @@ def test_a_deleted_experiment_is_refused_and_the_message_says_what_to_do(finishe
     assert experiment is not None
     finished_copy.client().delete_experiment(experiment.experiment_id)
     with pytest.raises(TrackingError, match=r"mlflow experiments restore -x 1\).*--name OTHER"):
-        open_tracking(finished_copy.home, "small", "", lambda: False)
+        open_tracking(finished_copy.home, "small", finished_copy.search().uid, "", lambda: False)
 
 
 def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> None:
@@ -464,7 +470,7 @@ def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> No
     environment = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     places = [new_place(migrated, folder) for folder in folders(tmp_path)]
     for place in places:
-        open_tracking(place.home, "one", "", lambda: False)
+        open_tracking(place.home, "one", "0" * 32, "", lambda: False)
     for place in places:
         assert place.home.tracking_uri == f"sqlite:///{place.path / 'mlflow.db'}"
         assert place.client().get_experiment_by_name("one") is not None
@@ -482,7 +488,7 @@ def test_a_file_that_is_not_a_database_is_an_error_of_one_line(tmp_path: Path) -
     home.prepare()
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one at first sight" * 10)
     with pytest.raises(TrackingError) as refusal:
-        open_tracking(home, "small", "", lambda: False)
+        open_tracking(home, "small", "0" * 32, "", lambda: False)
     assert str(home.tracking_uri) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
 
@@ -495,4 +501,6 @@ def test_an_interrupted_study_leaves_no_run_running(place: Place) -> None:
     with pytest.raises(Interrupted):
         place.run(reporter=Recorder(stop))
     assert {run.info.status for run in place.runs()} <= {"SCHEDULED", "FINISHED", "FAILED"}
-    assert any(run.status in ("RUNNING", "SCHEDULED") for run in read_tracking(place.home, "small").runs())
+    assert any(
+        run.status in ("RUNNING", "SCHEDULED") for run in read_tracking(place.home, "small", place.search().uid).runs()
+    )
