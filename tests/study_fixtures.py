@@ -1,4 +1,4 @@
-"""Fixtures with real, small studies and real servers. Test modules load them with ``pytest_plugins = ["study_fixtures"]``.
+"""Fixtures with real, small studies and real servers. A module loads them by ``pytest_plugins = ["study_fixtures"]``.
 
 The finished study is run once per session. No test may change its home; a test that has to change it uses a copy.
 """
