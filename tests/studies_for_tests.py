@@ -153,7 +153,17 @@ class Place:
 
     def arguments(self, *more: str) -> list[str]:
         """The arguments of a `study run` command in this place."""
-        return ["run", str(self.file), "--home", str(self.path), *more]
+        return ["run", str(self.file), *self.options, *more]
+
+    @property
+    def artifacts(self) -> Path:
+        """The folder that holds the files of MLflow."""
+        return self.path / "artifacts"
+
+    @property
+    def options(self) -> list[str]:
+        """The options that name this place, for every command."""
+        return ["--home", str(self.path)]
 
 
 def new_place(migrated: Path, folder: Path) -> Place:
@@ -330,9 +340,10 @@ def panels(place: Place, run: Run) -> list[tuple[int, str]]:
 
 
 def artifact(place: Place, run: Run, path: str) -> Path:
-    """The path of a run's artifact in the home."""
-    file = place.path / "artifacts" / run.info.artifact_uri.rsplit("/artifacts/", 1)[1]
-    return file / path if path else file
+    """The path of a run's artifact."""
+    uri = run.info.artifact_uri
+    folder = uri.removeprefix("mlflow-artifacts:/") if uri.startswith("mlflow") else uri.rsplit("/artifacts/", 1)[1]
+    return place.artifacts / folder / path
 
 
 def models(place: Place, name: str = "small") -> list[Any]:

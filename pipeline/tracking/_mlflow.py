@@ -18,6 +18,8 @@ LOCATIONS = (
 )
 ADDED_BY_LOADING = "registered_model_meta"  # a file beside a model that is downloaded through the registry
 SERVER_ERROR = re.compile(r"failed with error code 5\d\d|50[234] Server Error")  # of a server that answers but is down
+# Of an artifact server that has refused a request; it takes one again after "timeout" (408) and "too many" (429).
+CLIENT_ERROR = re.compile(r"4(?!08|29)\d\d Client Error")
 # A file in a run's folder "images"; older versions write % between the parts.
 IMAGE = re.compile(r"([^+%]+)([+%])step\2(\d+)\2timestamp\2\d+\2[0-9a-f-]+(\2compressed)?\.(png|webp)")
 

@@ -29,7 +29,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import RESUME, InputError, NotFoundError, TrackingError
 from pipeline.home import Home
-from pipeline.tracking._mlflow import SERVER_ERROR, artifact_locations, relocate
+from pipeline.tracking._mlflow import CLIENT_ERROR, SERVER_ERROR, artifact_locations, relocate
 from pipeline.tracking.outbox import Outbox
 
 STUDY_TAG = "study.name"  # of an experiment and of each of its runs
@@ -107,7 +107,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_unreachable(error: Exception) -> bool:
     """Whether MLflow's error means that the store is down, overloaded or locked, and not that a request was wrong."""
-    if _disk_trouble(error):
+    if _disk_trouble(error) or CLIENT_ERROR.search(str(error)):
         return False
     if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
         return True

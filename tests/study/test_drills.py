@@ -19,9 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from servers import MlflowServer, Served, free_port
 from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study, wait_for
 
 from pipeline.errors import TrackingError
-from pipeline.home import Home, open_home
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.training.losses import LOSS_FUNCTIONS
 
@@ -40,84 +38,6 @@ pytest_plugins = ["study_fixtures"]
 
 
 # --- an MLflow server ---------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server:
-    """An MLflow server that stores its files in a home, so that tests can read them without the server."""
-
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.home / 'mlflow.db'}"]
-        command += ["--artifacts-destination", str(self.home / "artifacts")]
-        settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | settings
-        quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(
-            command, env=environment, cwd=self.home, stdout=quiet, stderr=quiet, start_new_session=True
-        )
-        wait_for(self.answers, "answer from the MLflow server")
-
-    def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        """Kill all processes of the server."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@dataclass
-class Served(Place):
-    """A place whose MLflow store is a server."""
-
-    uri: str = ""
-
-    @property
-    def home(self) -> Home:
-        return open_home(self.path, tracking_uri=self.uri)
-
-    def arguments(self, *more: str) -> list[str]:
-        return super().arguments("--tracking-uri", self.uri, *more)
-
-    def without_server(self) -> Place:
-        """The same place without the server: the locations of artifacts become paths of files."""
-        columns = {"experiments": "artifact_location", "runs": "artifact_uri", "logged_models": "artifact_location"}
-        files = f"{(self.path / 'artifacts').as_uri()}/"
-        with contextlib.closing(sqlite3.connect(self.path / "mlflow.db")) as database, database:
-            for table, column in columns.items():
-                database.execute(f"update {table} set {column} = replace({column}, 'mlflow-artifacts:/', ?)", (files,))
-        return Place(self.path, self.file)
-
-
-@pytest.fixture
-def server(place: Place) -> Iterator[Server]:
-    server = Server(place.path)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def served(place: Place, server: Server) -> Served:
-    return Served(place.path, place.file, server.uri)
 
 
 def on_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
@@ -143,7 +63,7 @@ def assert_same_as(finished: Place, place: Place) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("baseline", 1), ("epoch", 2), ("trial", 2)])
 def test_a_killed_and_restarted_server_changes_no_number(
-    finished: Place, served: Served, server: Server, kind: str, count: int
+    finished: Place, served: Served, server: MlflowServer, kind: str, count: int
 ) -> None:
     restarts: list[threading.Thread] = []
 
@@ -154,16 +74,15 @@ def test_a_killed_and_restarted_server_changes_no_number(
 
     _, recorder = served.run(reporter=on_event(kind, count, kill))
     restarts[0].join()
-    server.kill()
     assert len(recorder.kind("trial")) == 6
-    assert_same_as(finished, served.without_server())
+    assert_same_as(finished, served)
 
 
 # The trial after the fourth is pruned in its first epoch, while the store has received nothing about it.
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
 def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
-    finished: Place, served: Served, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
+    finished: Place, served: Served, server: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
@@ -177,13 +96,12 @@ def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
         assert done.stderr.startswith(f"error: MLflow at {server.uri} cannot be used")
     server.start()
     assert study(*served.arguments("--workers", "0")).code == 0
-    server.kill()
-    assert_same_as(finished, served.without_server())
+    assert_same_as(finished, served)
 
 
 def test_an_unreachable_server_is_reported_in_one_line(place: Place) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
-    done = study(*Served(place.path, place.file, uri).arguments("--workers", "0"))
+    done = study(*Served(place.path, place.file, uri, place.artifacts).arguments("--workers", "0"))
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
     assert done.stderr.startswith(f"error: MLflow at {uri} cannot be used")
 
@@ -196,7 +114,7 @@ class LossyProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, server: Server, loses: Callable[[str], bool]) -> None:
+    def __init__(self, server: MlflowServer, loses: Callable[[str], bool]) -> None:
         self.target, self.loses, self.lost = server, loses, []  # type: ignore[var-annotated]
         super().__init__(("127.0.0.1", 0), Forwarding)
         self.uri = f"http://127.0.0.1:{self.server_address[1]}"
@@ -248,7 +166,7 @@ class Forwarding(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def lossy_proxy(server: Server, loses: Callable[[str], bool]) -> Iterator[LossyProxy]:
+def lossy_proxy(server: MlflowServer, loses: Callable[[str], bool]) -> Iterator[LossyProxy]:
     proxy = LossyProxy(server, loses)
     thread = threading.Thread(target=proxy.serve_forever)
     thread.start()
@@ -261,7 +179,7 @@ def lossy_proxy(server: Server, loses: Callable[[str], bool]) -> Iterator[LossyP
 
 
 @pytest.mark.slow
-def test_a_lost_reply_to_create_run_leaves_one_run(finished: Place, served: Served, server: Server) -> None:
+def test_a_lost_reply_to_create_run_leaves_one_run(finished: Place, served: Served, server: MlflowServer) -> None:
     lost: list[str] = []
 
     def first_create(what: str) -> bool:
@@ -274,13 +192,13 @@ def test_a_lost_reply_to_create_run_leaves_one_run(finished: Place, served: Serv
         served.uri = proxy.uri
         served.run()
         assert len(proxy.lost) == 1
-    server.kill()
-    assert_same_as(finished, served.without_server())
+    served.uri = server.uri
+    assert_same_as(finished, served)
 
 
 @pytest.mark.slow
 def test_a_lost_first_reply_to_every_kind_of_request_changes_nothing(
-    finished: Place, served: Served, server: Server
+    finished: Place, served: Served, server: MlflowServer
 ) -> None:
     """Except the requests at the start that check whether the store is reachable: a lost reply to those is an error."""
     seen: dict[str, int] = {}
@@ -294,8 +212,8 @@ def test_a_lost_first_reply_to_every_kind_of_request_changes_nothing(
         served.uri = proxy.uri
         served.run()
         assert len(proxy.lost) > 5, proxy.lost
-    server.kill()
-    assert_same_as(finished, served.without_server())
+    served.uri = server.uri
+    assert_same_as(finished, served)
 
 
 # --- locked databases ---------------------------------------------------------------------------------------------

@@ -130,13 +130,22 @@ def test_the_errors_of_a_server_that_is_down_are_recognised(status: int, unreach
     assert is_unreachable(caught.value) == unreachable
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-def test_the_errors_of_an_artifact_server_that_is_down_are_recognised(status: int) -> None:
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 400, 401, 403, 404, 413])
+def test_the_errors_of_an_artifact_server_are_told_apart(status: int, tmp_path: Path) -> None:
+    """Otherwise a study waits for two minutes for a file that does not exist, or ends when the server is restarted."""
     from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 
-    with answering(status) as address, pytest.raises(Exception) as caught:  # noqa: PT011
-        HttpArtifactRepository(f"{address}/api/2.0/mlflow-artifacts/artifacts/1").list_artifacts("images")
-    assert is_unreachable(caught.value)
+    (tmp_path / "a.txt").write_text("a")
+    with answering(status) as address:
+        repository = HttpArtifactRepository(f"{address}/api/2.0/mlflow-artifacts/artifacts/1")
+        for request in (
+            lambda: repository.list_artifacts("images"),
+            lambda: repository.download_artifacts("a.txt", str(tmp_path)),
+            lambda: repository.log_artifact(str(tmp_path / "a.txt")),
+        ):
+            with pytest.raises(Exception) as caught:  # noqa: PT011
+                request()
+            assert is_unreachable(caught.value) == (status in (408, 429) or status >= 500), caught.value
 
 
 @pytest.mark.parametrize(
