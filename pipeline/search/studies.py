@@ -12,9 +12,10 @@ from typing import Any
 import optuna
 
 from pipeline.config import StudyConfig
-from pipeline.errors import ConfigError, NotFoundError, StudyError
+from pipeline.errors import ConfigError, NotFoundError
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search, database_errors
+from pipeline.search.ask_tell import Search
+from pipeline.search.database import database_errors, open_storage, patience_with
 
 
 @database_errors()
@@ -26,13 +27,13 @@ def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Se
             message shows up to six differences.
         StudyError: the database cannot be used.
     """
-    storage = _storage(home)
+    storage = open_storage(home)
     if config.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=config.name)
         if "config" in study.user_attrs:
             _check_same(study, config, facts)
             study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
-            return Search(config, study)
+            return Search(config, study, patience_with(home.storage_shown))
         # The process that created it was killed before it stored the configuration; there is no trial yet.
         optuna.delete_study(storage=storage, study_name=config.name)
     study = optuna.create_study(
@@ -42,7 +43,7 @@ def open_search(home: Home, config: StudyConfig, facts: Mapping[str, Any]) -> Se
     attributes = {"facts": dict(facts), "created": stamp, "uid": uuid.uuid4().hex, "config": config.canonical()}
     for key, value in attributes.items():
         study.set_user_attr(key, value)
-    return Search(config, study)
+    return Search(config, study, patience_with(home.storage_shown))
 
 
 def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, Any]) -> None:
@@ -60,7 +61,8 @@ def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, An
 def detached(config: StudyConfig, uid: str) -> Search:
     """A study in memory with one open trial, for a single training."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search = Search(config, optuna.create_study(study_name=config.name, direction=config.objective.direction))
+    study = optuna.create_study(study_name=config.name, direction=config.objective.direction)
+    search = Search(config, study, patience_with("this process"))
     search.uid = uid
     search.ask()
     return search
@@ -78,7 +80,9 @@ def load_search(home: Home, name: str) -> Search:
 def load_searches(home: Home, only: str | None = None) -> list[Search]:
     """The studies of a home in the order of their names, or ``only`` one; none where there is no home."""
     studies = _studies(home, only)
-    return [Search(StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"])), study) for study in studies]
+    patience = patience_with(home.storage_shown)
+    configs = [StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"])) for study in studies]
+    return [Search(config, study, patience) for config, study in zip(configs, studies, strict=True)]
 
 
 def study_names(home: Home) -> list[str]:
@@ -90,7 +94,7 @@ def study_names(home: Home) -> list[str]:
 def delete_search(home: Home, name: str) -> None:
     """Delete a study from the database, if it is there."""
     for study in _studies(home, name):
-        optuna.delete_study(storage=_storage(home), study_name=study.study_name)
+        optuna.delete_study(storage=open_storage(home), study_name=study.study_name)
 
 
 @database_errors()
@@ -98,20 +102,7 @@ def _studies(home: Home, only: str | None = None) -> list[optuna.Study]:
     """Optuna's studies; one without a config is left out: its creation was killed, and the next run makes it again."""
     if not home.exists():
         return []
-    storage = _storage(home)
+    storage = open_storage(home)
     names = sorted(name for name in optuna.get_all_study_names(storage) if only in (None, name))
     studies = [optuna.load_study(storage=storage, study_name=name) for name in names]
     return [study for study in studies if "config" in study.user_attrs]
-
-
-def _storage(home: Home) -> optuna.storages.RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sqlite = home.storage_url.startswith("sqlite:")
-    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(home.storage_url, engine_kwargs=options)
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise StudyError(f"--storage {home.storage_url}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # SQLAlchemy's own errors
-        reason = str(error).splitlines()[0]
-        raise StudyError(f"--storage {home.storage_url}: the database cannot be used: {reason}") from None

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,12 +23,14 @@ from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.home import Home
+from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.studies import open_search
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
+from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
 
 Device = Literal["cpu", "cuda"]
@@ -106,6 +108,7 @@ def open_session(
     """
     config = file.config
     samplers.check(config)
+    patience_s()  # refuses bad input before anything is written
     cuda = options.device != "cpu" and torch.cuda.is_available()
     if options.device == "cuda" and not cuda:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
@@ -116,7 +119,9 @@ def open_session(
     home.prepare()
     with home.driver_lock(config.name), _stop_signals() as stop:
         search, label = opener(home, config, data.digest, device)
-        tracking = open_tracking(home, config.name, _experiment_note(file, data), stop.is_set)
+        search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
+        patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
+        tracking = open_tracking(home, config.name, _experiment_note(file, data), patience)
         judge = judge_of(data, home.judges, stop.is_set)
         tags = {
             "study.name": config.name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from PIL import Image
 from pipeline.config.outcomes import EpochResult
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
+from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
@@ -33,8 +34,8 @@ from pipeline.tracking.store import (
     connect,
     disk_errors,
     every_page,
-    is_unreachable,
     local_path,
+    patience_with,
     queued,
     store_errors,
     waits,
@@ -62,7 +63,7 @@ class StoredRun:
 class Tracking:
     """One study's experiment in the MLflow store. Only one process writes to it: the driver.
 
-    While the store is unreachable, methods wait for a bounded time, then raise TrackingError; writes that nothing
+    While the store is unreachable, methods wait for a bounded time, then raise StudyError; writes that nothing
     depends on are kept for later. Every method may be repeated: a request whose reply was lost is not done twice.
     """
 
@@ -236,7 +237,7 @@ class Tracking:
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
-def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
+def open_tracking(home: Home, study_name: str, note: str, patience: Patience) -> Tracking:
     """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
     client = connect(home, create=True)
     with store_errors(home):
@@ -244,7 +245,7 @@ def open_tracking(home: Home, study_name: str, note: str, stop_asked: Callable[[
             location = (home.artifacts / study_name).as_uri() if home.local_tracking else None
             tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
             client.create_experiment(study_name, location, tags | {STUDY_TAG: study_name})
-    return _open(home, client, study_name, stop_asked)
+    return _open(home, client, study_name, patience)
 
 
 def read_tracking(home: Home, study_name: str) -> Tracking:
@@ -254,22 +255,21 @@ def read_tracking(home: Home, study_name: str) -> Tracking:
         NotFoundError: there is none of that name, or no store.
         TrackingError: the store cannot be used, or the experiment was deleted.
     """
-    return _open(home, connect(home), study_name, lambda: False)
+    return _open(home, connect(home), study_name, patience_with(home))
 
 
-def _open(home: Home, client: MlflowClient, study_name: str, stop_asked: Callable[[], bool]) -> Tracking:
-    """Waiting for an unreachable store ends when a stop is asked for."""
+def _open(home: Home, client: MlflowClient, study_name: str, patience: Patience) -> Tracking:
     with store_errors(home):
         experiment = client.get_experiment_by_name(study_name)
     if experiment is None:
-        raise NotFoundError(f"MLflow has no experiment {study_name!r} at {home.tracking_uri}")
+        raise NotFoundError(f"MLflow has no experiment {study_name!r} at {home.tracking_shown}")
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow's experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
-    outbox = Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
-    return Tracking(OpenExperiment(client, experiment.experiment_id, experiment.artifact_location, outbox))
+    experiment_id, location = experiment.experiment_id, experiment.artifact_location
+    return Tracking(OpenExperiment(client, experiment_id, location, Outbox(patience)))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
@@ -278,7 +278,7 @@ def read_run(home: Home, run_id: str) -> StoredRun:
         client = connect(home)
         with suppress(MlflowException):
             return _stored(client.get_run(run_id))
-    raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_uri}")
+    raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 
 
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:

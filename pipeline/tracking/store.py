@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import RESUME, NotFoundError, TrackingError
-from pipeline.home import Home
+from pipeline.files import create_whole
+from pipeline.home import Home, shown
+from pipeline.patience import Patience
 from pipeline.tracking._mlflow import SERVER_ERROR
 from pipeline.tracking.outbox import Outbox
 
@@ -49,7 +50,7 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
         TrackingError: the store cannot be used.
     """
     if not create and not home.has_tracking():
-        raise NotFoundError(f"there is no MLflow database at {home.tracking_uri}; `study run` creates it")
+        raise NotFoundError(f"there is no MLflow database at {home.tracking_shown}; `study run` creates it")
     environment = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(home.tracking_uri)
     mlflow.set_registry_uri(home.tracking_uri)
@@ -59,25 +60,15 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
             os.environ[key] = value
     with quiet(), store_errors(home):
         if create and home.local_tracking:
-            _create_database(Path(home.tracking_uri.removeprefix("sqlite:///")))
+            create_whole(Path(home.tracking_uri.removeprefix("sqlite:///")), _create_database)
         client = MlflowClient(home.tracking_uri, home.tracking_uri)
         client.search_experiments(max_results=1)
         return client
 
 
 def _create_database(path: Path) -> None:
-    """Create a database whole or not at all: MLflow cannot use one whose creation was interrupted."""
-    if path.exists():
-        return
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        MlflowClient(f"sqlite:///{made}", f"sqlite:///{made}").search_experiments(max_results=1)  # creates the tables
-        try:
-            os.link(made, path)
-        except FileExistsError:
-            return  # another study's driver was quicker; a rename would replace its database
-        except OSError:  # a file system without hard links
-            made.rename(path)
+    """Create the tables of a database; MLflow cannot use one whose creation was interrupted."""
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_experiments(max_results=1)
 
 
 def every_page(search: Callable[..., Any]) -> Iterator[Any]:
@@ -114,6 +105,11 @@ def is_unreachable(error: Exception) -> bool:
     return bool(SERVER_ERROR.search(str(error))) or any(isinstance(cause, OSError) for cause in _causes(error))
 
 
+def patience_with(home: Home, **listeners: Any) -> Patience:
+    """The patience with a home's store; ``listeners`` are ``stop_asked`` and ``say`` of `Patience`."""
+    return Patience(f"MLflow at {home.tracking_shown}", is_unreachable, **listeners)
+
+
 def _disk_trouble(error: Exception) -> str | None:
     """What the disk refused, if that is the cause: waiting does not help."""
     for cause in _causes(error):
@@ -141,7 +137,8 @@ def store_errors(home: Home) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise TrackingError(f"MLflow at {home.tracking_uri} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = shown(str(error) or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"MLflow at {home.tracking_shown} cannot be used: {reason}") from None
 
 
 @contextmanager

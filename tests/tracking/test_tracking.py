@@ -46,6 +46,7 @@ from pipeline.home import open_home
 from pipeline.provenance import git_state
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
+from pipeline.tracking.store import patience_with
 
 pytest_plugins = ["study_fixtures"]
 
@@ -456,7 +457,7 @@ def test_a_deleted_experiment_is_refused_and_the_message_says_what_to_do(finishe
     assert experiment is not None
     finished_copy.client().delete_experiment(experiment.experiment_id)
     with pytest.raises(TrackingError, match=r"mlflow experiments restore -x 1\).*--name OTHER"):
-        open_tracking(finished_copy.home, "small", "", lambda: False)
+        open_tracking(finished_copy.home, "small", "", patience_with(finished_copy.home))
 
 
 def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> No
     environment = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     places = [new_place(migrated, folder) for folder in folders(tmp_path)]
     for place in places:
-        open_tracking(place.home, "one", "", lambda: False)
+        open_tracking(place.home, "one", "", patience_with(place.home))
     for place in places:
         assert place.home.tracking_uri == f"sqlite:///{place.path / 'mlflow.db'}"
         assert place.client().get_experiment_by_name("one") is not None
@@ -482,7 +483,7 @@ def test_a_file_that_is_not_a_database_is_an_error_of_one_line(tmp_path: Path) -
     home.prepare()
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one at first sight" * 10)
     with pytest.raises(TrackingError) as refusal:
-        open_tracking(home, "small", "", lambda: False)
+        open_tracking(home, "small", "", patience_with(home))
     assert str(home.tracking_uri) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
 
