@@ -1,5 +1,6 @@
 """All that this project uses of Optuna without a public API. A test for each says what an upgrade changed."""
 
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -12,10 +13,14 @@ class StoredAlreadyError(Exception):
 
 
 class Storage(optuna.storages.RDBStorage):
-    """Optuna's storage, but a trial is added once.
+    """Optuna's storage, but a trial is added once, and the connections end with this object.
 
     Optuna repeats the transaction that adds a trial, also where it was committed and only the reply was lost.
     """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        weakref.finalize(self, self.engine.dispose)
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """Called in the transaction, which holds the study's row; the template's number says which is to be added."""
@@ -23,11 +28,6 @@ class Storage(optuna.storages.RDBStorage):
         if template_trial is not None and template_trial.number not in (-1, trial.number):
             raise StoredAlreadyError
         return trial
-
-
-def dispose(storage: optuna.storages.RDBStorage) -> None:
-    """Close a storage's connections."""
-    storage.engine.dispose()
 
 
 def add_trial(study: optuna.Study, trial: FrozenTrial, number: int) -> None:

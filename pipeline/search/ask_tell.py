@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import optuna
@@ -139,21 +140,21 @@ class Search:
 
     def tell(self, trial: OpenTrial, state: EndState, value: float | None, summary: Summary) -> EndedTrial:
         """End a trial. Its state is written last, after epochs, attributes and summary, so a kill loses nothing."""
-        self.write(lambda: self._tell(trial, state, value, summary))
-        return self.ended(trial.number)
-
-    def _tell(self, trial: OpenTrial, state: EndState, value: float | None, summary: Summary) -> None:
-        stored = self.study.get_trials(deepcopy=False)[trial.number]
-        if stored.state.name == state:
-            return  # told before, and the reply was lost
-        handle = _optuna.writable(self.study, stored)
+        stored = self.trials()[trial.number]
+        handle = self.request(lambda: _optuna.writable(self.study, stored))
         for epoch, reported in trial.reported.items():
             if epoch not in stored.intermediate_values:
-                handle.report(reported, epoch)
+                self.write(partial(handle.report, reported, epoch))
         for key, attr in trial.pruner_attrs().items():
-            _optuna.set_system_attr(self.study, stored, key, attr)
-        handle.set_user_attr("summary", asdict(summary))
-        self.study.tell(handle, value, state=TrialState[state])
+            self.write(partial(_optuna.set_system_attr, self.study, stored, key, attr))
+        self.write(lambda: handle.set_user_attr("summary", asdict(summary)))
+
+        def end() -> None:
+            if self.study.get_trials(deepcopy=False)[trial.number].state.name != state:  # the reply may have been lost
+                self.study.tell(handle, value, state=TrialState[state])
+
+        self.write(end)
+        return self.ended(trial.number)
 
     def adopt(self, number: int, run_id: str) -> None:
         """Link an ended trial to a new run; its summary, which names the lost one, cannot be changed any more."""

@@ -15,7 +15,7 @@ from pipeline.errors import RESUME, StudyError
 from pipeline.files import create_whole
 from pipeline.home import Home, shown
 from pipeline.patience import Patience
-from pipeline.search._optuna import Storage, dispose
+from pipeline.search._optuna import Storage
 
 SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY and SQLITE_LOCKED, in the lower eight bits of sqlite's error code
 # PostgreSQL: the connection failed (class 08), the server is shut down, crashed or starting, or has no free connection.
@@ -37,7 +37,7 @@ def open_storage(home: Home) -> optuna.storages.RDBStorage:
     try:
         if sqlite and not home.exists():
             path = Path(home.storage_url.removeprefix("sqlite:///").partition("?")[0])
-            create_whole(path, lambda made: dispose(Storage(f"sqlite:///{made}")))
+            create_whole(path, lambda made: Storage(f"sqlite:///{made}"))
         return Storage(home.storage_url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError
         reason = shown(str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0]

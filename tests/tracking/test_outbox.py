@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline import patience as module
-from pipeline.errors import Interrupted, StudyError
+from pipeline.errors import InputError, Interrupted, StudyError
 from pipeline.patience import Patience
 from pipeline.tracking.outbox import Outbox
 
@@ -336,3 +336,21 @@ def test_giving_up_keeps_every_write(before: list[str], writes: int) -> None:
         store.answers, store.always = [], OK
         box.flush()
     assert list(dict.fromkeys(store.written)) == list(range(writes))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_store_that_goes_and_comes_back_is_said_once_each() -> None:
+    said: list[str] = []
+    patience = Patience("the store", lambda error: isinstance(error, UnreachableError), say=said.append)
+    store = Store(UNREACHABLE, UNREACHABLE, LOST, OK, OK, UNREACHABLE)
+    assert [patience.call(lambda: store.write(what)) for what in (1, 2, 3)] == [10, 20, 30]
+    away = "the store is unreachable; waiting up to 60 s (training continues)"
+    back = "the store is reachable again, after 0 s"
+    assert said == [away, back, away, back]
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "nan", "inf", ""])
+def test_patience_that_is_no_number_of_seconds_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_PATIENCE_S", given)
+    with pytest.raises(InputError, match="allowed are seconds, 0 or more"):
+        module.patience_s()
