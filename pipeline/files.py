@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Collection, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -55,6 +56,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def create_whole(path: Path, make: Callable[[Path], object]) -> None:
+    """Create a file whole or not at all, and once; ``make`` writes it elsewhere. One that exists is left as it is."""
+    if path.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        make(made)
+        try:
+            os.link(made, path)
+        except FileExistsError:
+            return  # another process was quicker; a rename would replace its file
+        except OSError:  # a file system without hard links
+            made.rename(path)
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import platformdirs
 from filelock import FileLock
@@ -24,6 +25,10 @@ DEFAULT_HOME = Path("mlruns")
 IDENTITY = "home.json"
 FORMAT = 1  # of the folder; a home of another format is refused
 UID = re.compile(r"[0-9a-f]{32}|train-[0-9a-f]{16}")  # of a study, and of a single training
+# A password in a URL: after the user's name, or as a parameter. Digits before a slash are a port.
+PASSWORD = re.compile(
+    r"(?<=://)([^:/?#@\s]*:)(?!\d+[/?#])(\S*)(?=@)|([?&]\w*(?:password|secret|token)=)([^&\s]+)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,16 @@ class Home:
     def local_tracking(self) -> bool:
         """Whether MLflow's store is a database file and not a server."""
         return self.tracking_uri.startswith("sqlite:")
+
+    @property
+    def tracking_shown(self) -> str:
+        """MLflow's store as it may be printed."""
+        return shown(self.tracking_uri)
+
+    @property
+    def storage_shown(self) -> str:
+        """Optuna's database as it may be printed."""
+        return shown(self.storage_url)
 
     @property
     def artifacts(self) -> Path:
@@ -197,6 +212,17 @@ def default_data_dir() -> Path:
     """``$STUDY_DATA_DIR``, else the user's cache folder."""
     chosen = os.environ.get("STUDY_DATA_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("restoration-study") / "data"
+
+
+def shown(text: str) -> str:
+    """A URL, or a text with URLs, without its passwords."""
+    return PASSWORD.sub(lambda found: f"{found[1] or found[3]}***", text)
+
+
+def passwords(*urls: str) -> list[str]:
+    """The passwords in URLs, as they are written there and decoded."""
+    found = [match[2] or match[4] for url in urls for match in PASSWORD.finditer(url)]
+    return [*found, *map(unquote, found)]
 
 
 def _may_exist(url: str) -> bool:

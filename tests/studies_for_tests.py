@@ -139,7 +139,7 @@ class Place:
         return connect(self.home)
 
     @property
-    def artifacts(self) -> Path:
+    def study_artifacts(self) -> Path:
         """The folder of the study's artifacts."""
         return self.path / "artifacts" / f"small-{self.search().uid[:8]}"
 

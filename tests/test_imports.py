@@ -19,7 +19,7 @@ ROOT = Path(pipeline.__file__).parent
 ORDER = (
     *("cli", "api", "results", "study", "tracking", "search", "workers"),
     *("epoch", "training", "evaluation", "data", "config"),
-    *("home", "files", "seeds", "provenance", "errors"),
+    *("patience", "home", "files", "seeds", "provenance", "errors"),
 )
 CORE = ("epoch", "training", "evaluation", "data", "config")
 ENTRY_POINTS = ("__init__", "__main__")

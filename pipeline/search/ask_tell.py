@@ -8,34 +8,25 @@ never by time: trial n sees trials 0 … n-L as they ended and n-L+1 … n-1 as 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config import ByKey, Choices, Fixed, Range, StudyConfig, Value
-from pipeline.errors import RESUME, StudyError
+from pipeline.errors import StudyError
+from pipeline.patience import Patience
 from pipeline.search import _optuna
+from pipeline.search.database import database_errors
 from pipeline.search.records import EndedTrial, EndState, RunningTrial, StoredTrial, Summary
 from pipeline.search.samplers import build_pruner, build_sampler
 
 T = TypeVar("T")
 OptunaStudy = optuna.Study
-
-
-@contextmanager
-def database_errors() -> Iterator[None]:
-    """Database errors as errors that a user can act on; also a decorator."""
-    try:
-        yield
-    except optuna.exceptions.StorageInternalError as error:
-        cause = error.__cause__ or error
-        reason = str(getattr(cause, "orig", cause)).splitlines()[0]
-        raise StudyError(f"Optuna's database: {reason}; when that is repaired, {RESUME}") from error
 
 
 class OpenTrial:
@@ -67,18 +58,17 @@ class _Attribute(Generic[T]):
         self._key, self._default = key, default
 
     def __get__(self, search: Search, _: type[Search]) -> T:
-        with database_errors():
-            return cast(T, search.study.user_attrs.get(self._key, self._default))
+        return cast(T, search.request(lambda: search.study.user_attrs.get(self._key, self._default)))
 
     def __set__(self, search: Search, value: T) -> None:
-        with database_errors():
-            search.study.set_user_attr(self._key, value)
+        search.write(lambda: search.study.set_user_attr(self._key, value))
 
 
 class Search:
     """One study in Optuna's database. Its attributes are all that is stored of a study besides its trials.
 
-    Every method and attribute raises StudyError where the database cannot be read or written.
+    While the database is unreachable, every method and attribute waits for a bounded time. They raise StudyError where
+    the database cannot be read or written. A request whose reply was lost is not done twice.
     """
 
     uid = _Attribute("uid", "")
@@ -91,14 +81,24 @@ class Search:
     published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
     _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
 
-    def __init__(self, config: StudyConfig, study: optuna.Study) -> None:
+    def __init__(self, config: StudyConfig, study: optuna.Study, patience: Patience) -> None:
         self.config = config
         self.study = study
+        self.patience = patience
+        self.before_write: Callable[[], None] = lambda: None  # called before every attempt to write
 
     @database_errors()
+    def request(self, request: Callable[[], T]) -> T:
+        """Send a request until the database answers."""
+        return self.patience.call(request)
+
+    def write(self, write: Callable[[], object]) -> None:
+        """Send a write, which may be repeated."""
+        self.request(lambda: (self.before_write(), write()))
+
     def trials(self) -> list[FrozenTrial]:
         """All trials as Optuna has them."""
-        return self.study.get_trials(deepcopy=False)
+        return self.request(lambda: self.study.get_trials(deepcopy=False))
 
     def records(self) -> list[StoredTrial]:
         """All trials in number order."""
@@ -116,7 +116,6 @@ class Search:
         """How many trials have ended; they end in number order, so the next one to end has this number."""
         return sum(trial.state.is_finished() for trial in self.trials())
 
-    @database_errors()
     def ask(self) -> OpenTrial:
         """Sample the next trial and store it, running and with all its parameters, in one write."""
         trials = self.trials()
@@ -130,10 +129,9 @@ class Search:
             trial = view.ask()
             values = self.config.space.resolve(lambda name, dimension: _suggest(trial, name, dimension))
         asked = view.get_trials(deepcopy=False)[number]
-        self.study.add_trial(_running(asked))
+        self.write(lambda: _optuna.add_trial(self.study, _running(asked), number))
         return OpenTrial(number, values, trial)
 
-    @database_errors()
     def reopen(self, number: int) -> OpenTrial:
         """Open a trial that an earlier process asked; its epochs have to be reported again."""
         trials = self.trials()
@@ -142,18 +140,22 @@ class Search:
         in_view = view.get_trials(deepcopy=False)[number]
         return OpenTrial(number, self._values(trials[number]), _optuna.writable(view, in_view))
 
-    @database_errors()
     def tell(self, trial: OpenTrial, state: EndState, value: float | None, summary: Summary) -> EndedTrial:
         """End a trial. Its state is written last, after epochs, attributes and summary, so a kill loses nothing."""
         stored = self.trials()[trial.number]
-        handle = _optuna.writable(self.study, stored)
+        handle = self.request(lambda: _optuna.writable(self.study, stored))
         for epoch, reported in trial.reported.items():
             if epoch not in stored.intermediate_values:
-                handle.report(reported, epoch)
+                self.write(partial(handle.report, reported, epoch))
         for key, attr in trial.pruner_attrs().items():
-            _optuna.set_system_attr(self.study, stored, key, attr)
-        handle.set_user_attr("summary", asdict(summary))
-        self.study.tell(handle, value, state=TrialState[state])
+            self.write(partial(_optuna.set_system_attr, self.study, stored, key, attr))
+        self.write(lambda: handle.set_user_attr("summary", asdict(summary)))
+
+        def end() -> None:
+            if self.study.get_trials(deepcopy=False)[trial.number].state.name != state:  # the reply may have been lost
+                self.study.tell(handle, value, state=TrialState[state])
+
+        self.write(end)
         return self.ended(trial.number)
 
     def adopt(self, number: int, run_id: str) -> None:

@@ -1,7 +1,7 @@
 """The lock that admits one driver per study. It belongs to Optuna's storage, so it holds across homes and machines.
 
 Comes in: a home and a study's name. Goes out: a lock that ends with the process: a file beside a sqlite database, an
-advisory lock in PostgreSQL. May not import optuna.
+advisory lock in PostgreSQL.
 """
 
 import hashlib
@@ -15,10 +15,11 @@ from typing import Protocol
 
 import sqlalchemy
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from pipeline.errors import RESUME, InputError, StudyError
-from pipeline.home import Home
+from pipeline.home import Home, shown
+from pipeline.search.database import KEEPALIVE
 
 
 class StudyLock(Protocol):
@@ -43,7 +44,8 @@ def study_lock(home: Home, name: str) -> Iterator[StudyLock]:
     try:
         holder = lock.acquire()
     except SQLAlchemyError as error:
-        raise StudyError(f"Optuna's database cannot be used: {str(error).splitlines()[0]}") from None
+        reason = shown(str(getattr(error, "orig", error))).splitlines()[0]
+        raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
     if holder is not None:
         raise InputError(f"study {name!r} is being run by {holder}; wait for it, or stop it first")
     try:
@@ -85,9 +87,11 @@ class _AdvisoryLock:
         self._name = name
         self._key = int.from_bytes(hashlib.sha256(f"study {name}".encode()).digest()[:8], signed=True)
         self._session = f"{_this_process()} {uuid.uuid4().hex[:8]}"  # PostgreSQL keeps 63 characters
-        options = {"application_name": self._session, "connect_timeout": 10}
         self._engine = sqlalchemy.create_engine(
-            home.storage_url, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT", connect_args=options
+            home.storage_url,
+            poolclass=sqlalchemy.NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args=KEEPALIVE | {"application_name": self._session},
         )
         self._connection: sqlalchemy.Connection | None = None
 
@@ -122,7 +126,7 @@ class _AdvisoryLock:
                 self._connection = None
         holder = self.acquire()
         if holder == _this_process():  # our own earlier session is ending
-            raise sqlalchemy.exc.OperationalError("the lock's earlier session is ending", None, Exception())
+            raise OperationalError("SELECT", None, Exception("session is ending"), connection_invalidated=True)
         if holder is not None:
             raise StudyError(
                 f"the connection to Optuna's database was lost, and study {self._name!r} is now being run by {holder}; "

@@ -11,9 +11,10 @@ from typing import Any
 import optuna
 
 from pipeline.config import StudyConfig
-from pipeline.errors import ConfigError, InputError, NotFoundError, StudyError
+from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search, database_errors
+from pipeline.search.ask_tell import Search
+from pipeline.search.database import database_errors, open_storage, patience_with
 
 
 @database_errors()
@@ -26,11 +27,11 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
         InputError: the stored study belongs to another home.
         StudyError: the database cannot be used.
     """
-    storage = _storage(home)
+    storage = open_storage(home)
     if config.name in optuna.get_all_study_names(storage):
         study = optuna.load_study(storage=storage, study_name=config.name)
         if "config" in study.user_attrs:
-            search = Search(config, study)
+            search = Search(config, study, patience_with(home.storage_shown))
             check_owner(home, search)
             _check_same(study, config, facts)
             study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
@@ -45,7 +46,7 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
     attributes = {"facts": dict(facts), "created": stamp, "uid": uid, "home": home.owner()}
     for key, value in (attributes | {"config": config.canonical()}).items():  # whole once it has a config
         study.set_user_attr(key, value)
-    return Search(config, study)
+    return Search(config, study, patience_with(home.storage_shown))
 
 
 def owned(home: Home, search: Search) -> bool:
@@ -77,7 +78,7 @@ def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, An
 def stored_uid(home: Home, name: str) -> str | None:
     """The uid of a study; None if there is no study of that name. Raises InputError as `check_owner`."""
     for study in _studies(home, name):
-        search = Search(_config(study), study)
+        search = _search(home, study)
         check_owner(home, search)
         return search.uid
     return None
@@ -94,7 +95,8 @@ def adopt(home: Home) -> None:
 def detached(config: StudyConfig, uid: str) -> Search:
     """A study in memory with one open trial, for a single training."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    search = Search(config, optuna.create_study(study_name=config.name, direction=config.objective.direction))
+    study = optuna.create_study(study_name=config.name, direction=config.objective.direction)
+    search = Search(config, study, patience_with("this process"))
     search.uid = uid
     search.ask()
     return search
@@ -114,7 +116,7 @@ def load_searches(home: Home, only: str | None = None) -> list[Search]:
 
     A database that homes share has the others' studies as well: `owned` says which are this home's.
     """
-    return [Search(_config(study), study) for study in _studies(home, only)]
+    return [_search(home, study) for study in _studies(home, only)]
 
 
 def study_names(home: Home) -> list[str]:
@@ -126,7 +128,7 @@ def study_names(home: Home) -> list[str]:
 def delete_search(home: Home, name: str) -> None:
     """Delete a study from the database, if it is there."""
     for study in _studies(home, name):
-        optuna.delete_study(storage=_storage(home), study_name=study.study_name)
+        optuna.delete_study(storage=open_storage(home), study_name=study.study_name)
 
 
 @database_errors()
@@ -134,24 +136,12 @@ def _studies(home: Home, only: str | None = None) -> list[optuna.Study]:
     """Optuna's studies; one without a config is left out: its creation was killed, and the next run makes it again."""
     if not home.exists():
         return []
-    storage = _storage(home)
+    storage = open_storage(home)
     names = sorted(name for name in optuna.get_all_study_names(storage) if only in (None, name))
     studies = [optuna.load_study(storage=storage, study_name=name) for name in names]
     return [study for study in studies if "config" in study.user_attrs]
 
 
-def _config(study: optuna.Study) -> StudyConfig:
-    return StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"]))
-
-
-def _storage(home: Home) -> optuna.storages.RDBStorage:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sqlite = home.storage_url.startswith("sqlite:")
-    options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(home.storage_url, engine_kwargs=options)
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise StudyError(f"--storage {home.storage_url}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # SQLAlchemy's own errors
-        reason = str(error).splitlines()[0]
-        raise StudyError(f"--storage {home.storage_url}: the database cannot be used: {reason}") from None
+def _search(home: Home, study: optuna.Study) -> Search:
+    config = StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"]))
+    return Search(config, study, patience_with(home.storage_shown))

@@ -114,6 +114,8 @@ class Driver:
         except BaseException as error:
             try:
                 self._handle(w.StopAsked())
+                for run in self._runs.values():  # that was being recorded
+                    self._session.tracking.suspend(run.run_id)
             except Exception as second:  # MLflow may be what failed; the first error is the one to show
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
@@ -144,10 +146,10 @@ class Driver:
             case w.Report(number):
                 return [w.EpochReported(number, runs[number].report())]
             case w.Record(number, end):
-                run = runs.pop(number)
-                self._keep_panel(run, run.record(end))
+                self._keep_panel(runs[number], runs[number].record(end))
+                del runs[number]
             case w.Suspend(number):
-                session.tracking.suspend(runs[number].run_id)
+                session.tracking.suspend(runs.pop(number).run_id)
         return []
 
     def _event(self, outcome: Outcome) -> w.Event:

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.home import Home
+from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
@@ -30,7 +31,7 @@ from pipeline.search.lock import study_lock
 from pipeline.search.studies import open_search, stored_uid
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
-from pipeline.tracking.store import settle_move, uid_for
+from pipeline.tracking.store import patience_with, settle_move, uid_for
 from pipeline.tracking.uids import trial_uid
 
 Device = Literal["cpu", "cuda"]
@@ -108,6 +109,7 @@ def open_session(
     """
     config = file.config
     samplers.check(config)
+    patience_s()  # refuses bad input before anything is written
     cuda = options.device != "cpu" and torch.cuda.is_available()
     if options.device == "cuda" and not cuda:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
@@ -116,12 +118,15 @@ def open_session(
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
-    with study_lock(home, config.name), _stop_signals() as stop:
+    with study_lock(home, config.name) as lock, _stop_signals() as stop:
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
         uid = uid_for(home, config.name, stored_uid(home, config.name))
         search, label = opener(home, config, uid, data.digest, device)
-        tracking = open_tracking(home, config.name, uid, _experiment_note(file, data), stop.is_set)
+        search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
+        search.before_write = lock.ensure
+        patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
+        tracking = open_tracking(home, config.name, uid, _experiment_note(file, data), patience)
         search.experiment = tracking.experiment_id
         judge = judge_of(data, home.judges, stop.is_set)
         tags = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from PIL import Image
 from pipeline.config.outcomes import EpochResult
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
+from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
@@ -34,8 +35,8 @@ from pipeline.tracking.store import (
     disk_errors,
     every_page,
     find_experiment,
-    is_unreachable,
     owned_path,
+    patience_with,
     queued,
     waits,
 )
@@ -62,7 +63,7 @@ class StoredRun:
 class Tracking:
     """One study's experiment in the MLflow store. Only one process writes to it: the driver.
 
-    While the store is unreachable, methods wait for a bounded time, then raise TrackingError; writes that nothing
+    While the store is unreachable, methods wait for a bounded time, then raise StudyError; writes that nothing
     depends on are kept for later. Every method may be repeated: a request whose reply was lost is not done twice.
     """
 
@@ -240,19 +241,17 @@ class Tracking:
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
-def open_tracking(home: Home, study_name: str, uid: str, note: str, stop_asked: Callable[[], bool]) -> Tracking:
+def open_tracking(home: Home, study_name: str, uid: str, note: str, patience: Patience) -> Tracking:
     """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
     connect(home, create=True)
     if find_experiment(home, uid) is None:
         tags = {"mlflow.experimentKind": "custom_model_development", "mlflow.note.content": note}
         create_experiment(home, study_name, uid, tags)
-    return read_tracking(home, study_name, uid, stop_asked)
+    return read_tracking(home, study_name, uid, patience)
 
 
-def read_tracking(home: Home, study_name: str, uid: str, stop_asked: Callable[[], bool] = lambda: False) -> Tracking:
+def read_tracking(home: Home, study_name: str, uid: str, patience: Patience | None = None) -> Tracking:
     """Open a study's experiment by the study's uid; nothing is created.
-
-    Waiting for an unreachable store ends when a stop is asked for.
 
     Raises:
         NotFoundError: there is none, or no store.
@@ -261,14 +260,14 @@ def read_tracking(home: Home, study_name: str, uid: str, stop_asked: Callable[[]
     """
     experiment = find_experiment(home, uid)
     if experiment is None:
-        raise NotFoundError(f"MLflow has no experiment of study {study_name!r} at {home.tracking_uri}")
+        raise NotFoundError(f"MLflow has no experiment of study {study_name!r} at {home.tracking_shown}")
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
             f"MLflow's experiment {experiment.name!r} was deleted; restore it (mlflow experiments restore "
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
     owned_path(home, experiment.artifact_location)
-    outbox = Outbox(f"MLflow at {home.tracking_uri}", is_unreachable, stop_asked)
+    outbox = Outbox(patience or patience_with(home))
     return Tracking(OpenExperiment(home, connect(home), experiment.experiment_id, outbox))
 
 
@@ -278,7 +277,7 @@ def read_run(home: Home, run_id: str) -> StoredRun:
         client = connect(home)
         with suppress(MlflowException):
             return _stored(client.get_run(run_id))
-    raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_uri}")
+    raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 
 
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import RESUME, InputError, NotFoundError, TrackingError
-from pipeline.home import Home
+from pipeline.files import create_whole
+from pipeline.home import Home, shown
+from pipeline.patience import Patience
 from pipeline.tracking._mlflow import CLIENT_ERROR, SERVER_ERROR, artifact_locations, relocate
 from pipeline.tracking.outbox import Outbox
 
@@ -50,7 +51,7 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
         TrackingError: the store cannot be used.
     """
     if not create and not home.has_tracking():
-        raise NotFoundError(f"there is no MLflow database at {home.tracking_uri}; `study run` creates it")
+        raise NotFoundError(f"there is no MLflow database at {home.tracking_shown}; `study run` creates it")
     environment = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(home.tracking_uri)
     mlflow.set_registry_uri(home.tracking_uri)
@@ -60,25 +61,15 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
             os.environ[key] = value
     with quiet(), store_errors(home):
         if create and home.local_tracking:
-            _create_database(database_file(home))
+            create_whole(database_file(home), _create_database)
         client = MlflowClient(home.tracking_uri, home.tracking_uri)
         client.search_experiments(max_results=1)
         return client
 
 
 def _create_database(path: Path) -> None:
-    """Create a database whole or not at all: MLflow cannot use one whose creation was interrupted."""
-    if path.exists():
-        return
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        MlflowClient(f"sqlite:///{made}", f"sqlite:///{made}").search_experiments(max_results=1)  # creates the tables
-        try:
-            os.link(made, path)
-        except FileExistsError:
-            return  # another study's driver was quicker; a rename would replace its database
-        except OSError:  # a file system without hard links
-            made.rename(path)
+    """Create the tables of a database; MLflow cannot use one whose creation was interrupted."""
+    MlflowClient(f"sqlite:///{path}", f"sqlite:///{path}").search_experiments(max_results=1)
 
 
 def every_page(search: Callable[..., Any]) -> Iterator[Any]:
@@ -115,6 +106,11 @@ def is_unreachable(error: Exception) -> bool:
     return bool(SERVER_ERROR.search(str(error))) or any(isinstance(cause, OSError) for cause in _causes(error))
 
 
+def patience_with(home: Home, **listeners: Any) -> Patience:
+    """The patience with a home's store; ``listeners`` are ``stop_asked`` and ``say`` of `Patience`."""
+    return Patience(f"MLflow at {home.tracking_shown}", is_unreachable, **listeners)
+
+
 def _disk_trouble(error: Exception) -> str | None:
     """What the disk refused, if that is the cause: waiting does not help."""
     for cause in _causes(error):
@@ -142,7 +138,8 @@ def store_errors(home: Home) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        raise TrackingError(f"MLflow at {home.tracking_uri} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = shown(str(error) or type(error).__name__).splitlines()[0]
+        raise TrackingError(f"MLflow at {home.tracking_shown} cannot be used: {reason}") from None
 
 
 @contextmanager
@@ -218,7 +215,7 @@ def find_by_name(home: Home, name: str) -> Experiment:
     for experiment in home_experiments(home):
         if experiment.tags.get(STUDY_TAG) == name and DELETED_TAG not in experiment.tags:
             return experiment
-    raise NotFoundError(f"MLflow has no experiment of study {name!r} at {home.tracking_uri}")
+    raise NotFoundError(f"MLflow has no experiment of study {name!r} at {home.tracking_shown}")
 
 
 def experiment_uid(home: Home, name: str) -> str | None:
@@ -242,7 +239,7 @@ def uid_for(home: Home, name: str, stored: str | None) -> str:
         if taken is not None:
             state = "an" if taken.lifecycle_stage == "active" else "a deleted"
             raise InputError(
-                f"MLflow at {home.tracking_uri} has {state} experiment {name!r} that is not of this home's study; use "
+                f"MLflow at {home.tracking_shown} has {state} experiment {name!r}, which is not this home's; use "
                 "--name OTHER"
             )
     return uid or uuid.uuid4().hex

@@ -214,7 +214,7 @@ def test_a_model_whose_files_changed_is_not_promoted(
 ) -> None:
     best = ranked(finished_copy.search().records(), "maximize")[0]
     model = finished_copy.client().get_run(best.summary.run_id).data.tags["model.id"]
-    harm(finished_copy.artifacts / "models" / model / "artifacts")
+    harm(finished_copy.study_artifacts / "models" / model / "artifacts")
     with pytest.raises(TrackingError, match=says) as refusal:
         promote(finished_copy.home, "small", force=True)
     assert len(str(refusal.value).splitlines()) == 1
@@ -229,7 +229,7 @@ def test_a_model_whose_files_changed_is_not_loaded(
 ) -> None:
     done = promote(finished_copy.home, "small")
     model = finished_copy.client().get_run(done.run_id).data.tags["model.id"]
-    harm(finished_copy.artifacts / "models" / model / "artifacts")
+    harm(finished_copy.study_artifacts / "models" / model / "artifacts")
     with pytest.raises(TrackingError, match=says):
         load_champion(finished_copy.home, "small")
     other = next(r for r in ranked(finished_copy.search().records(), "maximize") if r.number != done.trial)

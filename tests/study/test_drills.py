@@ -30,7 +30,7 @@ import torch
 from servers import MlflowServer, Served, free_port
 from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study, wait_for
 
-from pipeline.errors import TrackingError
+from pipeline.errors import StudyError
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.training.losses import LOSS_FUNCTIONS
 
@@ -86,7 +86,7 @@ def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setenv("STUDY_PATIENCE_S", "2")
-        with pytest.raises(TrackingError, match=rf"MLflow at {server.uri} has been unreachable for \d+ s") as caught:
+        with pytest.raises(StudyError, match=rf"MLflow at {server.uri} has been unreachable for \d+ s") as caught:
             served.run(reporter=on_event(kind, count, server.kill))
         assert caught.value.exit_code == 1
         assert "nothing is lost: once it is reachable, run the same command again to resume" in str(caught.value)

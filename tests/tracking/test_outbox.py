@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline.errors import Interrupted, TrackingError
-from pipeline.tracking import outbox as module
+from pipeline import patience as module
+from pipeline.errors import InputError, Interrupted, StudyError
+from pipeline.patience import Patience
 from pipeline.tracking.outbox import Outbox
 
 OK, UNREACHABLE, LOST, WRONG = "ok", "unreachable", "reply lost", "wrong"  # how a request ends
@@ -55,7 +57,7 @@ class Store:
 
 
 def outbox(stop_asked: Callable[[], bool] = lambda: False) -> Outbox:
-    return Outbox("the store", lambda error: isinstance(error, UnreachableError), stop_asked)
+    return Outbox(Patience("the store", lambda error: isinstance(error, UnreachableError), stop_asked, lambda _: None))
 
 
 @contextmanager
@@ -151,7 +153,7 @@ def test_a_store_that_stays_unreachable_ends_in_an_error_and_loses_nothing(way: 
         "flush": box.flush,
         "call": lambda: box.call(lambda: store.write(2)),
     }
-    with pytest.raises(TrackingError, match=r"the store has been unreachable for \d+ s; nothing is lost") as caught:
+    with pytest.raises(StudyError, match=r"the store has been unreachable for \d+ s; nothing is lost") as caught:
         attempts[way]()
     assert caught.value.exit_code == 1
     assert isinstance(caught.value.__cause__, UnreachableError)
@@ -169,7 +171,7 @@ def test_patience_starts_again_once_the_store_was_reachable() -> None:
     box.flush()
     assert store.written == [1, 2, 3]
     box.put(store.putting(4))
-    with pytest.raises(TrackingError):
+    with pytest.raises(StudyError):
         box.flush()
 
 
@@ -219,7 +221,7 @@ def test_a_long_pause_between_two_attempts_counts_little(clock: Clock) -> None:
 
 def test_a_store_that_is_tried_all_the_time_is_given_up_when_patience_runs_out(clock: Clock) -> None:
     store, box = Store(always=UNREACHABLE), outbox()
-    with pytest.raises(TrackingError, match=r"has been unreachable for 6[01] s"):
+    with pytest.raises(StudyError, match=r"has been unreachable for 6[01] s"):
         box.call(lambda: store.write(1))
     assert 60 < clock.now - 1000 <= 61
 
@@ -231,7 +233,7 @@ def test_attempts_that_take_long_count_in_full(clock: Clock) -> None:
         clock.now += 20
         raise UnreachableError
 
-    with pytest.raises(TrackingError):
+    with pytest.raises(StudyError):
         outbox().call(unanswered)
     assert clock.now - 1000 <= 60 + 2 * 21
 
@@ -330,8 +332,26 @@ def test_giving_up_keeps_every_write(before: list[str], writes: int) -> None:
         for what in range(writes):
             try:
                 box.put(store.putting(what))
-            except TrackingError:
+            except StudyError:
                 assert box.behind
         store.answers, store.always = [], OK
         box.flush()
     assert list(dict.fromkeys(store.written)) == list(range(writes))
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_store_that_goes_and_comes_back_is_said_once_each() -> None:
+    said: list[str] = []
+    patience = Patience("the store", lambda error: isinstance(error, UnreachableError), say=said.append)
+    store = Store(UNREACHABLE, UNREACHABLE, LOST, OK, OK, UNREACHABLE)
+    assert [patience.call(partial(store.write, what)) for what in (1, 2, 3)] == [10, 20, 30]
+    away = "the store is unreachable; waiting up to 60 s (training continues)"
+    back = "the store is reachable again, after 0 s"
+    assert said == [away, back, away, back]
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "nan", "inf", ""])
+def test_patience_that_is_no_number_of_seconds_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_PATIENCE_S", given)
+    with pytest.raises(InputError, match="allowed are seconds, 0 or more"):
+        module.patience_s()

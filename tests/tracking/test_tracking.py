@@ -46,6 +46,7 @@ from pipeline.home import open_home
 from pipeline.provenance import git_state
 from pipeline.tracking.models import load_verified
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
+from pipeline.tracking.store import patience_with
 
 pytest_plugins = ["study_fixtures"]
 
@@ -65,7 +66,7 @@ def test_the_experiment_is_marked_as_training_and_described(finished: Place) -> 
     experiment = finished.client().get_experiment_by_name("small")
     assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    assert experiment.artifact_location == finished.artifacts.as_uri()
+    assert experiment.artifact_location == finished.study_artifacts.as_uri()
     note = experiment.tags["mlflow.note.content"]
     for part in (
         "**small**",
@@ -264,7 +265,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
 def logged(finished: Place) -> tuple[Run, Path]:
     """A complete trial's run and the folder of its model."""
     [run, *_] = of_state(finished, "COMPLETE")
-    return run, finished.artifacts / "models" / run.data.tags["model.id"] / "artifacts"
+    return run, finished.study_artifacts / "models" / run.data.tags["model.id"] / "artifacts"
 
 
 def test_a_model_has_its_signature_and_requirements(logged: tuple[Run, Path]) -> None:
@@ -462,7 +463,7 @@ def test_a_deleted_experiment_is_refused_and_the_message_says_what_to_do(finishe
     assert experiment is not None
     finished_copy.client().delete_experiment(experiment.experiment_id)
     with pytest.raises(TrackingError, match=r"mlflow experiments restore -x 1\).*--name OTHER"):
-        open_tracking(finished_copy.home, "small", finished_copy.search().uid, "", lambda: False)
+        open_tracking(finished_copy.home, "small", finished_copy.search().uid, "", patience_with(finished_copy.home))
 
 
 def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> None:
@@ -470,7 +471,7 @@ def test_every_home_has_a_store_of_its_own(migrated: Path, tmp_path: Path) -> No
     environment = {key: value for key, value in os.environ.items() if key.startswith("MLFLOW_")}
     places = [new_place(migrated, folder) for folder in folders(tmp_path)]
     for place in places:
-        open_tracking(place.home, "one", "0" * 32, "", lambda: False)
+        open_tracking(place.home, "one", "0" * 32, "", patience_with(place.home))
     for place in places:
         assert place.home.tracking_uri == f"sqlite:///{place.path / 'mlflow.db'}"
         assert place.client().get_experiment_by_name("one") is not None
@@ -488,7 +489,7 @@ def test_a_file_that_is_not_a_database_is_an_error_of_one_line(tmp_path: Path) -
     home.prepare()
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one at first sight" * 10)
     with pytest.raises(TrackingError) as refusal:
-        open_tracking(home, "small", "0" * 32, "", lambda: False)
+        open_tracking(home, "small", "0" * 32, "", patience_with(home))
     assert str(home.tracking_uri) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
 

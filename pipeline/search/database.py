@@ -1,0 +1,80 @@
+"""Optuna's database: opened, created once, and its errors as this project's.
+
+Comes in: a home. Goes out: a storage of Optuna's, and whether an error means that waiting helps.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from sqlalchemy.exc import DBAPIError
+
+from pipeline.errors import RESUME, StudyError
+from pipeline.files import create_whole
+from pipeline.home import Home, shown
+from pipeline.patience import Patience
+from pipeline.search._optuna import Storage
+
+SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY and SQLITE_LOCKED, in the lower eight bits of sqlite's error code
+# PostgreSQL: the connection failed (class 08), the server is shut down, crashed or starting, or has no free connection.
+UNREACHABLE_STATES = ("08", "57P01", "57P02", "57P03", "53300")
+# A server that refuses a connection says why, but psycopg has no code for it.
+REFUSED, REFUSED_FOR_NOW = "FATAL:", ("starting up", "shutting down", "recovery mode", "too many", "connection slots")
+# A PostgreSQL host that is gone is noticed in half a minute: without these after hours.
+KEEPALIVE = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+POSTGRESQL_OPTIONS = {"pool_pre_ping": True, "connect_args": KEEPALIVE}
+
+
+def open_storage(home: Home) -> optuna.storages.RDBStorage:
+    """Connect to the database of a home; a file that does not exist is created. Raises StudyError."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sqlite = home.storage_url.startswith("sqlite:")
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else POSTGRESQL_OPTIONS
+    try:
+        if sqlite and not home.exists():
+            path = Path(home.storage_url.removeprefix("sqlite:///").partition("?")[0])
+            create_whole(path, lambda made: Storage(f"sqlite:///{made}"))
+        return Storage(home.storage_url, engine_kwargs=options)
+    except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError
+        reason = shown(str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0]
+        raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Database errors as errors that a user can act on; also a decorator."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        cause = error.__cause__ or error
+        reason = shown(str(getattr(cause, "orig", cause))).splitlines()[0]
+        raise StudyError(f"Optuna's database: {reason}; when that is repaired, {RESUME}") from error
+
+
+def patience_with(storage: str) -> Patience:
+    """The patience with a database, named as it may be printed."""
+    return Patience(f"Optuna's database at {storage}", is_unreachable)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Whether an error means that the database is down, starting, overloaded or locked, and not that it is broken."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DBAPIError) and (cause.connection_invalidated or _is_temporary(cause.orig)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _is_temporary(error: BaseException | None) -> bool:
+    """Whether a driver's error passes by itself."""
+    if (code := getattr(error, "sqlite_errorcode", None)) is not None:
+        return code & 0xFF in SQLITE_LOCKED
+    if (state := getattr(error, "sqlstate", None)) is not None:
+        return str(state).startswith(UNREACHABLE_STATES)
+    text = str(error)
+    if type(error).__name__ != "OperationalError":
+        return False
+    return REFUSED not in text or any(reason in text for reason in REFUSED_FOR_NOW)

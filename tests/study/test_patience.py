@@ -1,0 +1,192 @@
+"""Optuna's database goes away in mid-study, and comes back: it is said, waited for, and no number changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import optuna
+import pytest
+from optuna.trial import TrialState, create_trial
+from servers import Postgres, postgres_programs, running_postgres
+from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts
+
+from pipeline.home import Home, open_home
+from pipeline.search import _optuna
+from pipeline.search.database import open_storage
+
+pytest_plugins = ["study_fixtures"]
+
+
+@dataclass
+class Stored(Place):
+    """A place whose studies are in a PostgreSQL database."""
+
+    storage: str
+
+    @property
+    def home(self) -> Home:
+        return open_home(self.path, storage=self.storage)
+
+    def arguments(self, *more: str) -> list[str]:
+        return super().arguments("--storage", self.storage, *more)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL in /usr/lib/postgresql")
+    with running_postgres(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def stored(place: Place, postgres: Postgres) -> Stored:
+    return Stored(place.path, place.file, postgres.database())
+
+
+def at_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
+    """A reporter that calls ``action`` at the ``count``-th event of a kind."""
+    recorder = Recorder(lambda event: action() if event[0] == kind and len(recorder.kind(kind)) == count else None)
+    return recorder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count", "end"), [("epoch", 4, "stop"), ("trial", 2, "crash")])
+def test_a_database_that_is_away_for_5_s_changes_no_number(
+    finished: Place, stored: Stored, postgres: Postgres, kind: str, count: int, end: str
+) -> None:
+    back = threading.Timer(5, postgres.start)
+
+    def away() -> None:
+        getattr(postgres, end)()
+        back.start()
+
+    _, recorder = stored.run(reporter=at_event(kind, count, away))
+    back.join()
+    notes = [text for (text,) in recorder.kind("note") if "reachable" in text]
+    name = f"Optuna's database at {stored.home.storage_shown} is"
+    assert postgres.password not in name
+    assert notes[0] == f"{name} unreachable; waiting up to 120 s (training continues)"
+    assert notes[1].startswith(f"{name} reachable again, after ")
+    assert len(notes) == 2
+    assert_sound(stored)
+    assert facts(stored) == facts(finished)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_waiting_and_leaves_no_run_running(
+    finished: Place, stored: Stored, postgres: Postgres, launcher: Launcher
+) -> None:
+    command = launcher.start(*stored.arguments("--workers", "1"))
+    command.until("epoch 2/3")
+    postgres.stop()
+    try:
+        command.until("is unreachable; waiting up to 120 s")
+        os.kill(command.pid, signal.SIGINT)
+        assert command.code() == 130
+        assert "Optuna's database at" in command.stderr
+        assert postgres.password not in command.stdout + command.stderr
+        assert "RUNNING" not in {run.info.status for run in stored.runs("trial")}
+    finally:
+        postgres.start()
+    assert launcher.run(*stored.arguments("--workers", "1")).code() == 0
+    assert_sound(stored)
+    assert facts(stored) == facts(finished)
+
+
+class ForgetfulProxy:
+    """Forwards connections to PostgreSQL; closes one in place of forwarding the reply to every ``every``-th commit."""
+
+    def __init__(self, port: int, every: int) -> None:
+        self._port, self._every, self._commits = port, every, 0
+        self.lost = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._port)) as server:
+            forget = threading.Event()
+            threading.Thread(target=self._back, args=(server, client, forget), daemon=True).start()
+            while data := _received(client):
+                if b"COMMIT" in data:
+                    self._commits += 1
+                    if self._commits % self._every == 0:
+                        self.lost += 1
+                        forget.set()
+                server.sendall(data)
+
+    def _back(self, server: socket.socket, client: socket.socket, forget: threading.Event) -> None:
+        while data := _received(server):
+            if forget.is_set():
+                break
+            client.sendall(data)
+        with contextlib.suppress(OSError):  # closed already
+            client.shutdown(socket.SHUT_RDWR)
+
+
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def forgetful(postgres: Postgres) -> Iterator[Callable[[int], tuple[ForgetfulProxy, str]]]:
+    proxies = []
+
+    def start(every: int) -> tuple[ForgetfulProxy, str]:
+        proxies.append(ForgetfulProxy(postgres.port, every))
+        return proxies[-1], postgres.database().replace(f":{postgres.port}/", f":{proxies[-1].port}/")
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
+
+
+Forgetful = Callable[[int], tuple[ForgetfulProxy, str]]
+
+
+def test_a_trial_is_added_once_where_the_reply_to_its_commit_is_lost(forgetful: Forgetful) -> None:
+    """Optuna repeats the transaction by itself."""
+    proxy, url = forgetful(1000)
+    study = optuna.create_study(storage=open_storage(open_home(storage=url)))
+    proxy._every, proxy._commits = 2, 1
+    _optuna.add_trial(study, create_trial(state=TrialState.RUNNING), 0)
+    assert proxy.lost == 1
+    _optuna.add_trial(study, create_trial(state=TrialState.RUNNING), 0)
+    assert len(study.get_trials()) == 1
+
+
+@pytest.mark.slow
+def test_lost_replies_to_commits_change_no_number(finished: Place, place: Place, forgetful: Forgetful) -> None:
+    proxy, url = forgetful(1000)
+    stored = Stored(place.path, place.file, url)
+
+    def begin() -> None:
+        proxy._every = 7
+
+    stored.run(reporter=at_event("baseline", 1, begin))
+    proxy._every = 1000
+    assert proxy.lost > 10
+    assert_sound(stored)
+    assert facts(stored) == facts(finished)
