@@ -35,7 +35,6 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
             check_owner(home, search)
             _check_same(study, config, facts)
             study.set_user_attr("config", config.canonical())  # the total and the model's name may have changed
-            search.home = home.owner()
             return search
         # The process that created it was killed before it stored the configuration; there is no trial yet.
         optuna.delete_study(storage=storage, study_name=config.name)
