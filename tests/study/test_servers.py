@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from servers import MlflowServer, Postgres, Served
-from studies_for_tests import Place, Printed, assert_sound, copied, facts, models, study
+from studies_for_tests import Launcher, Place, Printed, assert_same_as, assert_sound, copied, facts, models, study
 
 from pipeline.api import load_model
 from pipeline.results.promote import promote
@@ -29,15 +30,21 @@ def grown(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def on_postgres(place: Place, postgres: Postgres, tmp_path: Path) -> Iterator[Served]:
-    """A place on two databases of PostgreSQL: MLflow's, behind its server, and Optuna's."""
-    (place.path / "mlflow.db").unlink()
+def server_on_postgres(postgres: Postgres, tmp_path: Path) -> Iterator[MlflowServer]:
     folder = tmp_path / "server"
     folder.mkdir()
     server = MlflowServer(folder, postgres.database())
     server.start()
-    yield Served(place.path, place.file, server.uri, server.artifacts, postgres.database())
+    yield server
     server.kill()
+
+
+@pytest.fixture
+def on_postgres(place: Place, server_on_postgres: MlflowServer, postgres: Postgres) -> Served:
+    """A place on two databases of PostgreSQL: MLflow's, behind its server, and Optuna's."""
+    (place.path / "mlflow.db").unlink()
+    server = server_on_postgres
+    return Served(place.path, place.file, server.uri, server.artifacts, postgres.database())
 
 
 def stored(place: Place) -> dict[str, tuple[str, ...]]:
@@ -91,7 +98,7 @@ def test_the_whole_tour_retrains_nothing_and_has_the_numbers_of_a_study_on_files
     assert restored.shape == (3, 1, 28, 28)
     evaluated = json.loads(ask(place, "evaluate", champion["run_id"], "--json").stdout)
     recorded = place.client().get_run(champion["run_id"]).data.metrics
-    assert evaluated["val"]["psnr"] == recorded["objective"]
+    assert evaluated["val"]["val/psnr"] == recorded["objective"]
     again = study("promote", "small", "--trial", str(champion["trial"]), *place.options)
     assert (again.code, "champion already" in again.stderr) == (2, True), again
 
@@ -100,3 +107,30 @@ def test_the_whole_tour_retrains_nothing_and_has_the_numbers_of_a_study_on_files
     assert place.client().search_registered_models() == []
     assert place.client().search_experiments(filter_string="name != 'Default'") == []
     ask(place, "doctor")
+
+
+# A server that is killed alone is a case of test_drills.py. While PostgreSQL is stopped, this one answers with errors.
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [["postgres"], ["postgres", "server"]], ids=" and ".join)
+def test_servers_that_are_stopped_and_started_change_no_number(
+    finished: Place,
+    on_postgres: Served,
+    postgres: Postgres,
+    server_on_postgres: MlflowServer,
+    launcher: Launcher,
+    stopped: list[str],
+) -> None:
+    servers = {
+        "postgres": (postgres.stop, postgres.start),
+        "server": (server_on_postgres.kill, server_on_postgres.start),
+    }
+    command = launcher.start(*on_postgres.arguments("--workers", "0"))
+    command.until("epoch 2/")
+    for name in stopped:
+        servers[name][0]()
+    time.sleep(4)
+    for name in stopped:
+        servers[name][1]()
+    assert command.code() == 0, (command.stdout, command.stderr)
+    assert_same_as(finished, on_postgres)
+    assert ask(on_postgres, "doctor").stdout.splitlines()[-1].endswith("all is well")
