@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import InputError
 
 DEFAULT_HOME = Path("mlruns")
+TRACKING, STORAGE = "MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"  # environment variables
 # A password in a URL: after the user's name, or as a parameter. Digits before a slash are a port.
 PASSWORD = re.compile(
     r"(?<=://)([^:/?#@\s]*:)(?!\d+[/?#])(\S*)(?=@)|([?&]\w*(?:password|secret|token)=)([^&\s]+)", re.IGNORECASE
@@ -115,20 +116,43 @@ def open_home(
         path: default ``mlruns`` in the working directory.
         data_dir: default `default_data_dir`.
         tracking_uri: an MLflow server; default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the home.
-        storage: an SQLAlchemy URL for Optuna; default ``$OPTUNA_STORAGE``, else ``optuna.db`` in the home.
+        storage: an SQLAlchemy URL for Optuna, of PostgreSQL or sqlite; default ``$OPTUNA_STORAGE``, else
+            ``optuna.db`` in the home.
 
     Raises:
-        InputError: the path cannot be part of a database's URI, or the tracking URI is neither http(s) nor sqlite.
+        InputError: the path cannot be part of a database's URI, or a store's address is not one of those allowed.
     """
     home = (path or DEFAULT_HOME).expanduser().absolute()
+    if not str(home).isprintable():
+        raise InputError(f"--home {home}: the path may have printable characters only, in UTF-8")
     if set("?#%{}") & set(str(home)):
         raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which have a meaning in URIs")
-    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
-    if not tracking_uri.startswith(("http://", "https://", "sqlite:////")):
-        raise InputError(f"--tracking-uri {tracking_uri}: allowed are http(s)://… and sqlite:////absolute/path")
-    storage = storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{home / 'optuna.db'}"
+    tracking_uri = tracking_uri or os.environ.get(TRACKING) or f"sqlite:///{home / 'mlflow.db'}"
+    storage = storage or os.environ.get(STORAGE) or f"sqlite:///{home / 'optuna.db'}"
+    _check_url("--tracking-uri", tracking_uri, home, "http://", "https://")
+    _check_url("--storage", storage, home, "postgresql+psycopg://")
     data = (data_dir or default_data_dir()).expanduser().absolute()
     return Home(home, data, tracking_uri, storage)
+
+
+def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
+    """Refuse the address of a store that is neither on such a server nor a sqlite file in a folder that exists."""
+    if url.startswith("sqlite:////"):
+        folder = sqlite_path(url).parent
+        if folder != home and not folder.is_dir():
+            raise InputError(f"{option} {url}: there is no folder {folder}")
+        return
+    with suppress(ValueError):  # of urlsplit and of a port that is no number
+        parts = urlsplit(url)
+        if url.startswith(servers) and (parts.hostname or parts.query) and parts.port != 0:
+            return
+    allowed = " and ".join(f"{server}…" for server in (*servers, "sqlite:////absolute/path"))
+    raise InputError(f"{option} {shown(url)}: allowed are {allowed}")
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that a sqlite URL names."""
+    return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def default_data_dir() -> Path:
@@ -149,4 +173,4 @@ def passwords(*urls: str) -> list[str]:
 
 
 def _may_exist(url: str) -> bool:
-    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///").partition("?")[0]).is_file()
+    return not url.startswith("sqlite:") or sqlite_path(url).is_file()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -343,7 +344,7 @@ def test_a_store_that_goes_and_comes_back_is_said_once_each() -> None:
     said: list[str] = []
     patience = Patience("the store", lambda error: isinstance(error, UnreachableError), say=said.append)
     store = Store(UNREACHABLE, UNREACHABLE, LOST, OK, OK, UNREACHABLE)
-    assert [patience.call(lambda: store.write(what)) for what in (1, 2, 3)] == [10, 20, 30]
+    assert [patience.call(partial(store.write, what)) for what in (1, 2, 3)] == [10, 20, 30]
     away = "the store is unreachable; waiting up to 60 s (training continues)"
     back = "the store is reachable again, after 0 s"
     assert said == [away, back, away, back]
