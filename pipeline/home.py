@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 from filelock import FileLock
@@ -25,6 +25,7 @@ DEFAULT_HOME = Path("mlruns")
 IDENTITY = "home.json"
 FORMAT = 1  # of the folder; a home of another format is refused
 UID = re.compile(r"[0-9a-f]{32}|train-[0-9a-f]{16}")  # of a study, and of a single training
+TRACKING, STORAGE = "MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"  # environment variables
 # A password in a URL: after the user's name, or as a parameter. Digits before a slash are a port.
 PASSWORD = re.compile(
     r"(?<=://)([^:/?#@\s]*:)(?!\d+[/?#])(\S*)(?=@)|([?&]\w*(?:password|secret|token)=)([^&\s]+)", re.IGNORECASE
@@ -73,8 +74,7 @@ class Home:
 
     def locks(self, url: str, kind: str) -> Path:
         """The folder of the locks on a store: beside a sqlite file, since other homes may use it, else in this home."""
-        file = _sqlite_file(url)
-        return (file.parent if file else self.path) / "locks" / kind
+        return (sqlite_path(url).parent if url.startswith("sqlite:") else self.path) / "locks" / kind
 
     @property
     def id(self) -> str:
@@ -192,20 +192,43 @@ def open_home(
         path: default ``mlruns`` in the working directory.
         data_dir: default `default_data_dir`.
         tracking_uri: an MLflow server; default ``$MLFLOW_TRACKING_URI``, else ``mlflow.db`` in the home.
-        storage: an SQLAlchemy URL for Optuna; default ``$OPTUNA_STORAGE``, else ``optuna.db`` in the home.
+        storage: an SQLAlchemy URL for Optuna, of PostgreSQL or sqlite; default ``$OPTUNA_STORAGE``, else
+            ``optuna.db`` in the home.
 
     Raises:
-        InputError: the path cannot be part of a database's URI, or the tracking URI is neither http(s) nor sqlite.
+        InputError: the path cannot be part of a database's URI, or a store's address is not one of those allowed.
     """
     home = (path or DEFAULT_HOME).expanduser().resolve()
+    if not str(home).isprintable():
+        raise InputError(f"--home {home}: the path may have printable characters only, in UTF-8")
     if set("?#%{}") & set(str(home)):
         raise InputError(f"--home {home}: the path may not contain any of ? # % {{ }}, which have a meaning in URIs")
-    tracking_uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
-    if not tracking_uri.startswith(("http://", "https://", "sqlite:////")):
-        raise InputError(f"--tracking-uri {tracking_uri}: allowed are http(s)://… and sqlite:////absolute/path")
-    storage = storage or os.environ.get("OPTUNA_STORAGE") or f"sqlite:///{home / 'optuna.db'}"
+    tracking_uri = tracking_uri or os.environ.get(TRACKING) or f"sqlite:///{home / 'mlflow.db'}"
+    storage = storage or os.environ.get(STORAGE) or f"sqlite:///{home / 'optuna.db'}"
+    _check_url("--tracking-uri", tracking_uri, home, "http://", "https://")
+    _check_url("--storage", storage, home, "postgresql+psycopg://")
     data = (data_dir or default_data_dir()).expanduser().absolute()
     return Home(home, data, tracking_uri, storage)
+
+
+def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
+    """Refuse the address of a store that is neither on such a server nor a sqlite file in a folder that exists."""
+    if url.startswith("sqlite:////"):
+        folder = sqlite_path(url).parent
+        if folder != home and not folder.is_dir():
+            raise InputError(f"{option} {url}: there is no folder {folder}")
+        return
+    with suppress(ValueError):  # of urlsplit and of a port that is no number
+        parts = urlsplit(url)
+        if url.startswith(servers) and (parts.hostname or parts.query) and parts.port != 0:
+            return
+    allowed = " and ".join(f"{server}…" for server in (*servers, "sqlite:////absolute/path"))
+    raise InputError(f"{option} {shown(url)}: allowed are {allowed}")
+
+
+def sqlite_path(url: str) -> Path:
+    """The file that a sqlite URL names."""
+    return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def default_data_dir() -> Path:
@@ -226,9 +249,4 @@ def passwords(*urls: str) -> list[str]:
 
 
 def _may_exist(url: str) -> bool:
-    file = _sqlite_file(url)
-    return file is None or file.is_file()
-
-
-def _sqlite_file(url: str) -> Path | None:
-    return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None
+    return not url.startswith("sqlite:") or sqlite_path(url).is_file()

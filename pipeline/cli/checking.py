@@ -8,6 +8,7 @@ from pipeline.cli.printing import counted, make_table, print_result
 from pipeline.cli.program import JsonOption, RunArgument, app, command
 from pipeline.errors import StudyError
 from pipeline.home import Home
+from pipeline.study.reporter import say
 
 SHOWN = 10  # differing figures that `reproduce` prints
 
@@ -22,20 +23,20 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
 
     done = train_again(home, run_id)
     if done.reconstructed:
-        print("the run was lost and rebuilt by doctor: for most epochs it has the objective only")
+        say("the run was lost and rebuilt by doctor: for most epochs it has the objective only")
     if done.identical:
-        print(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
+        say(f"identical: {done.compared} figures of {done.epochs} epochs of {done.run}")
         if done.failure:
-            print(f"it failed as recorded: {done.failure[0]}")
+            say(f"it failed as recorded: {done.failure[0]}")
         return
     differ = f"{len(done.differences)} of {done.compared} figures of {done.run} differ"
-    print(differ + (":" if done.differences else ""))
+    say(differ + (":" if done.differences else ""))
     for (epoch, metric), (recorded, now) in list(done.differences.items())[:SHOWN]:
-        print(f"  epoch {epoch} {metric}: recorded {recorded}, now {now}")
+        say(f"  epoch {epoch} {metric}: recorded {recorded}, now {now}")
     if done.failure:
-        print(f"  failure: recorded {done.failure[0]!r}, now {done.failure[1]!r}")
+        say(f"  failure: recorded {done.failure[0]!r}, now {done.failure[1]!r}")
     for line in done.surroundings or ["versions, hardware and code are the same as recorded"]:
-        print(f"  {line}")
+        say(f"  {line}")
     raise StudyError(f"{done.run} was not reproduced")
 
 
@@ -59,14 +60,14 @@ def doctor(
         found += 1
         repairable += finding.repair is not None
         if finding.repair is None:
-            print(f"{name}: {finding.text} (cannot be repaired here)")
+            say(f"{name}: {finding.text} (cannot be repaired here)")
         elif repair:
             finding.repair()
-            print(f"{name}: repaired: {finding.text}")
+            say(f"{name}: repaired: {finding.text}")
         else:
-            print(f"{name}: {finding.text}")
+            say(f"{name}: {finding.text}")
     if not found:
-        print(f"{home.path}: all is well")
+        say(f"{home.path}: all is well")
     left = found - repairable if repair else found
     if left:
         which = "them" if repairable == found else f"{repairable} of them"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.home import DEFAULT_HOME, Home, open_home
-from pipeline.study.reporter import figure
+from pipeline.study.reporter import figure, printable, say, standard_output
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -38,13 +38,14 @@ def print_result(shown: Iterable[RenderableType], document: Any = None, as_json:
     """Print a result: as a JSON document for scripts, else strings as they are, and tables fitted to the terminal."""
     if as_json:
         finite = json.loads(json.dumps(document), parse_constant=lambda _: None)  # JSON has no NaN and no infinity
-        print(json.dumps(finite, indent=2, allow_nan=False))
+        say(json.dumps(finite, indent=2, allow_nan=False))
         return
     for part in shown:
         if isinstance(part, str):
-            print(part)
+            say(part)
         else:
-            console().print(part)
+            with standard_output():
+                console().print(part)
 
 
 def make_table(
@@ -58,7 +59,7 @@ def make_table(
     for heading in headings:
         table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading not in wrap)
     for row in rows:
-        table.add_row(*map(Text, row))  # texts are not markup: a path may contain brackets
+        table.add_row(*(Text(printable(cell)) for cell in row))  # not markup: a path may contain brackets
     return table
 
 
@@ -118,8 +119,8 @@ def next_commands(home: Home, *commands: str) -> list[str]:
     given = {
         "--home": (home.path, DEFAULT_HOME.absolute()),
         "--data-dir": (home.data_dir, usual.data_dir),
-        "--tracking-uri": (home.tracking_uri, usual.tracking_uri),
-        "--storage": (home.storage_url, usual.storage_url),
+        "--tracking-uri": (home.tracking_shown, usual.tracking_shown),
+        "--storage": (home.storage_shown, usual.storage_shown),
     }
     options = [f" {option} {shlex.quote(str(value))}" for option, (value, default) in given.items() if value != default]
     return [f"  {called_as()} {command}{''.join(options)}" for command in commands]

@@ -6,18 +6,23 @@ No command module imports a heavy library at its top, so that ``study --help`` a
 
 import functools
 import inspect
+import io
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.errors import Interrupted, StudyError
-from pipeline.home import Home, open_home
+from pipeline.errors import InputError, Interrupted, StudyError
+from pipeline.home import STORAGE, TRACKING, Home, open_home, passwords
+from pipeline.study.reporter import printable
+
+SHORTEST_PASSWORD = 4
 
 app = typer.Typer(
     name="study",
@@ -41,6 +46,12 @@ DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Wher
 
 def main() -> None:
     """Entry point of ``study``."""
+    for name, descriptor in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # closed by the caller: the next file opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter
     app()
 
 
@@ -90,6 +101,7 @@ def _opened_home(
     disabled = logging.root.manager.disable
     logging.disable(disabled if debug else logging.CRITICAL)
     try:
+        _check_working_directory()
         yield open_home(home, data_dir, tracking_uri, storage)
     except (typer.Exit, BrokenPipeError):  # typer ends the program quietly where the reader of a pipe has closed it
         raise
@@ -97,13 +109,35 @@ def _opened_home(
         print("stopped", file=sys.stderr)
         raise typer.Exit(Interrupted.exit_code) from None
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        if isinstance(error, StudyError):
-            print(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from None
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        print(f"error: unexpected {type(error).__name__}: {reason}; --debug shows the traceback", file=sys.stderr)
-        raise typer.Exit(1) from None
+        lines = [traceback.format_exc()] if debug else []
+        lines.append(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {_explained(error)}")
+        given = ((tracking_uri, TRACKING), (storage, STORAGE))
+        secrets = passwords(*(url or os.environ.get(variable, "") for url, variable in given))
+        print(_without(secrets, printable("".join(lines))), file=sys.stderr)
+        raise typer.Exit(error.exit_code if isinstance(error, StudyError) else StudyError.exit_code) from None
     finally:
         logging.disable(disabled)
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory was deleted; change into one that exists") from None
+
+
+def _explained(error: Exception) -> str:
+    """An error as one or two lines; what the operating system refused needs no traceback."""
+    if isinstance(error, StudyError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return f"unexpected {type(error).__name__}: {reason}; --debug shows the traceback"
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    """A text in which no password stands, wherever a library put it; shorter ones would be found in any word."""
+    for secret in secrets:
+        text = text.replace(secret, "***") if len(secret) >= SHORTEST_PASSWORD else text
+    return text

@@ -13,7 +13,7 @@ from pipeline.cli.printing import console, make_table
 from pipeline.config import StudyConfig
 from pipeline.data import Dataset
 from pipeline.search.records import EndState
-from pipeline.study.reporter import PlainLines, Reporter, best_so_far, figure, task
+from pipeline.study.reporter import PlainLines, Reporter, best_so_far, figure, printable, task
 
 COLOURS: dict[EndState, str] = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 
@@ -43,7 +43,7 @@ class LiveTable:
     def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None:
         self._metric = config.objective.metric
         self._best_of = max if config.objective.direction == "maximize" else min
-        self._print(f"[bold]{config.name}[/]: {escape(task(config, data))}, {slots} at a time")
+        self._print(f"[bold]{config.name}[/]: {escape(printable(task(config, data)))}, {slots} at a time")
         self._trials = self._bar.add_task("trials", total=config.budget.trials, completed=ended)
         self._draw()
 
@@ -69,13 +69,13 @@ class LiveTable:
         if state == "COMPLETE" and value is not None:
             self._complete[number] = value
         shown = f"{self._metric} {figure(value)}" if value is not None else ""
-        line = f"trial {number:4d}  [{COLOURS[state]}]{state:8s}[/] {shown}  [dim]{escape(reason)}[/]"
+        line = f"trial {number:4d}  [{COLOURS[state]}]{state:8s}[/] {shown}  [dim]{escape(printable(reason))}[/]"
         self._print(line, highlight=False)
         self._bar.update(self._trials, completed=ended)
         self._draw()
 
     def note(self, text: str) -> None:
-        self._print(f"[dim]note: {escape(text)}[/]", highlight=False)
+        self._print(f"[dim]note: {escape(printable(text))}[/]", highlight=False)
 
     def _draw(self) -> None:
         headings = ("trial", "epoch", "train loss", self._metric, "best", "s/epoch")
@@ -83,7 +83,7 @@ class LiveTable:
         parts: list[RenderableType] = [make_table(headings, rows, right=headings)]
         if self._baselines:
             shown = ", ".join(f"{name} {figure(value)}" for name, value in self._baselines.items())
-            parts.append(f"baselines ({self._metric}): {shown}")
+            parts.append(escape(f"baselines ({self._metric}): {shown}"))
         if self._complete:
             number = self._best_of(self._complete, key=self._complete.__getitem__)
             parts.append(best_so_far(number, self._metric, self._complete[number]))

@@ -12,7 +12,7 @@ from pipeline.cli.printing import leaderboard, make_table, next_commands, print_
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
 from pipeline.errors import StudyError
 from pipeline.home import Home
-from pipeline.study.reporter import figure, split_sizes
+from pipeline.study.reporter import figure, say, split_sizes
 
 
 @command()
@@ -40,17 +40,17 @@ def run(
     config = outcome.config
     print_result(leaderboard(config, outcome.records, outcome.baselines))
     if outcome.seconds:
-        print(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
+        say(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
     if outcome.contact_sheet:
-        print(f"pictures: {outcome.contact_sheet}")
+        say(f"pictures: {outcome.contact_sheet}")
     commands = [f"ui {config.name}", f"show {config.name}"]
     if outcome.best is not None:
         commands += [f"promote {config.name}", f"export {config.name} -o {config.name}.csv"]
-    print("next:", *next_commands(home, *commands), sep="\n")
+    print_result(["next:", *next_commands(home, *commands)])
     if home.local_tracking:
         mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
         ui = f"{mlflow} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
-        print(f"  {ui}   (the same UI without this program)")
+        say(f"  {ui}   (the same UI without this program)")
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
 
@@ -79,8 +79,8 @@ def train(
         done = train_one(study_file, home, Options(device=device), reporter)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
-    print(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
-    print(*next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"), sep="\n")
+    say(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
+    print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
 
 
 @command()

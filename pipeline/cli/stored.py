@@ -14,6 +14,7 @@ from pipeline.cli.printing import called_as, counted, leaderboard, make_table, p
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
+from pipeline.study.reporter import say
 
 if TYPE_CHECKING:
     from pipeline.search.ask_tell import Search
@@ -102,7 +103,7 @@ def promote(
         f"select: {metric} {done.select[metric]:.4g} (baselines: {baselines})",
         "test, read once: " + ", ".join(f"{key} {value:.4g}" for key, value in done.test.items()),
         "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
-        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_uri)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
+        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
         f"mlflow models serve -m models:/{done.model}@champion --env-manager local --host 127.0.0.1 -p 5001",
     ]
     print_result(shown, asdict(done), as_json)
@@ -133,7 +134,7 @@ def export(
     search = _find_study(home, name)
     table = summary_table(search.records(), search.config.objective.direction)
     write_table(table, output)
-    print(f"{counted(len(table), 'trial')} of {name} written to {output}")
+    say(f"{counted(len(table), 'trial')} of {name} written to {output}")
 
 
 @command()
@@ -155,13 +156,13 @@ def delete(
     what = f"study {name} ({counted(found.trials, 'trial')}, {counted(found.runs, 'run')}) with its pictures and models"
     what += f", and the registered {versions}" if versions else ""
     if not yes:
-        print(f"This deletes {what}. It cannot be undone.")
+        say(f"This deletes {what}. It cannot be undone.")
         if not sys.stdin.isatty():
             raise InputError("nothing was deleted: no terminal to ask at; --yes deletes without asking")
         if not typer.confirm("Delete it?"):
             raise InputError("nothing was deleted")
     deletion.delete(home, name)
-    print(f"deleted {what}")
+    say(f"deleted {what}")
 
 
 def _find_study(home: Home, name: str) -> Search:

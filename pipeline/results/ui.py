@@ -30,7 +30,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
     page = f"/#/experiments/{find_by_name(home, study).experiment_id}/runs" if study else "/"
     if not home.local_tracking:
-        print(f"the tracking server has its own UI: {home.tracking_uri.rstrip('/')}{page}")
+        print(f"the tracking server has its own UI: {home.tracking_shown.rstrip('/')}{page}")
         return
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]

@@ -5,7 +5,6 @@ Comes in: a home. Goes out: a storage of Optuna's, and whether an error means th
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import RESUME, StudyError
 from pipeline.files import create_whole
-from pipeline.home import Home, shown
+from pipeline.home import Home, shown, sqlite_path
 from pipeline.patience import Patience
 from pipeline.search._optuna import Storage
 
@@ -34,9 +33,9 @@ def open_storage(home: Home) -> optuna.storages.RDBStorage:
     options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else POSTGRESQL_OPTIONS
     try:
         if sqlite and not home.exists():
-            path = Path(home.storage_url.removeprefix("sqlite:///").partition("?")[0])
-            create_whole(path, lambda made: Storage(f"sqlite:///{made}"))
-        return Storage(home.storage_url, engine_kwargs=options)
+            create_whole(sqlite_path(home.storage_url), lambda made: Storage(f"sqlite:///{made}"))
+        url = home.storage_url.replace("{", "%7B").replace("}", "%7D")  # Optuna passes it through `str.format`
+        return Storage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError
         reason = shown(str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0]
         raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
+
+from pipeline.errors import StudyError
+from pipeline.home import shown
 
 if TYPE_CHECKING:
     from pipeline.config import StudyConfig
@@ -27,28 +34,55 @@ class PlainLines:
 
     def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None:
         self._metric, self._total = config.objective.metric, config.budget.trials
-        print(f"study {config.name}: {task(config, data)}")
+        say(f"study {config.name}: {task(config, data)}")
         state = f"{ended} of {self._total} trials ended" if ended else f"trials: {self._total}"
-        print(f"{state}, epochs each: {config.budget.epochs}, at a time: {slots}", flush=True)
+        say(f"{state}, epochs each: {config.budget.epochs}, at a time: {slots}")
 
     def best(self, number: int, value: float) -> None:
-        print(best_so_far(number, self._metric, value), flush=True)
+        say(best_so_far(number, self._metric, value))
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
-        print(f"baseline {name}: {self._metric} {figure(metrics[f'val/{self._metric}'])}", flush=True)
+        say(f"baseline {name}: {self._metric} {figure(metrics[f'val/{self._metric}'])}")
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         loss, value = figure(metrics["train/loss"]), figure(metrics[f"val/{self._metric}"])
         figures = f"loss {loss:8s} {self._metric} {value:8s} {metrics['time/epoch_s']:.1f} s"
-        print(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures}", flush=True)
+        say(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures}")
 
     def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
         best = f", best {self._metric} {figure(value)}" if value is not None else ""
         why = f" ({reason})" if reason else ""
-        print(f"trial {number:4d}  {state}{best}{why}  [{ended}/{self._total}]", flush=True)
+        say(f"trial {number:4d}  {state}{best}{why}  [{ended}/{self._total}]")
 
     def note(self, text: str) -> None:
-        print(f"note: {text}", flush=True)
+        say(f"note: {text}")
+
+
+def say(text: str) -> None:
+    """Print a line on standard output, as `printable` text. Raises as `standard_output`."""
+    with standard_output():
+        print(printable(text), flush=True)
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Standard output that cannot be written is a StudyError; that a pipe's reader has closed it a BrokenPipeError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        with suppress(OSError, ValueError):  # what is left in the buffer would fail again when the process ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StudyError(f"standard output: {error.strerror}") from None
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may get it: without passwords, and with control characters escaped."""
+    text = shown(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def figure(value: float | None) -> str:

@@ -194,6 +194,11 @@ REFUSED = {
     "no such study to export": (("export", "absent", "-o", "x.doc"), "absent"),
     "an unknown format": (("evaluate", "0" * 32, "-o", "x.jpg"), "allowed: .png"),
     "a tracking URI of another kind": (("list", "--tracking-uri", "file:///tmp"), "allowed"),
+    "an address of MLflow that is none": (("list", "--tracking-uri", "http://[::1"), "allowed are http://…"),
+    "a storage in memory": (("list", "--storage", "sqlite://"), "allowed are postgresql+psycopg://…"),
+    "another kind of storage": (("list", "--storage", "mysql://u:secret@h/d"), "--storage mysql://u:***@h/d: allowed"),
+    "a storage in no folder": (("run", "FILE", "--storage", "sqlite:////nonexistent/x"), "no folder /nonexistent"),
+    "a home that is not UTF-8": (("list", "--home", "/tmp/\udcff"), "--home /tmp/\\udcff: "),
     "a port out of range": (("ui", "--port", "99999"), "65535"),
     "no such option": (("run", "FILE", "--frobnicate"), "--frobnicate"),
 }
@@ -204,7 +209,7 @@ def test_bad_input_is_at_most_two_lines_exit_code_2_and_writes_nothing(case: str
     arguments, says = REFUSED[case]
     home = tmp_path / "untouched"
     given = [str(place.file) if word == "FILE" else word for word in arguments]
-    done = study(*given, "--home", str(home))
+    done = study(*given, *([] if "--home" in given else ["--home", str(home)]))
     assert done.code == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
