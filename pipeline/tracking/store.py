@@ -277,7 +277,7 @@ def owned_path(home: Home, uri: str) -> Path | None:
     Raises TrackingError if it is not one of this home's artifacts: a database may say anything.
     """
     path = local_path(uri)
-    if path is not None and home.artifacts not in Path(os.path.normpath(path)).parents:
+    if path is not None and home.artifacts not in (path := Path(os.path.normpath(path))).parents:
         raise TrackingError(f"{path}: is not among the artifacts of {home.path}; it is left unchanged")
     return path
 

@@ -223,7 +223,7 @@ def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: t
             elif name != "doctor --repair":
                 assert done.code == 2, (name, done)
 
-    done = run(second, "--name", "other", "--trials", "1")
+    done = run(second, "--name", "other", "--trials", "2")
     assert (done.code, done.stderr) == (0, ""), done
     assert before[0].items() <= in_mlflow(first).items()
     assert ask(second, "delete", "other", "--yes").code == 0
@@ -237,7 +237,7 @@ def test_doctor_leaves_another_home_s_unfinished_study_alone(
 ) -> None:
     """Its driver was stopped, then killed: some of its runs are RUNNING, some models are not READY."""
     first, second = tracked_together
-    assert run(second, "--name", "other", "--trials", "1").code == 0
+    assert run(second, "--name", "other", "--trials", "2").code == 0
     command = launcher.start(*first.arguments("--workers", "0"))
     command.until("trial    1  epoch 2/")
     os.kill(command.pid, signal.SIGSTOP)
