@@ -229,6 +229,21 @@ class Tracking:
         self.experiment.outbox.call(lambda: self._client.delete_run(run_id))
 
     @waits
+    def restore(self, run_id: str, uid: str) -> bool:
+        """Restore a run if it was deleted; False if it is gone, or is not of this experiment and ``trial.uid``."""
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if run.info.experiment_id != self.experiment_id or run.data.tags.get("trial.uid") != uid:
+            return False
+        if run.info.lifecycle_stage == "deleted":
+            self._client.restore_run(run_id)
+        return True
+
+    @waits
     def stray_images(self) -> list[Path]:
         """Files on this machine in the runs' image folders that MLflow did not write."""
         folders = [local_path(run.info.artifact_uri) for run in self._search()]

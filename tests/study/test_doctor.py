@@ -32,7 +32,7 @@ from pipeline.config import load_study_file
 from pipeline.errors import Interrupted, NotFoundError
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import load_restorer
 from pipeline.tracking.registry import load_champion
 
 pytest_plugins = ["study_fixtures"]
@@ -502,7 +502,7 @@ def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Pla
     def restored() -> torch.Tensor:
         tags = finished_copy.client().get_run(run_id).data.tags
         with torch.inference_mode():
-            return load_verified(tags["model.id"], json.loads(tags["model.sha256"]))(degraded)
+            return load_restorer(tags["model.id"], tags["weights.sha256"])(degraded)
 
     before = restored()
     deleted_model(finished_copy)

@@ -44,7 +44,7 @@ from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import load_restorer
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
 
 pytest_plugins = ["study_fixtures"]
@@ -285,7 +285,7 @@ def test_models_restore_as_well_as_their_trials_did(finished: Place) -> None:
     judge = judge_of(data, finished.home.judges)
     for run in of_state(finished, "COMPLETE"):
         record = search.records()[int(run.data.tags["trial.number"])]
-        model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
+        model = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
         scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val", judge).summary()
         assert {f"val/{k}": v for k, v in scored.items()} == pytest.approx(untimed_validation(record.summary.metrics))
 
@@ -314,7 +314,7 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
     trained = without_gradients(trained_restorer(config, data, before))
-    model = without_gradients(load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"])))
+    model = without_gradients(load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"]))
     degraded, clean = next(fixed_batches(data.val, config.degrade, "val"))
     for size in range(1, 6):
         restored = model(degraded[:size])
@@ -428,7 +428,7 @@ def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> 
 def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
     [run, *_] = of_state(finished_copy, "COMPLETE")
     client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small")
-    model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
+    model = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
     client.delete_logged_model(run.data.tags["model.id"])
     client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
@@ -438,7 +438,7 @@ def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
     tags = client.get_run(run.info.run_id).data.tags
     assert tags["model.id"] == new
     torch.testing.assert_close(
-        load_verified(new, json.loads(tags["model.sha256"]))(torch.from_numpy(example)),
+        load_restorer(new, tags["weights.sha256"])(torch.from_numpy(example)),
         model(torch.from_numpy(example)),
     )
 
