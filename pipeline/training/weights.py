@@ -9,7 +9,7 @@ from typing import Annotated
 
 import safetensors.torch
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 
 from pipeline.config import TrialConfig
@@ -51,7 +51,11 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
         with torch.device("meta"):  # without memory, so that no configuration can ask for more than the file has
             restorer = models.Restorer(models.build(config.model, input_size(size, config.degrade), size))
     except (SafetensorError, KeyError, ValueError, RuntimeError, StudyError) as error:
-        raise CheckpointError(f"{WEIGHTS_FILE} holds no model of this program: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            finding = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}"
+        raise CheckpointError(f"{WEIGHTS_FILE} holds no model of this program: {reason}") from None
     network = {name: (value.shape, value.dtype) for name, value in restorer.state_dict().items()}
     if network != {name: (value.shape, value.dtype) for name, value in tensors.items()}:
         raise CheckpointError(f"{WEIGHTS_FILE}: its tensors are not those of the network that it describes")
