@@ -165,8 +165,8 @@ def _rebuild(session: Session, trial: EndedTrial) -> None:
     """Restore a deleted run. If it is gone, make it from what Optuna has: objectives, and metrics of the best epoch."""
     search, tracking, summary = session.search, session.tracking, trial.summary
     label = session.label(trial.number)
-    if tracking.restore(summary.run_id, label.uid):
-        tracking.tag(summary.run_id, label.tags)
+    if tracking.restore(summary.run_id):
+        tracking.tag(summary.run_id, label.tags | {"trial.uid": label.uid})
         _complete_run(session, trial)
         return
     config = session.config.trial(trial.values, trial.number, session.device)
