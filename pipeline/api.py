@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MethodType
 from typing import Literal
 
 import pandas as pd
@@ -88,16 +87,13 @@ def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Pat
 def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:
     """A registered model as a torch module: degraded ``[N, 1, h, w]`` in, restored ``[N, 1, H, W]`` out.
 
-    It computes as in evaluation mode, whatever mode is set.
+    It is on the CPU and in evaluation mode, rebuilt from its weights file, whose sha256 is verified first.
 
     Raises:
         NotFoundError: no such model or alias.
-        TrackingError: its files are not those that were logged.
+        TrackingError: its weights are missing, or not those that were promoted.
     """
-    model = load_champion(_home(home, None), name, alias)
-    for method in (nn.Module.train, nn.Module.eval):  # an exported module refuses both
-        setattr(model, method.__name__, MethodType(method, model))
-    return model.eval()
+    return load_champion(_home(home, None), name, alias)
 
 
 def _home(home: str | Path | None, data_dir: str | Path | None) -> Home:

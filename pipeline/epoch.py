@@ -5,6 +5,7 @@ metrics and panel, or `Failed`. `run_epoch` is a pure function of its arguments,
 again. May not import optuna, mlflow or distributed.
 """
 
+import hashlib
 import math
 import os
 import re
@@ -33,6 +34,7 @@ from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer, build_scheduler
+from pipeline.training.weights import weights_bytes
 
 # On the CPU and inside CUDA's libraries only the message says that memory is exhausted.
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
@@ -131,7 +133,8 @@ def _train_and_validate(
 
     scores, panel = validation(finite, data, config.degrade, judge, config.device)
     times = {"time/epoch_s": seconds, "time/images_per_s": steps * batch_size / seconds}
-    result = EpochResult(epoch, {"train/loss": mean, **scores, **times}, time.time())
+    sha256 = hashlib.sha256(weights_bytes(restorer, config, data.image_size)).hexdigest()
+    result = EpochResult(epoch, {"train/loss": mean, **scores, **times}, time.time(), sha256)
     meta = {"config": config.model_dump(mode="json"), "epoch": epoch, "history": [*history, asdict(result)]}
     return checkpoints.capture(model, optimizer, scheduler, torch.from_numpy(panel), meta), result, panel
 

@@ -352,6 +352,13 @@ def models(place: Place, name: str = "small") -> list[Any]:
     return list(place.client().search_logged_models([experiment.experiment_id]))
 
 
+def purge(place: Place, run_id: str) -> None:
+    """Remove a run for good, as `mlflow gc` does with a deleted one."""
+    client = place.client()
+    client.delete_run(run_id)
+    client._tracking_client.store._hard_delete_run(run_id)
+
+
 def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name: str = "small") -> None:
     """Check what every finished study must satisfy, whatever happened while it ran."""
     problems = list(failed_checks(place, trials, epochs, name))

@@ -146,6 +146,16 @@ def test_nothing_is_pickled() -> None:
                 assert ast.unparse(node) not in ("torch.load", "torch.save", "np.load", "numpy.load"), path
 
 
+def test_no_exported_program_is_loaded() -> None:
+    """torch evaluates text in it, so whoever can write to MLflow would run code here."""
+    loaders = ("torch.export.load", "torch.jit.load", "load_exported_program", "load_pt2")
+    for path in MODULES:
+        used = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        for name in used | imported(path):
+            assert name not in loaders, path
+            assert not (name.startswith("mlflow") and name.rpartition(".")[2] in ("load_model", "load_pyfunc")), path
+
+
 def loaded_by(code: str) -> set[str]:
     """The top-level modules in a fresh interpreter after this code."""
     show = "import json, sys; print(); print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+WEIGHTS_FILE = "weights.safetensors"  # of a trained model, beside its export
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -23,6 +25,7 @@ class EpochResult:
     epoch: int
     metrics: dict[str, float]
     ended_at: float
+    weights_sha256: str = ""  # of the weights file; empty where only the metrics are known
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Comes in: a study's records and runs. Goes out: a new version of the registered 
 test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock
 from pipeline.tracking.runs import read_tracking
 from pipeline.tracking.store import settle_move
@@ -55,7 +54,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         InputError: the trial is not complete or is champion already, the data set has changed, the study belongs to
             another home, or this home is a copy.
         GateError: no trial is complete, or a baseline is better on *select*.
-        TrackingError: the model's files are not those that were logged.
+        TrackingError: the model's files are not those that were logged; `study doctor --repair` restores them.
     """
     home.check_writable()
     settle_move(home)
@@ -64,17 +63,19 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     config, name = search.config, search.config.model_name
     trial = _choose(search.records(), config, number)
     tracking = read_tracking(home, study, search.uid)
-    run = tracking.read(trial.summary.run_id)
-    if run is None or "model.sha256" not in run.tags:
+    sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
+    manifest = read_manifest(run.tags) if run else None
+    if run is None or manifest is None or MODEL_ID not in run.tags:
         raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
     with registry_lock(home, name), threads(config.budget.threads_per_trial):
         champion = find_version(home, name)
-        if champion is not None and champion.run_id == run.run_id:
+        if champion is not None and champion.tags.get(WEIGHTS_TAG) == sha256:
             raise InputError(
                 f"trial {trial.number} of {study} is {name}'s champion already (version {champion.version}); "
                 "the test split is not read again"
             )
-        restore = without_gradients(load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"])))
+        check_files(run.tags[MODEL_ID], manifest)  # the exported program is what gets served
+        restore = without_gradients(load_restorer(run.tags[MODEL_ID], sha256))
         data = load(config.dataset, home.data_dir)
         if data.digest != search.facts["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
@@ -96,11 +97,12 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             "study.name": study,
             "study.uid": search.uid,
             "trial.number": str(trial.number),
-            "model.sha256": run.tags["model.sha256"],
+            EXPORT_TAG: run.tags[EXPORT_TAG],
+            WEIGHTS_TAG: sha256,
             "data.sha256": data.digest,
             "promoted": stamp,
         }
-        version = register_version(home, name, run.run_id, run.tags["model.id"], tags, champion)
+        version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, champion)
     replaced = champion.version if champion else None
     return Promotion(name, version, trial.number, run.run_id, select, test, baselines, replaced)
 

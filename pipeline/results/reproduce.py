@@ -25,7 +25,7 @@ from pipeline.evaluation.scores import validation
 from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import MODEL_ID, load_restorer, recorded_weights
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
 
 
@@ -91,7 +91,7 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
 
 
 def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation:
-    """Verify the files of a trained run's model, and evaluate it on *val*; ``picture`` is a PNG file for the panel.
+    """Verify the weights of a trained run's model, and evaluate it on *val*; ``picture`` is a PNG file for the panel.
 
     Nothing is written to the home, except the data set's judge where it is missing.
 
@@ -99,14 +99,14 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
         NotFoundError: there is no such run.
         InputError: the run records no training, has no model, or its data set differs from the one here; or the
             picture cannot be written.
-        TrackingError: the model's files are not those that were logged.
+        TrackingError: the weights are missing, or not those that were recorded.
     """
     if picture is not None:
         check_output(picture, (".png",))
     stored, config, data = _recorded(home, run_id)
-    if "model.sha256" not in stored.tags:
+    if MODEL_ID not in stored.tags:
         raise InputError(f"run {stored.name} ({stored.status}) has no model; only completed trainings have one")
-    model = load_verified(stored.tags["model.id"], json.loads(stored.tags["model.sha256"]))
+    model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
     if picture is not None:

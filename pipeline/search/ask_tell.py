@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
@@ -80,6 +80,7 @@ class Search:
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
     published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
     _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
+    _replaced_weights = _Attribute[dict[str, str]]("replaced_weights", {})
 
     def __init__(self, config: StudyConfig, study: optuna.Study, patience: Patience) -> None:
         self.config = config
@@ -102,12 +103,12 @@ class Search:
 
     def records(self) -> list[StoredTrial]:
         """All trials in number order."""
-        adopted = self._adopted_runs
-        return [self._record(trial, adopted.get(str(trial.number))) for trial in self.trials()]
+        changes = self._changes()
+        return [self._record(trial, changes.get(str(trial.number), {})) for trial in self.trials()]
 
     def ended(self, number: int) -> EndedTrial:
         """A trial that has ended. Raises StudyError if it is running."""
-        record = self._record(self.trials()[number], self._adopted_runs.get(str(number)))
+        record = self._record(self.trials()[number], self._changes().get(str(number), {}))
         if isinstance(record, RunningTrial):
             raise StudyError(f"trial {number} has not ended")
         return record
@@ -162,6 +163,16 @@ class Search:
         """Link an ended trial to a new run; its summary, which names the lost one, cannot be changed any more."""
         self._adopted_runs = self._adopted_runs | {str(number): run_id}
 
+    def replace_weights(self, number: int, sha256: str) -> None:
+        """Record the weights of an ended trial that was trained again and has others than its summary says."""
+        self._replaced_weights = self._replaced_weights | {str(number): sha256}
+
+    def _changes(self) -> dict[str, dict[str, str]]:
+        """What holds in place of a summary's own fields, by trial: an ended trial cannot be changed any more."""
+        fields = {"run_id": self._adopted_runs, "weights_sha256": self._replaced_weights}
+        numbers = {number for values in fields.values() for number in values}
+        return {n: {field: values[n] for field, values in fields.items() if n in values} for n in numbers}
+
     def importances(self) -> dict[str, float]:
         """Importance (PED-ANOVA) of each key that all complete trials have, most first; empty below ten of them."""
         complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
@@ -204,7 +215,7 @@ class Search:
     def _values(self, trial: FrozenTrial) -> dict[str, Value]:
         return self.config.space.resolve(lambda name, _: trial.params[name])
 
-    def _record(self, trial: FrozenTrial, adopted: str | None) -> StoredTrial:
+    def _record(self, trial: FrozenTrial, changes: Mapping[str, str]) -> StoredTrial:
         params = {name.partition("@")[0]: value for name, value in trial.params.items()}
         values, started = self._values(trial), trial.datetime_start or datetime.fromtimestamp(0)
         # The summary is written before the state, so a trial that has not ended may have one.
@@ -212,9 +223,7 @@ class Search:
             return RunningTrial(trial.number, params, values, started)
         if "summary" not in trial.user_attrs:
             raise StudyError(f"trial {trial.number} of study {self.config.name} was ended by another program")
-        summary = Summary(**trial.user_attrs["summary"])
-        if adopted is not None:
-            summary = replace(summary, run_id=adopted)
+        summary = Summary(**trial.user_attrs["summary"] | changes)
         value = trial.value if trial.state == TrialState.COMPLETE else None
         state = cast(EndState, trial.state.name)
         reported = dict(trial.intermediate_values)

@@ -22,6 +22,7 @@ class Summary:
     duration_s: float = 0.0  # of training alone
     checkpoint: str = ""  # file name of the best epoch's
     sha256: str = ""
+    weights_sha256: str = ""  # of the best epoch's weights file, which every stored copy must match
     reason: str = ""
 
 

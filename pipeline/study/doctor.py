@@ -4,11 +4,9 @@ Comes in: a session, or a home. Goes out: findings, each with its repair where t
 authority: a repair brings the rest to what it says. A run examines its study in the same way when it starts.
 """
 
-import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 
 from pipeline.config import check_name
@@ -23,22 +21,21 @@ from pipeline.search.lock import study_lock
 from pipeline.search.records import EndedTrial, ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
-from pipeline.study.finish import finish
+from pipeline.study.model_findings import (
+    Finding,
+    finish_again,
+    model_problem,
+    stray_models,
+    training_findings,
+    version_findings,
+)
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Device, Session, trial_label
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import MODEL_ID, load_restorer
 from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, StoredRun, Tracking, read_tracking
 from pipeline.tracking.store import adopt as adopt_experiments
 from pipeline.tracking.store import experiment_names, settle_move, uid_for
 from pipeline.tracking.uids import TRAINING, baseline_uid, judge_uid, study_run_uid
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem."""
-
-    text: str
-    repair: Callable[[], object] | None = None
 
 
 def examine_home(home: Home, reporter: Reporter) -> Iterator[tuple[str, Finding]]:
@@ -90,7 +87,7 @@ def adopt_home(home: Home) -> None:
     adopt_studies(home)
 
 
-def examine(session: Session) -> Iterator[Finding]:
+def examine(session: Session, load_versions: bool = False) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for."""
     search, tracking = session.search, session.tracking
     trials = ended(search.records())
@@ -99,6 +96,7 @@ def examine(session: Session) -> Iterator[Finding]:
     by_id = {run.run_id: run for run in runs}
     for trial in trials:
         yield from _ended_trial(session, trial, by_id.get(trial.summary.run_id))
+    yield from version_findings(session, ended(search.records()), load_versions)
     yield from _other_runs(search, tracking, any(trial.state == "COMPLETE" for trial in trials))
     yield from _other_roles(tracking)
     yield from _leftovers(session.home, search, {trial.number for trial in trials})
@@ -123,7 +121,8 @@ def _examine_study(home: Home, name: str, reporter: Reporter) -> Iterator[Findin
     device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
     tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
     never = threading.Event()
-    yield from examine(Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels))
+    session = Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels)
+    yield from examine(session, load_versions=True)
 
 
 def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
@@ -164,7 +163,7 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
     wrong, complete = [], trial.state == "COMPLETE"
     if run.status != RUN_STATUS[trial.state] or run.tags.get("trial.state") != trial.state:
         wrong.append(f"it is {run.status}, its trial {trial.state}")
-    if complete and (problem := session.tracking.models.problem(run.run_id, run.tags)):
+    if complete and (problem := model_problem(session, trial, run)):
         wrong.append(problem)
     elif complete and not session.tracking.has_panel(run.run_id, trial.summary.best_epoch):
         wrong.append("the picture of its best epoch is lost")
@@ -175,23 +174,25 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
 def _complete_run(session: Session, trial: EndedTrial) -> None:
     """Finish an ended trial again, with a new model or panel where that is lost or damaged."""
     tracking, run_id, epoch = session.tracking, trial.summary.run_id, trial.summary.best_epoch
-    before = tracking.read(run_id)
-    if trial.state == "COMPLETE" and before and tracking.models.problem(run_id, before.tags):
-        tracking.models.delete_of_run(run_id)
-    finish(session, trial)
+    finish_again(session, trial)
     run = tracking.read(run_id)
     if trial.state == "COMPLETE" and run and not tracking.has_panel(run_id, epoch):
-        model = load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"]))
+        sha256 = session.search.ended(trial.number).summary.weights_sha256
+        model = load_restorer(run.tags[MODEL_ID], sha256)
         with threads(session.config.budget.threads_per_trial):
             picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
         tracking.log_panel(run_id, picture, epoch, look_first=True)
 
 
 def _rebuild(session: Session, trial: EndedTrial) -> None:
-    """Make a lost run again from what Optuna has: the objective of every epoch, all metrics of the best one."""
+    """Restore a deleted run. If it is gone, make it from what Optuna has: objectives, and metrics of the best epoch."""
     search, tracking, summary = session.search, session.tracking, trial.summary
-    config = session.config.trial(trial.values, trial.number, session.device)
     label = session.label(trial.number)
+    if tracking.restore(summary.run_id):
+        tracking.tag(summary.run_id, label.tags | {"trial.uid": label.uid})
+        _complete_run(session, trial)
+        return
+    config = session.config.trial(trial.values, trial.number, session.device)
     tags = label.tags | {
         "study.name": session.config.name,
         "trial.config": config.model_dump_json(),
@@ -232,22 +233,10 @@ def _other_roles(tracking: Tracking) -> Iterator[Finding]:
     for run, role in runs:
         if role != "trial" and run.status == "RUNNING":
             yield Finding(f"run {run.name} was left RUNNING", partial(tracking.suspend, run.run_id))
-    for run, role in runs:
-        if role == "train" and run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
-            text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
-            yield Finding(text, partial(_forget_training, run.run_id, tracking))
-    owners = {run.run_id for run, role in runs if role in ("trial", "train", "replicate")}
-    for model_id, status in tracking.models.stray(owners):
-        text = f"logged model {model_id} is {status} and belongs to no finished run"
-        yield Finding(text, partial(tracking.models.delete, model_id))
+    yield from training_findings(tracking, [run for run, _ in runs])
+    yield from stray_models(tracking)
     for file in tracking.stray_images():
         yield Finding(f"{file}: is not one of the run's images and hides them", partial(tracking.home.remove, file))
-
-
-def _forget_training(run_id: str, tracking: Tracking) -> None:
-    """Make a single training count as not ended, so that the same command trains it again."""
-    tracking.models.delete_of_run(run_id)
-    tracking.suspend(run_id)
 
 
 def _leftovers(home: Home, search: Search, ended_numbers: set[int]) -> Iterator[Finding]:

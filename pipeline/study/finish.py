@@ -4,23 +4,30 @@ Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run t
 repeated: interrupted work is completed by repeating it.
 """
 
+import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from pipeline.config import TrialConfig
 from pipeline.config.outcomes import Checkpoint, Failed, Trained
 from pipeline.epoch import run_epoch, trained_restorer
-from pipeline.errors import CheckpointError, Interrupted, StudyError
+from pipeline.errors import CheckpointError, Interrupted, StudyError, TrackingError
 from pipeline.evaluation.batches import fixed_batches
 from pipeline.search.records import EndedTrial
 from pipeline.study.session import Session
+from pipeline.tracking.models import WEIGHTS_TAG, load_restorer
+from pipeline.tracking.registry import registered
+from pipeline.training.model import Restorer
+from pipeline.training.weights import weights_bytes
 from pipeline.workers import Raised, Returned, ThisProcess
 
 
-def finish(session: Session, trial: EndedTrial) -> None:
+def finish(session: Session, trial: EndedTrial, log_again: bool = False) -> None:
     """Bring an ended trial's run to its end and remove its checkpoints.
+
+    A model that is stored and sound is kept, unless ``log_again``.
 
     Raises:
         StudyError: the weights are lost and training them again failed.
@@ -32,22 +39,45 @@ def finish(session: Session, trial: EndedTrial) -> None:
         figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
         tracking.log_figures(summary.run_id, figures | {key: float(value) for key, value in summary.cost.items()})
     if trial.state == "COMPLETE":
-        model = _best_model(session, trial, folder)
-        two = session.data.val.take(np.arange(2))  # an example batch of 1 would fix the exported batch size
-        degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
-        tracking.models.log(summary.run_id, model, degraded.numpy(), summary.best_epoch)
+        run = tracking.read(summary.run_id)
+        tags = run.tags if run else {}
+        if log_again or tracking.models.problem(summary.run_id, tags, summary.weights_sha256):
+            _log_model(session, trial, folder)
     tracking.end(summary.run_id, trial.state, summary.reason)
     session.home.remove(folder)
 
 
-def _best_model(session: Session, trial: EndedTrial, folder: Path) -> nn.Module:
-    """The model of a trial's best epoch; trained again in this process if its checkpoint is damaged or lost."""
+def _log_model(session: Session, trial: EndedTrial, folder: Path) -> None:
+    """Log the model of a trial's best epoch; where its weights are not those that Optuna has, record the new ones."""
     config, summary = session.config.trial(trial.values, trial.number, session.device), trial.summary
+    model = _best_model(session, trial, config, folder)
+    weights = weights_bytes(model, config, session.data.image_size)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != summary.weights_sha256:
+        session.reporter.note(
+            f"trial {trial.number} was trained again and has other weights than before, as on other hardware; "
+            "they take the place of the lost ones, and the recorded metrics are those of the lost ones"
+        )
+        session.search.replace_weights(trial.number, sha256)
+    two = session.data.val.take(np.arange(2))  # an example batch of 1 would fix the exported batch size
+    degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
+    session.tracking.models.log(summary.run_id, model, degraded.numpy(), summary.best_epoch, weights)
+
+
+def _best_model(session: Session, trial: EndedTrial, config: TrialConfig, folder: Path) -> Restorer:
+    """The model of a trial's best epoch: from its checkpoint, else stored weights, else trained again here."""
+    summary = trial.summary
     saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
     try:
         return trained_restorer(config, session.data, saved)
     except CheckpointError as error:
-        session.reporter.note(f"{error}; training trial {trial.number} again up to epoch {summary.best_epoch}")
+        lost = error
+    stored = session.tracking.models.of_run(summary.run_id)
+    stored += [v.model_id for v in registered(session.home) if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
+    for model_id in stored:
+        with suppress(TrackingError):
+            return load_restorer(model_id, summary.weights_sha256)
+    session.reporter.note(f"{lost}; training trial {trial.number} again up to epoch {summary.best_epoch}")
     return trained_restorer(config, session.data, _train_again(session, config, summary.best_epoch, folder))
 
 

@@ -103,6 +103,7 @@ class TrialRun:
                 duration_s=sum(result.metrics["time/epoch_s"] for result in self.results),
                 checkpoint=Path(saved.path).name if saved else "",
                 sha256=saved.sha256 if saved else "",
+                weights_sha256=best.weights_sha256,
             )
             value = best.metrics[self.session.objective]
         stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)

@@ -1,7 +1,8 @@
-"""Logged models: written with the digests of their files, and loaded only if the files still match.
+"""Logged models: the exported program, which serving loads, and beside it the weights file, which this project loads.
 
-Comes in: a run's trained module. Goes out: verified modules, and what is wrong with stored ones. Imports torch only
-inside the functions that need it.
+Comes in: a run's restorer and its weights file. Goes out: restorers rebuilt from verified weights files, and what is
+wrong with stored models. The exported program is compared with its digests and never loaded: torch evaluates text in
+it. Imports torch only inside the functions that need it.
 """
 
 from __future__ import annotations
@@ -9,22 +10,33 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow.artifacts
 import numpy as np
+from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from pipeline.errors import TrackingError
+from pipeline.config.outcomes import WEIGHTS_FILE
+from pipeline.errors import CheckpointError, TrackingError
+from pipeline.home import Home
 from pipeline.provenance import versions
 from pipeline.tracking._mlflow import ADDED_BY_LOADING
 from pipeline.tracking.store import OpenExperiment, every_page, local_path, quiet, waits
+from pipeline.tracking.uids import trial_uid
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pipeline.training.model import Restorer
+
+MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "model.id", "model.sha256", "weights.sha256"  # tags; the last two also of versions
 
 
 class LoggedModels:
@@ -35,22 +47,26 @@ class LoggedModels:
         self._client = experiment.client
 
     @waits
-    def log(self, run_id: str, model: Any, example: np.ndarray, epoch: int) -> str:
-        """Log a model as pt2 (no pickle) under a run, with the digests of its files in the run's tags; returns its id.
+    def log(self, run_id: str, model: Any, example: np.ndarray, epoch: int, weights: bytes) -> str:
+        """Log a model under a run: exported as pt2 (no pickle), and its weights file; returns its id.
+
+        The digests go to the run's tags. A model that the run has is written again in place; it stays, and another is
+        made, where a registered version names it with other weights. What no version names is deleted.
 
         Args:
-            run_id: the run; a complete model that it has is kept, an incomplete one is replaced.
+            run_id: the run.
             model: restoring module in evaluation mode on the CPU.
             example: degraded images, float32 ``[2, 1, h, w]``; a batch of 1 would fix the batch size.
             epoch: whose weights these are.
+            weights: the model's weights file.
         """
         import mlflow.pytorch
         import torch
 
-        for old in self._find(run_id):
-            if old.status == LoggedModelStatus.READY and "model.sha256" in self._client.get_run(run_id).data.tags:
-                return old.model_id
-            self._client.delete_logged_model(old.model_id)
+        sha256, run, named = hashlib.sha256(weights).hexdigest(), self._client.get_run(run_id), self._named()
+        found = self._find(run_id)
+        usable = [m for m in found if self._in_place(m) and named.get(m.model_id, {sha256}) <= {sha256}]
+        usable.sort(key=lambda m: (m.model_id not in named, m.model_id != run.data.tags.get(MODEL_ID)))
         with torch.inference_mode():
             restored = model(torch.from_numpy(example)).numpy()
         with tempfile.TemporaryDirectory() as temporary, quiet():
@@ -63,35 +79,60 @@ class LoggedModels:
                 input_example=example,
                 pip_requirements=[f"{name}=={version}" for name, version in versions().items() if name != "python"],
             )
-            logged = self._client.create_logged_model(self.experiment.experiment_id, name="model", source_run_id=run_id)
-            self._client.log_model_artifacts(logged.model_id, str(folder))
+            (folder / WEIGHTS_FILE).write_bytes(weights)
             manifest = _manifest(folder)
-        self.experiment.tag(run_id, {"model.id": logged.model_id, "model.sha256": json.dumps(manifest, sort_keys=True)})
-        self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, epoch)])
+            logged = next(iter(usable), None) or self._client.create_logged_model(
+                self.experiment.experiment_id, name="model", source_run_id=run_id
+            )
+            self._client.log_model_artifacts(logged.model_id, str(folder))
+        if usable:
+            self._remove_others(logged, manifest)
+        tags = {MODEL_ID: logged.model_id, EXPORT_TAG: json.dumps(manifest, sort_keys=True), WEIGHTS_TAG: sha256}
+        self.experiment.tag(run_id, tags)
+        if logged.model_id not in [output.model_id for output in run.outputs.model_outputs]:
+            self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, epoch)])
         self._client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-        return logged.model_id
+        for other in found:
+            if other.model_id not in (logged.model_id, *named):
+                self._client.delete_logged_model(other.model_id)
+        return str(logged.model_id)
 
     @waits
-    def problem(self, run_id: str, tags: Mapping[str, str]) -> str | None:
-        """What is wrong with a finished run's model; None if its files are the logged ones, or a server keeps them."""
-        ready = [model for model in self._find(run_id) if model.status == LoggedModelStatus.READY]
-        if len(ready) != 1 or tags.get("model.id") != ready[0].model_id or "model.sha256" not in tags:
+    def problem(self, run_id: str, tags: Mapping[str, str], weights_sha256: str | None = None) -> str | None:
+        """What is wrong with a finished run's model; None if it is sound, or a server keeps its files.
+
+        ``weights_sha256`` is what Optuna has; of a single training the run's own tag counts.
+        """
+        model = next((m for m in self._find(run_id) if m.model_id == tags.get(MODEL_ID)), None)
+        if model is None or model.status != LoggedModelStatus.READY:
             return "its model is missing or not READY"
-        folder = local_path(ready[0].artifact_location)
+        if not self._in_place(model):
+            return f"its model is recorded at {model.artifact_location}, which is not in its experiment"
+        manifest, recorded = read_manifest(tags), weights_sha256 or tags.get(WEIGHTS_TAG, "")
+        if manifest is None or not manifest.get(WEIGHTS_FILE) == tags.get(WEIGHTS_TAG) == recorded:
+            return f"its tags {EXPORT_TAG} and {WEIGHTS_TAG} are not those of its model"
+        folder = local_path(model.artifact_location)
         if folder is None:
-            return None  # verified when it is loaded
+            return None  # verified when it is loaded, and by `doctor` where it is registered
         if not folder.is_dir():
             return f"the files of its model are not at {folder}"
-        changed = _differing(json.loads(tags["model.sha256"]), _manifest(folder))
+        changed = _differing(manifest, _manifest(folder))
         return f"its model's {', '.join(changed)}" if changed else None
 
     @waits
-    def stray(self, owners: set[str]) -> list[tuple[str, str]]:
-        """(id, status) of models that are not READY, or whose run is not one of ``owners``."""
+    def of_run(self, run_id: str) -> list[str]:
+        """The ids of a run's models."""
+        return [model.model_id for model in self._find(run_id)]
+
+    @waits
+    def stray(self, current: Collection[str]) -> list[tuple[str, str]]:
+        """(id, status) of models that are not READY or not among ``current``, but of none that a version names."""
+        named = self._named()
         return [
             (model.model_id, str(model.status))
             for model in self._find()
-            if model.status != LoggedModelStatus.READY or model.source_run_id not in owners
+            if model.model_id not in named
+            and (model.status != LoggedModelStatus.READY or model.model_id not in current)
         ]
 
     @waits
@@ -100,30 +141,114 @@ class LoggedModels:
 
     @waits
     def delete_of_run(self, run_id: str) -> None:
-        """Delete all models of a run."""
+        """Delete the models of a run, except what a registered version names."""
+        named = self._named()
         for model in self._find(run_id):
-            self._client.delete_logged_model(model.model_id)
+            if model.model_id not in named:
+                self._client.delete_logged_model(model.model_id)
 
     def _find(self, run_id: str | None = None) -> list[LoggedModel]:
         query = f"source_run_id = '{run_id}'" if run_id else None
         return list(every_page(partial(self._client.search_logged_models, [self.experiment.experiment_id], query)))
 
+    def _named(self) -> dict[str, set[str]]:
+        """The ids of models that registered versions name, with the digests of weights in those versions' tags."""
+        named: dict[str, set[str]] = defaultdict(set)
+        for version in every_page(self._client.search_model_versions):
+            named[model_of(version.source)] |= {version.tags[WEIGHTS_TAG]} if WEIGHTS_TAG in version.tags else set()
+        return dict(named)
 
-def load_verified(model_id: str, manifest: Mapping[str, str]) -> nn.Module:
-    """A logged model of the store that `connect` set; TrackingError if its files are not those of the manifest."""
-    import mlflow.pytorch
+    def _in_place(self, model: LoggedModel) -> bool:
+        """Whether a model's files are where MLflow puts them, and not at another location that someone wrote."""
+        usual = f"{self.experiment.location.rstrip('/')}/models/{model.model_id}/artifacts"
+        return bool(model.artifact_location.rstrip("/") == usual)
 
+    def _remove_others(self, model: LoggedModel, manifest: Collection[str]) -> None:
+        """Remove the files in a model's folder that are not its own."""
+        repository = get_artifact_repository(model.artifact_location, self._client.tracking_uri)
+        for file in list(_listed(self._client, model.model_id)):
+            if file not in manifest and file != ADDED_BY_LOADING:
+                repository.delete_artifacts(file)
+
+
+def model_of(source: str) -> str:
+    """The id of the logged model that a registered version names; the store does not return the version's model_id."""
+    return source.removeprefix("models:/")
+
+
+def recorded_weights(home: Home, tags: Mapping[str, str]) -> str:
+    """The sha256 that the weights of a run or a registered version must have, by its tags.
+
+    It is Optuna's of the trial where this home has the study, else the tag's. Raises TrackingError if there is none.
+    """
+    from pipeline.search.records import ended
+    from pipeline.search.studies import load_searches
+
+    uid = tags.get("trial.uid") or trial_uid(tags.get("study.uid", ""), tags.get("trial.number", ""))
+    for search in load_searches(home, tags.get("study.name", "")):
+        for trial in ended(search.records()):
+            if trial_uid(search.uid, trial.number) == uid and trial.summary.weights_sha256:
+                return trial.summary.weights_sha256
+    if not tags.get(WEIGHTS_TAG):
+        raise TrackingError(f"no {WEIGHTS_TAG} is recorded, so its weights cannot be verified; it is not loaded")
+    return tags[WEIGHTS_TAG]
+
+
+def read_manifest(tags: Mapping[str, str]) -> dict[str, str] | None:
+    """The digests of a model's files in the tags of a run or version; None if they are absent or malformed."""
+    try:
+        manifest = json.loads(tags[EXPORT_TAG])
+    except (KeyError, ValueError):
+        return None
+    sound = isinstance(manifest, dict) and all(isinstance(digest, str) for digest in manifest.values())
+    return manifest if sound else None
+
+
+def load_restorer(model_id: str, sha256: str) -> Restorer:
+    """The restorer of a logged model in the store that `connect` set, rebuilt from its weights file.
+
+    On the CPU, in evaluation mode. Raises TrackingError if the file is missing or not the one with this sha256.
+    """
+    from pipeline.training.weights import load_weights
+
+    with _downloaded(model_id, WEIGHTS_FILE) as file:
+        data = file.read_bytes()
+    try:
+        return load_weights(data, sha256)
+    except CheckpointError as error:
+        raise TrackingError(f"model {model_id}: {error}; it is not loaded") from None
+
+
+def check_files(model_id: str, manifest: Mapping[str, str]) -> None:
+    """Compare a logged model's files with their digests; none is loaded. Raises TrackingError if one differs."""
+    with _downloaded(model_id) as folder:
+        changed = _differing(manifest, _manifest(folder))
+    if changed:
+        raise TrackingError(f"model {model_id}: {changed[0]} since the model was logged")
+
+
+@contextmanager
+def _downloaded(model_id: str, file: str = "") -> Iterator[Path]:
+    """A copy of a logged model's folder, or of one file in it."""
     with tempfile.TemporaryDirectory() as temporary, quiet():
-        folder = Path(mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=temporary))
-        actual = _manifest(folder)
-        if manifest and not actual.keys() & manifest.keys():
+        try:
+            location = MlflowClient().get_logged_model(model_id).artifact_location
+            path = Path(mlflow.artifacts.download_artifacts(f"{location}/{file}".rstrip("/"), dst_path=temporary))
+        except (MlflowException, OSError) as error:
             raise TrackingError(
-                f"model {model_id}: none of its files are where they were logged; if the home was moved, "
-                "`study doctor --repair` corrects their locations"
-            )
-        if changed := _differing(manifest, actual):
-            raise TrackingError(f"model {model_id}: {changed[0]} since the model was logged; it is not loaded")
-        return mlflow.pytorch.load_model(str(folder))
+                f"model {model_id}: its files cannot be read: {str(error).splitlines()[0]}; "
+                "`study doctor --repair` repairs a study's models, also after the home was moved"
+            ) from None
+        yield path
+
+
+def _listed(client: MlflowClient, model_id: str, folder: str | None = None) -> Iterator[str]:
+    """The paths of a logged model's files, as the store lists them."""
+    for entry in client.list_logged_model_artifacts(model_id, folder):
+        if entry.is_dir:
+            yield from _listed(client, model_id, entry.path)
+        else:
+            yield entry.path
 
 
 def _differing(manifest: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import NotFoundError
+from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
-from pipeline.tracking.models import load_verified
-from pipeline.tracking.store import connect, every_page
+from pipeline.tracking.models import load_restorer, model_of, recorded_weights
+from pipeline.tracking.store import connect, every_page, store_errors
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pipeline.training.model import Restorer
 
 CHAMPION, PREVIOUS = "champion", "previous"
+REPLACES, REPLACED_BY = "replaces", "replaced_by"  # tags of versions, with the number of the other one
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown model and alias
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,27 @@ def registered(home: Home) -> list[RegisteredVersion]:
     """Every version of every registered model, newest first within a model."""
     if not home.has_tracking():
         return []
-    client, found = connect(home), []
-    for model in every_page(client.search_registered_models):
-        versions_of_model = every_page(partial(client.search_model_versions, f"name = '{model.name}'"))
-        for version in sorted(versions_of_model, key=lambda version: -int(version.version)):
-            aliases = [alias for alias, number in model.aliases.items() if str(number) == str(version.version)]
-            found.append(_registered(version, aliases))
-    return found
+    client = connect(home)
+    with store_errors(home):
+        aliases = {model.name: model.aliases for model in every_page(client.search_registered_models)}
+        versions = [version for version in every_page(client.search_model_versions) if version.name in aliases]
+    versions.sort(key=lambda version: (version.name, -int(version.version)))
+    return [
+        _registered(v, [alias for alias, number in aliases[v.name].items() if str(number) == str(v.version)])
+        for v in versions
+    ]
 
 
 def find_version(home: Home, name: str, alias: str = CHAMPION) -> RegisteredVersion | None:
     """The version of a model that has an alias; None if there is no such model or alias."""
-    try:
-        version = connect(home).get_model_version_by_alias(name, alias)
-    except MlflowException:
-        return None
+    client = connect(home)
+    with store_errors(home):
+        try:
+            version = client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return None
+            raise
     return _registered(version, version.aliases)
 
 
@@ -66,24 +72,63 @@ def register_version(
 ) -> str:
     """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one."""
     client = connect(home)
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name)
-    version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
-    if before is not None:
-        client.set_registered_model_alias(name, PREVIOUS, before.version)
-    client.set_registered_model_alias(name, CHAMPION, version.version)
-    return str(version.version)
+    with store_errors(home):
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+        if before is not None:
+            client.set_registered_model_alias(name, PREVIOUS, before.version)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+        return str(version.version)
 
 
-def load_champion(home: Home, name: str, alias: str = CHAMPION) -> nn.Module:
-    """A registered model, loaded as by `load_verified`; NotFoundError if there is no such model or alias."""
+def tag_version(home: Home, version: RegisteredVersion, tags: Mapping[str, str]) -> None:
+    """Set tags of a version, those that it has not."""
+    client = connect(home)
+    with store_errors(home):
+        for key, value in tags.items():
+            if version.tags.get(key) != value:
+                client.set_model_version_tag(version.model, version.version, key, value)
+
+
+def replace_version(
+    home: Home, lost: RegisteredVersion, run_id: str, model_id: str, tags: Mapping[str, str]
+) -> RegisteredVersion:
+    """Register a model in place of a version whose own is lost: the new version takes its aliases and its other tags.
+
+    The old version stays, tagged with the new one's number. Interrupted, it is completed by calling it again.
+    """
+    client = connect(home)
+    with registry_lock(home, lost.model), store_errors(home):
+        others = [v for v in registered(home) if v.model == lost.model and v.tags.get(REPLACES) == lost.version]
+        number = next((v.version for v in others), None)
+        if number is None:
+            tags = {**lost.tags, **tags, REPLACES: lost.version}
+            created = client.create_model_version(
+                lost.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+            )
+            number = str(created.version)
+        for alias in lost.aliases:
+            client.set_registered_model_alias(lost.model, alias, number)
+        client.set_model_version_tag(lost.model, lost.version, REPLACED_BY, number)
+        return _registered(client.get_model_version(lost.model, number), list(lost.aliases))
+
+
+def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Restorer:
+    """A registered model's restorer, on the CPU, in evaluation mode, rebuilt from its verified weights.
+
+    Raises:
+        NotFoundError: there is no such model or alias.
+        TrackingError: its weights are missing, or not those that were promoted.
+    """
     version = find_version(home, name, alias)
     if version is None:
         known = ", ".join(sorted({v.model for v in registered(home)})) or "none"
         raise NotFoundError(f"no registered model {name!r} with alias {alias!r}; models: {known}")
-    return load_verified(version.model_id, json.loads(version.tags["model.sha256"]))
+    try:
+        return load_restorer(version.model_id, recorded_weights(home, version.tags))
+    except TrackingError as error:
+        raise TrackingError(f"{name} version {version.version}: {error}") from None
 
 
 def delete_version(home: Home, version: RegisteredVersion) -> None:
@@ -102,6 +147,5 @@ def delete_empty_model(home: Home, name: str) -> None:
 
 
 def _registered(version: Any, aliases: list[str]) -> RegisteredVersion:
-    model_id = version.source.removeprefix("models:/")  # the store does not return the version's model_id
-    number = str(version.version)
+    number, model_id = str(version.version), model_of(version.source)
     return RegisteredVersion(version.name, number, tuple(aliases), version.run_id, model_id, version.tags)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mlflow import entities
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -234,6 +234,21 @@ class Tracking:
         self.experiment.outbox.call(lambda: self._client.delete_run(run_id))
 
     @waits
+    def restore(self, run_id: str) -> bool:
+        """Restore a run of this experiment if it was deleted; False if the store does not have it any more."""
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if run.info.experiment_id != self.experiment_id:
+            return False
+        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            self._client.restore_run(run_id)
+        return True
+
+    @waits
     def stray_images(self) -> list[Path]:
         """Files on this machine in the runs' image folders that MLflow did not write."""
         folders = [owned_path(self.experiment.home, run.info.artifact_uri) for run in self._search()]
@@ -268,7 +283,8 @@ def read_tracking(home: Home, study_name: str, uid: str, patience: Patience | No
         )
     owned_path(home, experiment.artifact_location)
     outbox = Outbox(patience or patience_with(home))
-    return Tracking(OpenExperiment(home, connect(home), experiment.experiment_id, outbox))
+    experiment_id, location = experiment.experiment_id, experiment.artifact_location
+    return Tracking(OpenExperiment(home, connect(home), experiment_id, location, outbox))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:

@@ -165,6 +165,7 @@ class OpenExperiment:
     home: Home
     client: MlflowClient
     experiment_id: str
+    location: str  # the URI of its artifacts, as the store has it
     outbox: Outbox
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ import hashlib
 TRAINING = "train-"  # begins the study uid of a single training
 
 
-def trial_uid(study_uid: str, number: int) -> str:
+def trial_uid(study_uid: str, number: int | str) -> str:
     """Of a trial's run; a single training is trial 0 of its own study uid."""
     return f"{study_uid}-{number}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,14 +12,16 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from studies_for_tests import Place
+from studies_for_tests import Place, study
 
+import pipeline
 from pipeline.data import load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.batches import fixed_batches
@@ -71,8 +74,11 @@ def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> N
     run = finished_copy.client().get_run(done.run_id)
     assert version.run_id == done.run_id
     assert version.source == f"models:/{run.data.tags['model.id']}"
-    facts = {"study.name": "small", "trial.number": str(done.trial), "data.sha256": run.data.tags["data.sha256"]}
-    assert (facts | {"model.sha256": run.data.tags["model.sha256"]}).items() <= version.tags.items()
+    search = finished_copy.search()
+    facts = {"study.name": "small", "study.uid": search.uid, "trial.number": str(done.trial)}
+    facts |= {key: run.data.tags[key] for key in ("data.sha256", "model.sha256", "weights.sha256")}
+    assert facts.items() <= version.tags.items()
+    assert version.tags["weights.sha256"] == search.ended(done.trial).summary.weights_sha256
     for split, figures in (("select", done.select), ("test", done.test)):
         for name, value in figures.items():
             assert float(version.tags[f"{split}.{name}"]) == pytest.approx(value, rel=1e-5)
@@ -175,8 +181,8 @@ def test_unknown_names_are_refused_with_the_known_ones(finished: Place) -> None:
         load_champion(finished.home, "small")
 
 
-def _flip(folder: Path) -> None:
-    file = folder / "data" / "model.pt2"
+def _flip(folder: Path, name: str = "data/model.pt2") -> None:
+    file = folder / name
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -224,16 +230,128 @@ def test_a_model_whose_files_changed_is_not_promoted(
 
 
 @pytest.mark.parametrize(("harm", "says"), HARMS)
-def test_a_model_whose_files_changed_is_not_loaded(
+def test_a_champion_is_rebuilt_from_its_weights_whatever_became_of_its_export(
     harm: Callable[[Path], None], says: str, finished_copy: Place
 ) -> None:
     done = promote(finished_copy.home, "small")
+    before = load_champion(finished_copy.home, "small").state_dict()
     model = finished_copy.client().get_run(done.run_id).data.tags["model.id"]
     harm(finished_copy.study_artifacts / "models" / model / "artifacts")
-    with pytest.raises(TrackingError, match=says):
-        load_champion(finished_copy.home, "small")
+    if harm is _remove_all:
+        with pytest.raises(TrackingError, match=f"small version 1: {says}"):
+            load_champion(finished_copy.home, "small")
+    else:
+        after = load_champion(finished_copy.home, "small").state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
     other = next(r for r in ranked(finished_copy.search().records(), "maximize") if r.number != done.trial)
     assert promote(finished_copy.home, "small", other.number, force=True).version == "2"
+
+
+def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_copy: Place) -> None:
+    best = ranked(finished_copy.search().records(), "maximize")[0]
+    promote(finished_copy.home, "small")
+    tags = finished_copy.client().get_run(best.summary.run_id).data.tags
+    folder = finished_copy.path / "artifacts" / "small" / "models" / tags["model.id"] / "artifacts"
+    _flip(folder, "weights.safetensors")
+    with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: weights.safetensors is damaged: its bytes"):
+        load_champion(finished_copy.home, "small")
+    assert (
+        "weights.safetensors is damaged" in study("evaluate", best.summary.run_id, "--home", finished_copy.path).stderr
+    )
+
+    # Whoever damaged them may have written their digest to every tag, too; Optuna's counts.
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    client = finished_copy.client()
+    client.set_tag(best.summary.run_id, "weights.sha256", digest)
+    client.set_model_version_tag("small", "1", "weights.sha256", digest)
+    with pytest.raises(TrackingError, match=r"weights\.safetensors is damaged"):
+        load_champion(finished_copy.home, "small")
+    assert (
+        "weights.safetensors is damaged" in study("evaluate", best.summary.run_id, "--home", finished_copy.path).stderr
+    )
+    with pytest.raises(TrackingError, match=r"weights\.safetensors was changed"):
+        promote(finished_copy.home, "small", force=True)
+
+
+@pytest.mark.parametrize(
+    ("tags", "says"),
+    [
+        ({"study.uid": "f" * 32, "weights.sha256": "{}"}, "weights.safetensors is damaged"),
+        ({"study.uid": "", "study.name": "", "trial.number": "x"}, ""),  # the version's own digest is right
+        ({"trial.number": "99", "weights.sha256": ""}, "no weights.sha256 is recorded"),
+    ],
+)
+def test_edited_tags_of_a_champion_end_in_one_clear_line(tags: dict[str, str], says: str, finished_copy: Place) -> None:
+    promote(finished_copy.home, "small")
+    for key, value in tags.items():
+        finished_copy.client().set_model_version_tag("small", "1", key, value)
+    if not says:
+        assert not load_champion(finished_copy.home, "small").training
+        return
+    with pytest.raises(TrackingError, match=says) as refusal:
+        load_champion(finished_copy.home, "small")
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_those_who_have_the_registry_only_verify_with_the_version_s_tags(finished_copy: Place) -> None:
+    promote(finished_copy.home, "small")
+    before = load_champion(finished_copy.home, "small").state_dict()
+    (finished_copy.path / "optuna.db").unlink()
+    after = load_champion(finished_copy.home, "small").state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    finished_copy.client().delete_model_version_tag("small", "1", "weights.sha256")
+    with pytest.raises(TrackingError, match=r"small version 1: no weights\.sha256 is recorded"):
+        load_champion(finished_copy.home, "small")
+
+
+def test_a_champion_without_its_logged_model_is_one_clear_error(finished_copy: Place) -> None:
+    done = promote(finished_copy.home, "small")
+    client = finished_copy.client()
+    client.delete_logged_model(client.get_run(done.run_id).data.tags["model.id"])
+    with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: its files cannot be read: .*not found"):
+        load_champion(finished_copy.home, "small")
+
+
+def test_a_hostile_exported_program_is_never_evaluated(finished_copy: Place, tmp_path: Path) -> None:
+    """torch evaluates the expressions of shapes that an archive holds; here they create a file."""
+    best = ranked(finished_copy.search().records(), "maximize")[0]
+    created = tmp_path / "created"
+    client = finished_copy.client()
+    model_id = client.get_run(best.summary.run_id).data.tags["model.id"]
+    folder = finished_copy.path / "artifacts" / "small" / "models" / model_id / "artifacts"
+
+    def harm() -> None:
+        _evaluate(folder / "data" / "model.pt2", f"__import__('pathlib').Path({str(created)!r}).touch()")
+        digests = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        manifest = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in digests.items()}
+        client.set_tag(best.summary.run_id, "model.sha256", json.dumps(manifest))  # whoever writes files writes tags
+
+    harm()
+    torch.export.load(folder / "data" / "model.pt2")
+    assert created.exists(), "the archive is harmless, so that this test shows nothing"
+    created.unlink()
+
+    assert study("evaluate", best.summary.run_id, "--home", finished_copy.path).code == 0
+    promote(finished_copy.home, "small")
+    pipeline.load_model("small", home=finished_copy.path)
+    client.set_tag(best.summary.run_id, "model.sha256", "{}")
+    assert study("doctor", "--repair", "--home", finished_copy.path).code == 0
+    harm()
+    for entry in finished_copy.path.rglob("images/*"):
+        entry.unlink()
+    assert study("doctor", "--repair", "--home", finished_copy.path).code == 0
+    assert not created.exists()
+
+
+def _evaluate(archive: Path, expression: str) -> None:
+    """Add an expression to the shapes of an exported program."""
+    with zipfile.ZipFile(archive) as read:
+        content = {entry.filename: read.read(entry) for entry in read.infolist()}
+    [name] = [name for name in content if name.endswith("models/model.json")]
+    hostile = content[name].decode().replace('"expr_str": "', f'"expr_str": "{expression} or ')
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as written:
+        for entry, data in (content | {name: hostile.encode()}).items():
+            written.writestr(entry, data)
 
 
 @pytest.mark.slow

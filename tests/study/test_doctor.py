@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -25,6 +24,7 @@ from studies_for_tests import (
     facts,
     models,
     panels,
+    purge,
     study,
 )
 
@@ -33,7 +33,7 @@ from pipeline.errors import Interrupted, NotFoundError
 from pipeline.search.lock import study_lock
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import load_restorer
 from pipeline.tracking.registry import load_champion
 
 pytest_plugins = ["study_fixtures"]
@@ -377,7 +377,17 @@ def test_a_training_in_a_moved_home_leaves_nothing_at_the_old_place(finished_cop
     assert doctor(moved).lines == [f"{moved.path}: {ALL_WELL}"]
 
 
-# --- lost runs are created again ----------------------------------------------------------------------------------
+# --- deleted runs are restored, and lost ones created again ----------------------------------------------------------
+
+
+def test_a_run_that_was_deleted_in_the_ui_is_restored_with_all_it_had(finished: Place, finished_copy: Place) -> None:
+    for run in finished_copy.runs("trial"):
+        finished_copy.client().delete_run(run.info.run_id)
+    assert doctor(finished_copy).stdout.count("has no run") == TRIALS
+    assert "training trial" not in doctor(finished_copy, "--repair").stdout
+    assert doctor(finished_copy).lines == [f"{finished_copy.path}: {ALL_WELL}"]
+    assert facts(finished_copy) == facts(finished)
+    assert [run.info.run_id for run in finished_copy.runs()] == [run.info.run_id for run in finished.runs()]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +398,7 @@ def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, fin
     lost = run_of(finished_copy, state)
     best = [panel for panel in panels(finished, lost) if panel[0] == lost.data.metrics["best_epoch"]]
     number = int(lost.data.tags["trial.number"])
-    finished_copy.client().delete_run(lost.info.run_id)
+    purge(finished_copy, lost.info.run_id)
 
     found = doctor(finished_copy)
     assert (found.code, f"trial {number} ({state}) has no run" in found.stdout) == (1, True), found
@@ -505,7 +515,7 @@ def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Pla
     def restored() -> torch.Tensor:
         tags = finished_copy.client().get_run(run_id).data.tags
         with torch.inference_mode():
-            return load_verified(tags["model.id"], json.loads(tags["model.sha256"]))(degraded)
+            return load_restorer(tags["model.id"], tags["weights.sha256"])(degraded)
 
     before = restored()
     deleted_model(finished_copy)

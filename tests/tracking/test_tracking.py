@@ -33,6 +33,7 @@ from studies_for_tests import (
     panels,
 )
 
+from pipeline.config import TrialConfig
 from pipeline.config.choices import OBJECTIVES
 from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
@@ -44,9 +45,10 @@ from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
-from pipeline.tracking.models import load_verified
+from pipeline.tracking.models import load_restorer
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
 from pipeline.tracking.store import patience_with
+from pipeline.training.weights import weights_bytes
 
 pytest_plugins = ["study_fixtures"]
 
@@ -286,7 +288,7 @@ def test_models_restore_as_well_as_their_trials_did(finished: Place) -> None:
     judge = judge_of(data, finished.home.judges)
     for run in of_state(finished, "COMPLETE"):
         record = search.records()[int(run.data.tags["trial.number"])]
-        model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
+        model = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
         scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val", judge).summary()
         assert {f"val/{k}": v for k, v in scored.items()} == pytest.approx(untimed_validation(record.summary.metrics))
 
@@ -306,7 +308,7 @@ def untimed_validation(metrics: dict[str, float]) -> dict[str, float]:
 def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
     finished: Place, logged: tuple[Run, Path], tmp_path: Path
 ) -> None:
-    """Trained again here; equal but for the last bits, which differ between an exported graph and its module."""
+    """Trained again here; equal to the last bit."""
     run, _ = logged
     search, data = finished.search(), load("mnist-5k", finished.home.data_dir)
     record = search.records()[int(run.data.tags["trial.number"])]
@@ -315,11 +317,11 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
     trained = without_gradients(trained_restorer(config, data, before))
-    model = without_gradients(load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"])))
+    model = without_gradients(load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"]))
     degraded, clean = next(fixed_batches(data.val, config.degrade, "val"))
     for size in range(1, 6):
         restored = model(degraded[:size])
-        torch.testing.assert_close(restored, trained(degraded[:size]), rtol=0, atol=1e-6)
+        assert torch.equal(restored, trained(degraded[:size]))
         assert restored.shape == clean[:size].shape
         assert restored.dtype == torch.float32
         assert restored.min() >= 0
@@ -350,7 +352,8 @@ def test_the_digests_of_a_model_s_files_are_tags_of_its_run(logged: tuple[Run, P
         if path.is_file()
     }
     assert json.loads(run.data.tags["model.sha256"]) == files
-    assert {"MLmodel", "data/model.pt2"} <= set(files)
+    assert {"MLmodel", "data/model.pt2", "weights.safetensors"} <= set(files)
+    assert run.data.tags["weights.sha256"] == files["weights.safetensors"]
 
 
 # --- everything may be written twice ----------------------------------------------------------------------------------
@@ -386,7 +389,7 @@ def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> N
     assert panel is not None
     tracking.log_panel(run_id, panel, 1, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
-    assert tracking.models.log(run_id, None, np.zeros(0), 1) == tags["model.id"], "nothing is saved: the model exists"
+    assert tracking.models.problem(run_id, tags) is None
     tracking.end(run_id, "COMPLETE")
     tracking.end(run_id, "COMPLETE")
     assert snapshot(place) == before
@@ -432,22 +435,34 @@ def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> 
     assert tracking.read("0" * 32) is None
 
 
-def test_a_half_logged_model_is_replaced(finished_copy: Place) -> None:
+def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     [run, *_] = of_state(finished_copy, "COMPLETE")
-    client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small", finished_copy.search().uid)
-    model = load_verified(run.data.tags["model.id"], json.loads(run.data.tags["model.sha256"]))
-    client.delete_logged_model(run.data.tags["model.id"])
-    client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
+    tags, search = run.data.tags, finished_copy.search()
+    client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small", search.uid)
+    model = load_restorer(tags["model.id"], tags["weights.sha256"])
+    config = TrialConfig.model_validate_json(tags["trial.config"])
+    client.delete_logged_model(tags["model.id"])
+    half = client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-    new = tracking.models.log(run.info.run_id, model, example, 3)
+    weights = weights_bytes(model, config, (28, 28))
+    assert tracking.models.log(run.info.run_id, model, example, 3, weights) == half.model_id
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
-    assert (left.model_id, str(left.status)) == (new, "READY")
+    assert (left.model_id, str(left.status)) == (half.model_id, "READY")
     tags = client.get_run(run.info.run_id).data.tags
-    assert tags["model.id"] == new
-    torch.testing.assert_close(
-        load_verified(new, json.loads(tags["model.sha256"]))(torch.from_numpy(example)),
-        model(torch.from_numpy(example)),
-    )
+    assert tags["model.id"] == half.model_id
+    assert tags["weights.sha256"] == search.ended(int(tags["trial.number"])).summary.weights_sha256
+    again = load_restorer(half.model_id, tags["weights.sha256"])
+    assert torch.equal(again(torch.from_numpy(example)), model(torch.from_numpy(example)))
+
+
+def test_the_exported_program_restores_as_the_weights_do(logged: tuple[Run, Path]) -> None:
+    """What is served is what is evaluated; equal but for the last bits, as an exported graph is another program."""
+    run, folder = logged
+    exported = torch.export.load(folder / "data" / "model.pt2").module()
+    rebuilt = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
+    degraded = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(degraded), rebuilt(degraded), rtol=0, atol=1e-6)
 
 
 # --- stores -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""A trained model as one safetensors file: the restorer's weights, and the configuration that rebuilds it.
+
+Comes in: a restorer, its trial's configuration and image size; or such a file's bytes and the sha256 they must have.
+Goes out: bytes, equal for equal weights; or the restorer. A file is data only: nothing in it is unpickled or evaluated.
+"""
+
+import hashlib
+from typing import Annotated
+
+import safetensors.torch
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+
+from pipeline.config import TrialConfig
+from pipeline.config.outcomes import WEIGHTS_FILE
+from pipeline.config.trial import Frozen
+from pipeline.data.degrade import input_size
+from pipeline.errors import CheckpointError, StudyError
+from pipeline.files import safetensors_metadata
+from pipeline.training import model as models
+
+Side = Annotated[int, Field(ge=1, le=65536)]
+
+
+class Description(Frozen):
+    """What a weights file says of its network."""
+
+    config: TrialConfig
+    image_size: tuple[Side, Side]  # of restored images, (height, width)
+
+
+def weights_bytes(restorer: models.Restorer, config: TrialConfig, image_size: tuple[int, int]) -> bytes:
+    """The weights file of a restorer."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in restorer.state_dict().items()}
+    description = Description(config=config, image_size=image_size).model_dump_json()
+    return safetensors.torch.save(tensors, {"model": description})  # several keys would be written in random order
+
+
+def load_weights(data: bytes, sha256: str) -> models.Restorer:
+    """The restorer of a weights file, on the CPU, in evaluation mode. Nothing is read unless the sha256 matches.
+
+    Raises CheckpointError: other bytes, a configuration that is not allowed, or tensors that are not its network's.
+    """
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CheckpointError(f"{WEIGHTS_FILE} is damaged: its bytes are not those that were recorded")
+    try:
+        tensors = safetensors.torch.load(data)
+        description = Description.model_validate_json(safetensors_metadata(data)["model"])
+        config, size = description.config, description.image_size
+        with torch.device("meta"):  # without memory, so that no configuration can ask for more than the file has
+            restorer = models.Restorer(models.build(config.model, input_size(size, config.degrade), size))
+    except (SafetensorError, KeyError, ValueError, RuntimeError, StudyError) as error:
+        reason = str(error).splitlines()[0]
+        if isinstance(error, ValidationError):
+            finding = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}"
+        raise CheckpointError(f"{WEIGHTS_FILE} holds no model of this program: {reason}") from None
+    network = {name: (value.shape, value.dtype) for name, value in restorer.state_dict().items()}
+    if network != {name: (value.shape, value.dtype) for name, value in tensors.items()}:
+        raise CheckpointError(f"{WEIGHTS_FILE}: its tensors are not those of the network that it describes")
+    restorer = restorer.to_empty(device="cpu")  # and not `assign`: the network decides the order of axes in memory
+    restorer.load_state_dict(tensors)
+    return restorer.eval()
