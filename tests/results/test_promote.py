@@ -251,7 +251,7 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
     best = ranked(finished_copy.search().records(), "maximize")[0]
     promote(finished_copy.home, "small")
     tags = finished_copy.client().get_run(best.summary.run_id).data.tags
-    folder = finished_copy.path / "artifacts" / "small" / "models" / tags["model.id"] / "artifacts"
+    folder = finished_copy.study_artifacts / "models" / tags["model.id"] / "artifacts"
     _flip(folder, "weights.safetensors")
     with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: weights.safetensors is damaged: its bytes"):
         load_champion(finished_copy.home, "small")
@@ -318,7 +318,7 @@ def test_a_hostile_exported_program_is_never_evaluated(finished_copy: Place, tmp
     created = tmp_path / "created"
     client = finished_copy.client()
     model_id = client.get_run(best.summary.run_id).data.tags["model.id"]
-    folder = finished_copy.path / "artifacts" / "small" / "models" / model_id / "artifacts"
+    folder = finished_copy.study_artifacts / "models" / model_id / "artifacts"
 
     def harm() -> None:
         _evaluate(folder / "data" / "model.pt2", f"__import__('pathlib').Path({str(created)!r}).touch()")

@@ -43,7 +43,7 @@ def champion_model(place: Place) -> str:
 
 
 def folder(place: Place) -> Path:
-    return place.path / "artifacts" / "small" / "models" / champion_model(place) / "artifacts"
+    return place.study_artifacts / "models" / champion_model(place) / "artifacts"
 
 
 def flip(file: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_registered_single_training_is_trained_again_in_place(place: Place) ->
     model_id, client = run.data.tags["model.id"], place.client()
     client.create_registered_model("by-hand")
     client.create_model_version("by-hand", f"models:/{model_id}", run.info.run_id, model_id=model_id)
-    artifacts = place.path / "artifacts" / "alone" / "models" / model_id / "artifacts"
+    [artifacts] = (place.path / "artifacts").glob(f"alone-*/models/{model_id}/artifacts")
     flip(artifacts / "weights.safetensors")
     assert "run the same `study train` again" in doctor(place, "--repair").stdout
     train_one(file, place.home, Options(device="cpu"), Recorder())
