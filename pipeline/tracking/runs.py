@@ -159,7 +159,7 @@ class Tracking:
             if not look or self._panel_file(run_id, epoch) is None:
                 self._client.log_image(run_id, panel, key=PANEL, step=epoch, synchronous=True)
 
-        self.experiment.outbox.put(write)
+        self.experiment.outbox.put(partial(self.experiment.restoring, write))
 
     @queued
     def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
@@ -175,7 +175,8 @@ class Tracking:
         if file is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            return np.asarray(Image.open(self._client.download_artifacts(run_id, file, folder)).convert("L"))
+            picture = self._client.download_artifacts(run_id, file, folder)
+            return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
 
     @waits
     def has_panel(self, run_id: str, epoch: int) -> bool:
@@ -269,7 +270,7 @@ def _open(home: Home, client: MlflowClient, study_name: str, patience: Patience)
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
     experiment_id, location = experiment.experiment_id, experiment.artifact_location
-    return Tracking(OpenExperiment(client, experiment_id, location, Outbox(patience)))
+    return Tracking(OpenExperiment(client, experiment_id, location, Outbox(patience), patience.say))
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
