@@ -9,10 +9,15 @@ from pathlib import Path
 from pipeline.errors import InputError
 
 
-def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` sorted by name. Links to folders are followed; no folder is visited twice."""
+def walk(
+    folder: Path, unreadable: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` sorted by name. Links to folders are followed; no folder is visited twice.
+
+    ``unreadable`` is called with the error of a folder that cannot be read; without it such a folder is left out.
+    """
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         real = os.path.realpath(here)
         if real in seen:
             folders.clear()

@@ -108,7 +108,8 @@ def _opened_home(
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         raise typer.Exit(Interrupted.exit_code) from None
-    except Exception as error:
+    except Exception as last:
+        error = _first(last)
         lines = [traceback.format_exc()] if debug else []
         lines.append(f"{'stopped' if isinstance(error, Interrupted) else 'error'}: {_explained(error)}")
         given = ((tracking_uri, TRACKING), (storage, STORAGE))
@@ -124,6 +125,20 @@ def _check_working_directory() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise InputError("the working directory was deleted; change into one that exists") from None
+
+
+def _first(error: Exception) -> Exception:
+    """The error to show: where the clean-up after one of this project's errors failed as well, that first one."""
+    first, earlier = error, _before(error)
+    while earlier is not None:
+        first = earlier if isinstance(earlier, StudyError) else first
+        earlier = _before(earlier)
+    return first
+
+
+def _before(error: BaseException) -> BaseException | None:
+    """What an error followed from, or what was being handled when it was raised."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def _explained(error: Exception) -> str:

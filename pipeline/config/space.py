@@ -77,12 +77,16 @@ class Space:
         return [key for key in self.order if not isinstance(self.dimension(key), Fixed)]
 
     def reachable(self, key: str) -> tuple[Value, ...]:
-        """The values a fixed or listed key may take; for a split one those of all its parts."""
+        """The values a fixed or listed key may have in a trial; for a split one those of all its parts."""
         dimension = self.dimension(key)
         found = [value for part in forms.parts_of(dimension) if not isinstance(part, Range) for value in part.values]
-        if isinstance(dimension, Choices) and dimension.when:
+        if (isinstance(dimension, Choices) and dimension.when) or not self._always_applies(key):
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
+
+    def _always_applies(self, key: str) -> bool:
+        parent, _ = APPLIES.get(key, ("", ()))
+        return not parent or all(applies(key, {parent: value}) for value in self.reachable(parent))
 
     def greatest(self, key: str, **given: Value) -> Value:
         """The greatest value of a numeric key in trials whose other keys have the ``given`` values."""

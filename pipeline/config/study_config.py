@@ -49,7 +49,7 @@ class Tpe(Named):
     consider_magic_clip: bool | None = None
     consider_endpoints: bool | None = None
     n_startup_trials: int | None = None
-    n_ei_candidates: int | None = None
+    n_ei_candidates: Annotated[int, Field(ge=1, le=1_000)] | None = None  # drawn and weighed for every key
     multivariate: bool | None = None
     group: bool | None = None
     warn_independent_sampling: bool | None = None
@@ -72,7 +72,7 @@ class SuccessiveHalving(Named):
     name: Literal["successive_halving"] = "successive_halving"
     min_resource: Literal["auto"] | int | None = None
     reduction_factor: int | None = None
-    min_early_stopping_rate: int | None = None
+    min_early_stopping_rate: Annotated[int, Field(ge=0, le=100)] | None = None  # an exponent
     bootstrap_count: int | None = None
 
 

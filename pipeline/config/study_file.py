@@ -81,6 +81,8 @@ def load_study_file(
 
 
 def _read(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: not a file")  # to read a pipe could take for ever
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

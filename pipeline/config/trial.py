@@ -42,7 +42,7 @@ def _known_loss(text: str) -> str:
     return text
 
 
-Probability = Annotated[float, Field(ge=0, le=1)]
+Probability = Annotated[float, Field(gt=0, le=1)]
 
 
 class Gaussian(Frozen):

@@ -8,12 +8,13 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.errors import DataError
 from pipeline.files import walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".pbm", ".ppm")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # Pillow would start Ghostscript for PostScript
 FEWEST = 40  # pictures; a tenth of them, the smallest split, is then four
 MOST_BYTES = 4 << 30  # of pixels: every worker keeps them in memory
 
@@ -28,8 +29,8 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
     first is read. Linked folders are read as well, each once; hidden files and folders are left out.
 
     Raises:
-        DataError: not a folder; fewer than 40 pictures; a picture that cannot be read, is transparent or has another
-            size; all pictures of one single grey; or more than 4 GiB of pixels.
+        DataError: not a folder, or one below it that cannot be read; fewer than 40 pictures; a picture that cannot be
+            read, is transparent or has another size; all pictures of one single grey; or more than 4 GiB of pixels.
     """
     if not folder.is_dir():
         raise DataError(f'folder {folder}: there is no such folder; dataset = "folder:PATH" takes one with pictures')
@@ -61,18 +62,24 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
 
 def _pictures(folder: Path) -> list[Path]:
     found: list[str] = []
-    for here, folders, names in walk(folder):
+    for here, folders, names in walk(folder, _refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         shown = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
         found += [Path(here, name).relative_to(folder).as_posix() for name in shown]
     return [folder / path for path in sorted(found)]
 
 
+def _refuse(error: OSError) -> None:
+    raise DataError(f"folder {error.filename}: cannot be read: {error.strerror}") from None
+
+
 def _grey(path: Path) -> np.ndarray:
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # to read a pipe could take for ever
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
                 if upright.has_transparency_data:
                     upright = upright.convert("RGBA")
@@ -83,6 +90,8 @@ def _grey(path: Path) -> np.ndarray:
                 if upright.mode in ("I", "F"):
                     raise ValueError("its pixels are signed or of 32 bits; save it with 8 or 16 bits, unsigned")
                 return np.asarray(upright.convert("L"))
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: its content is none of {', '.join(FORMATS)}; repair it or remove it") from None
     except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as a picture: {reason}; repair it or remove it") from None

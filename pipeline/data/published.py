@@ -150,8 +150,9 @@ def _candidates(entry: Entry, data_dir: Path) -> dict[File, list[Path]]:
     wanted = {name: file for file in entry.files for name in file.names}
     found: dict[File, list[Path]] = {file: [] for file in entry.files}
     for folder, _, names in walk(data_dir):
-        for name in wanted.keys() & set(names):
-            found[wanted[name]].append(Path(folder, name))
+        for path in [Path(folder, name) for name in wanted.keys() & set(names)]:
+            if path.is_file():
+                found[wanted[path.name]].append(path)
     own = data_dir / entry.folder
     for file, paths in found.items():
         paths.sort(key=lambda path: (path.parent != own, file.names.index(path.name), len(path.parts), path))

@@ -14,6 +14,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Generator, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -29,6 +30,7 @@ LEAST_EPOCHS = 4
 LEAST_STEPS = 300
 BATCH_SIZE = 64
 MAPS = (16, 32)
+AGAIN = "run the same command to train it again"
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,13 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
         return None
     for path in sorted(folder.glob(f"{data.digest[:32]}-*.safetensors")):
         try:
-            return _read(path)[0]
+            judge = _read(path)[0]
+            _network(judge, data.image_size, "cpu")
+            if judge.classes == data.classes:
+                return judge
         except StudyError:
-            path.unlink(missing_ok=True)  # damaged; the same one is trained again
+            pass
+        path.unlink(missing_ok=True)  # damaged; the same one is trained again
     with threads(1), torch.random.fork_rng(devices=[]):
         network, accuracy = _train(data, halted)
     described = json.dumps({"classes": data.classes, "accuracy": accuracy})
@@ -113,16 +119,23 @@ def _read(path: Path) -> tuple[Judge, bytes]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StudyError(f"{path}: cannot be read: {error.strerror}; run the same command to train it again") from None
+        raise StudyError(f"{path}: cannot be read: {error.strerror}; {AGAIN}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise StudyError(f"{path}: damaged: not the bytes that were written; run the same command to train it again")
-    return Judge(str(path), sha256, **json.loads(safetensors_metadata(content)["judge"])), content
+        raise StudyError(f"{path}: damaged: not the bytes that were written; {AGAIN}")
+    try:
+        described = json.loads(safetensors_metadata(content)["judge"])
+        return Judge(str(path), sha256, int(described["classes"]), float(described["accuracy"])), content
+    except (KeyError, TypeError, ValueError):
+        raise StudyError(f"{path}: not a judge's file; {AGAIN}") from None
 
 
 @lru_cache(maxsize=4)
 def _network(judge: Judge, size: tuple[int, int], device: str) -> nn.Module:
     network = _build(judge.classes, size)
-    network.load_state_dict(safetensors.torch.load(_read(Path(judge.path))[1]))
+    try:
+        network.load_state_dict(safetensors.torch.load(_read(Path(judge.path))[1]))
+    except (RuntimeError, SafetensorError):
+        raise StudyError(f"{judge.path}: not a judge of images of this size; {AGAIN}") from None
     return network.eval().to(device)
 
 

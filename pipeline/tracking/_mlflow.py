@@ -17,6 +17,7 @@ LOCATIONS = (
     ("model_versions", "storage_location"),
 )
 ADDED_BY_LOADING = "registered_model_meta"  # a file beside a model that is downloaded through the registry
+DELETED_RUN = re.compile(r"The run (\w+) must be in the 'active' state")  # of a write to a run that was deleted
 SERVER_ERROR = re.compile(r"failed with error code 5\d\d|50[234] Server Error")  # of a server that answers but is down
 # Of an artifact server that has refused a request; it takes one again after "timeout" (408) and "too many" (429).
 CLIENT_ERROR = re.compile(r"4(?!08|29)\d\d Client Error")

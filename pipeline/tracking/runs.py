@@ -163,7 +163,7 @@ class Tracking:
             if not look or self._panel_file(run_id, epoch) is None:
                 self._client.log_image(run_id, panel, key=PANEL, step=epoch, synchronous=True)
 
-        self.experiment.outbox.put(write)
+        self.experiment.outbox.put(partial(self.experiment.restoring, write))
 
     @queued
     def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
@@ -179,7 +179,8 @@ class Tracking:
         if file is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            return np.asarray(Image.open(self._client.download_artifacts(run_id, file, folder)).convert("L"))
+            picture = self._client.download_artifacts(run_id, file, folder)
+            return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
 
     @waits
     def has_panel(self, run_id: str, epoch: int) -> bool:
@@ -282,9 +283,10 @@ def read_tracking(home: Home, study_name: str, uid: str, patience: Patience | No
             f"-x {experiment.experiment_id}) or use --name OTHER"
         )
     owned_path(home, experiment.artifact_location)
-    outbox = Outbox(patience or patience_with(home))
+    patience = patience or patience_with(home)
     experiment_id, location = experiment.experiment_id, experiment.artifact_location
-    return Tracking(OpenExperiment(home, connect(home), experiment_id, location, outbox))
+    opened = OpenExperiment(home, connect(home), experiment_id, location, Outbox(patience), patience.say)
+    return Tracking(opened)
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:

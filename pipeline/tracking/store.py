@@ -30,7 +30,7 @@ from pipeline.errors import RESUME, InputError, NotFoundError, TrackingError
 from pipeline.files import create_whole
 from pipeline.home import Home, shown
 from pipeline.patience import Patience
-from pipeline.tracking._mlflow import CLIENT_ERROR, SERVER_ERROR, artifact_locations, relocate
+from pipeline.tracking._mlflow import CLIENT_ERROR, DELETED_RUN, SERVER_ERROR, artifact_locations, relocate
 from pipeline.tracking.outbox import Outbox
 
 STUDY_TAG = "study.name"  # of an experiment and of each of its runs
@@ -158,6 +158,10 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+T = TypeVar("T")
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
 @dataclass(frozen=True)
 class OpenExperiment:
     """A study's experiment, opened, and the queue of the requests to it."""
@@ -167,13 +171,22 @@ class OpenExperiment:
     experiment_id: str
     location: str  # the URI of its artifacts, as the store has it
     outbox: Outbox
+    say: Callable[[str], None]
+
+    def restoring(self, request: Callable[[], T]) -> T:
+        """Send a request; a run that it writes to and that was deleted meanwhile is restored first."""
+        try:
+            return request()
+        except MlflowException as error:
+            if not (deleted := DELETED_RUN.search(str(error))):
+                raise
+        self.say(f"run {deleted[1]} was deleted in MLflow while its study runs; it is restored")
+        self.client.restore_run(deleted[1])
+        return request()
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Write all of a run's tags in one request."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-
-Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method], Method]:
@@ -183,7 +196,8 @@ def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method]
         @wraps(method)
         @disk_errors()
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return send(self.experiment.outbox, partial(method, self, *args, **kwargs))
+            request = partial(method, self, *args, **kwargs)
+            return send(self.experiment.outbox, partial(self.experiment.restoring, request))
 
         return cast(Method, call)
 

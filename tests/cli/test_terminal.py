@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
+import typer
 from servers import free_port
 from studies_for_tests import STUDY, Place, study
+
+from pipeline.cli.program import _opened_home
+from pipeline.errors import InputError, Interrupted
 
 pytest_plugins = ["study_fixtures"]
 
@@ -74,6 +80,37 @@ def test_standard_output_that_is_full_or_closed(
     line = f"{STUDY} {command} --home {finished.path} >{output}"
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", says)
+
+
+@pytest.mark.parametrize("clean_up", [OSError("the disk is gone"), InputError("the lock is gone")])
+def test_a_clean_up_that_fails_does_not_hide_the_cause(
+    clean_up: Exception, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        with _opened_home(home=tmp_path):
+            try:
+                raise Interrupted("as was asked")
+            finally:
+                raise clean_up
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert (ended.value.exit_code, capsys.readouterr().err) == (130, "stopped: as was asked\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["run", "doctor", "promote", "delete"])
+def test_a_read_only_home_is_one_clear_line(finished_copy: Place, command: str) -> None:
+    """Root gives up what lets it write everywhere."""
+    for path in [finished_copy.path, *finished_copy.path.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    rights = "-dac_override,-dac_read_search"
+    powerless = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
+    words = [str(finished_copy.file) if word == "FILE" else word for word in COMMANDS[command]]
+    line = [*powerless, str(STUDY), *words, "--home", str(finished_copy.path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode in (1, 2)
+    assert re.fullmatch(r"error: .*(not writable|Permission denied).*\n", done.stderr), done.stderr
 
 
 def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ BAD = {
     "when on itself": ("[model]\ndepth = { choices = [2], when = { depth = [2] } }", ["model", "depth", "another"]),
     "when without a list": ("[model]\ndepth = { choices = [2], when = { skip = true } }", ["model", "depth", "when"]),
     "when without values": ("[model]\ndepth = { choices = [2], when = { skip = [] } }", ["model", "depth", "when"]),
+    "by a key that applies in some trials only": (
+        '[model]\nactivation = ["relu", "leaky_relu"]\nnegative_slope = [0.2]\n'
+        'dropout = { by = "negative_slope", "0.2" = [0.1, 0.2] }',
+        ["model", "dropout", "no part for negative_slope = 0.01", "a part named default"],
+    ),
     "when that is empty": ("[model]\ndepth = { choices = [2], when = {} }", ["model", "depth", "when"]),
     "when of a wrong type": ("[model]\ndepth = { choices = [2], when = { skip = [1] } }", ["depth", "when", "1"]),
     "when on a value that is not among the choices": (

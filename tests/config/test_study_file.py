@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,19 @@ from pipeline.config import Fixed, load_study_file
 from pipeline.errors import ConfigError, NotFoundError
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    """To open it would wait for a writer."""
+    os.mkfifo(tmp_path / "study.toml")
+    with pytest.raises(ConfigError, match="not a file"):
+        load_study_file(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize("kind", ["masking", "salt_pepper"])
+def test_a_degradation_of_no_pixel_is_refused(load: Load, kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"\[degrade\] prob = 0.*must be greater than 0"):
+        load("", f"degrade={{ kind = '{kind}', prob = 0 }}")
 
 
 @pytest.mark.parametrize(

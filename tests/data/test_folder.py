@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,13 @@ def spoil(folder: Path, how: str) -> Path:
         Image.fromarray(scenes(1, WIDTH, HEIGHT)[0]).save(seventh)
     elif how == "no picture":
         seventh.write_text("not a picture")
+    elif how == "PostScript":  # it would do what it says
+        seventh.write_text(
+            f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 24 16\n({folder / 'ran'}) (w) file closefile\n"
+        )
+    elif how == "a pipe":
+        seventh.unlink()
+        os.mkfifo(seventh)
     elif how == "cut short":
         seventh.write_bytes(seventh.read_bytes()[:-40])
     else:
@@ -194,7 +203,9 @@ SPOILT = {
     "few": "39 pictures",
     "another size": "16 x 25 pixels, where 0000.png has 16 x 24",
     "turned": "24 x 16 pixels, where 0000.png has 16 x 24",
-    "no picture": "cannot be read as a picture",
+    "no picture": "its content is none of PNG, JPEG",
+    "PostScript": "its content is none of PNG, JPEG",
+    "a pipe": "it is not a file",
     "cut short": "cannot be read as a picture",
     "of 32 bits": "signed or of 32 bits",
     "transparent": "transparent in places; save it on the background",
@@ -208,8 +219,26 @@ def test_an_unusable_folder_is_one_clear_error(gallery: Path, tmp_path: Path, ho
     named = spoil(gallery, how)
     with pytest.raises(DataError, match=SPOILT[how]) as error:
         load(f"folder:{gallery}", tmp_path)
+    assert not (gallery / "ran").exists()
     assert str(named) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_read_is_named() -> None:
+    """Root can read every folder, so it becomes another user for a moment."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        gallery = save_pictures(Path(folder), scenes())
+        gallery.chmod(0o755)
+        save_pictures(gallery / "locked", scenes(1)).chmod(0)
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            with pytest.raises(DataError, match=f"folder {gallery / 'locked'}: cannot be read: Permission denied"):
+                read(gallery)
+        finally:
+            os.seteuid(user)
+            (gallery / "locked").chmod(0o755)
 
 
 def test_too_many_pixels_are_refused_before_they_are_read(gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:

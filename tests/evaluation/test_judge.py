@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny
 import torch
 
@@ -58,6 +61,26 @@ def test_the_judge_is_stored_and_a_damaged_one_is_trained_again(seen: Dataset, t
     assert judge_of(seen, tmp_path) == first
     assert file.read_bytes() != content
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_file_that_is_no_judge_is_replaced(seen: Dataset, tmp_path: Path) -> None:
+    first = judge_of(seen, tmp_path)
+    assert first is not None
+    described = json.dumps({"classes": first.classes, "accuracy": 1.0})
+    small = {"0.weight": torch.zeros(1)}
+    contents = [
+        b"",
+        b"\0" * 100,
+        safetensors.torch.save(small),
+        safetensors.torch.save(small, {"judge": "[]"}),
+        safetensors.torch.save(small, {"judge": described}),
+    ]
+    for content in contents:
+        name = Path(first.path).name.partition("-")[0]
+        (tmp_path / f"{name}-{hashlib.sha256(content).hexdigest()}.safetensors").write_bytes(content)
+    Path(first.path).unlink()
+    assert judge_of(seen, tmp_path) == first
+    assert list(tmp_path.iterdir()) == [Path(first.path)]
 
 
 def test_other_data_has_another_judge(seen: Dataset, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 from servers import Postgres, postgres_programs, running_postgres
-from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts
+from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study
 
+from pipeline.errors import StudyError
 from pipeline.home import Home, open_home
 from pipeline.search import _optuna
 from pipeline.search.database import open_storage
@@ -190,3 +191,38 @@ def test_lost_replies_to_commits_change_no_number(finished: Place, place: Place,
     assert proxy.lost > 10
     assert_sound(stored)
     assert facts(stored) == facts(finished)
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_being_recorded_is_suspended(
+    finished: Place, stored: Stored, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[tuple[object, ...]] = []
+
+    def stop(event: tuple[object, ...]) -> None:
+        if event[0] == "epoch" and event[2] == event[3] and not stopped:  # a trial's last epoch: it is recorded next
+            stopped.append(event)
+            postgres.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setenv("STUDY_PATIENCE_S", "0")
+        with pytest.raises(StudyError, match="has been unreachable for"):
+            stored.run(reporter=Recorder(stop))
+    postgres.start()
+    assert stopped
+    assert {run.info.status for run in stored.runs("trial")} <= {"SCHEDULED", "FAILED", "FINISHED", "KILLED"}
+    stored.run()
+    assert_sound(stored)
+    assert facts(stored) == facts(finished)
+
+
+@pytest.mark.slow
+def test_a_password_is_neither_printed_nor_stored(stored: Stored, postgres: Postgres) -> None:
+    done = study(*stored.arguments("--workers", "0", "--trials", "2"))
+    assert done.code == 0, done.stderr
+    assert f"--storage 'postgresql+psycopg://study:***@127.0.0.1:{postgres.port}/" in done.stdout
+    assert postgres.password not in done.stdout + done.stderr
+    holders = [
+        path for path in stored.path.rglob("*") if path.is_file() and postgres.password.encode() in path.read_bytes()
+    ]
+    assert holders == []
