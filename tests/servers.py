@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from studies_for_tests import Place, wait_for
 
 from pipeline.home import Home, open_home
@@ -180,21 +181,22 @@ class MlflowServer:
 
 @dataclass
 class Served(Place):
-    """A place whose MLflow store is a server, and whose Optuna storage may be one."""
+    """A place whose MLflow store, or Optuna's storage, is named by options: a server, or a file that others use too."""
 
-    uri: str
-    files: Path  # the server's folder of artifacts
+    uri: str | None = None
+    files: Path | None = None  # the server's folder of artifacts
     storage: str | None = None
 
     @property
     def home(self) -> Home:
+        _artifact_repos_cache.clear()
         return open_home(self.path, tracking_uri=self.uri, storage=self.storage)
 
     @property
     def artifacts(self) -> Path:
-        return self.files
+        return self.files or super().artifacts
 
     @property
     def options(self) -> list[str]:
-        storage = ["--storage", self.storage] if self.storage else []
-        return [*super().options, "--tracking-uri", self.uri, *storage]
+        named = {"--tracking-uri": self.uri, "--storage": self.storage}
+        return [*super().options, *[word for key, value in named.items() if value for word in (key, value)]]

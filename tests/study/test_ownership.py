@@ -16,17 +16,15 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
-from servers import MlflowServer, Postgres
+from servers import MlflowServer, Postgres, Served
 from studies_for_tests import Launcher, Place, Printed, assert_same_as, new_place, study
 
-from pipeline.home import Home, open_home
 from pipeline.results.promote import promote
 
 pytest_plugins = ["study_fixtures"]
@@ -112,6 +110,7 @@ def test_a_copy_can_be_read(original: Place, backup: Place, tmp_path: Path) -> N
     assert (checksum(original.path), checksum(backup.path)) == before
 
 
+@pytest.mark.slow
 def test_an_adopted_copy_and_its_original_leave_each_other_alone(original: Place, backup: Place) -> None:
     before = checksum(original.path)
     done = ask(backup, "doctor", "--adopt")
@@ -135,6 +134,7 @@ def test_an_adopted_copy_and_its_original_leave_each_other_alone(original: Place
     assert [path for path in left if "judges" not in path.parts] == []
 
 
+@pytest.mark.slow
 def test_a_moved_home_leaves_alone_what_now_stands_at_its_old_place(finished: Place, original: Place) -> None:
     moved = Place(original.path.with_name("moved"), original.file)
     original.path.rename(moved.path)
@@ -151,46 +151,25 @@ def test_a_moved_home_leaves_alone_what_now_stands_at_its_old_place(finished: Pl
 # --- two homes on one store ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class Elsewhere(Place):
-    """A place whose databases are named by options."""
-
-    tracking: str | None = None
-    storage: str | None = None
-
-    @property
-    def home(self) -> Home:
-        _artifact_repos_cache.clear()
-        return open_home(self.path, tracking_uri=self.tracking, storage=self.storage)
-
-    @property
-    def options(self) -> list[str]:
-        named = {"--tracking-uri": self.tracking, "--storage": self.storage}
-        return [*super().options, *[word for key, value in named.items() if value for word in (key, value)]]
-
-
-def two_places(
-    migrated: Path, tmp_path: Path, tracking: str | None = None, storage: str | None = None
-) -> tuple[Elsewhere, Elsewhere]:
+def two_places(migrated: Path, tmp_path: Path, **stores: Any) -> tuple[Served, Served]:
     """Two homes, each with the study file, on the same stores."""
     places = []
     for folder in (tmp_path / "first", tmp_path / "second"):
         place = new_place(migrated, folder)
-        for file, url in (("mlflow.db", tracking), ("optuna.db", storage)):
-            if url:
-                (place.path / file).unlink(missing_ok=True)
-        places.append(Elsewhere(place.path, place.file, tracking, storage))
+        if "uri" in stores:
+            (place.path / "mlflow.db").unlink()
+        places.append(Served(place.path, place.file, **stores))
     return places[0], places[1]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("server", marks=pytest.mark.slow)])
-def tracked_together(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> tuple[Elsewhere, Elsewhere]:
+@pytest.fixture(params=["sqlite", "server"])
+def tracked_together(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> tuple[Served, Served]:
     """Two homes with one MLflow store: a sqlite file, or a server."""
     if request.param == "server":
         server: MlflowServer = request.getfixturevalue("server")
-        return two_places(migrated, tmp_path, tracking=server.uri)
+        return two_places(migrated, tmp_path, uri=server.uri, files=server.artifacts)
     shutil.copy(migrated / "mlflow.db", tmp_path)
-    return two_places(migrated, tmp_path, tracking=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    return two_places(migrated, tmp_path, uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
 def in_mlflow(place: Place) -> dict[str, Any]:
@@ -208,7 +187,8 @@ def in_mlflow(place: Place) -> dict[str, Any]:
     return found
 
 
-def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: tuple[Elsewhere, Elsewhere]) -> None:
+@pytest.mark.slow
+def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: tuple[Served, Served]) -> None:
     first, second = tracked_together
     assert run(first).code == 0
     assert ask(first, "promote", "small").code == 0
@@ -232,8 +212,9 @@ def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: t
     assert_well(first)
 
 
+@pytest.mark.slow
 def test_doctor_leaves_another_home_s_unfinished_study_alone(
-    finished: Place, tracked_together: tuple[Elsewhere, Elsewhere], launcher: Launcher
+    finished: Place, tracked_together: tuple[Served, Served], launcher: Launcher
 ) -> None:
     """Its driver was stopped, then killed: some of its runs are RUNNING, some models are not READY."""
     first, second = tracked_together
@@ -252,10 +233,8 @@ def test_doctor_leaves_another_home_s_unfinished_study_alone(
     assert_same_as(finished, first)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def stored_together(
-    request: pytest.FixtureRequest, migrated: Path, tmp_path: Path
-) -> Iterator[tuple[Elsewhere, Elsewhere]]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stored_together(request: pytest.FixtureRequest, migrated: Path, tmp_path: Path) -> Iterator[tuple[Served, Served]]:
     """Two homes with one database of Optuna's."""
     if request.param == "postgresql":
         postgres: Postgres = request.getfixturevalue("postgres")
@@ -264,8 +243,9 @@ def stored_together(
         yield two_places(migrated, tmp_path, storage=f"sqlite:///{tmp_path / 'optuna.db'}")
 
 
+@pytest.mark.slow
 def test_one_storage_admits_one_driver_of_a_study(
-    finished: Place, stored_together: tuple[Elsewhere, Elsewhere], launcher: Launcher
+    finished: Place, stored_together: tuple[Served, Served], launcher: Launcher
 ) -> None:
     first, second = stored_together
     command = launcher.start(*first.arguments("--workers", "0"))
@@ -291,9 +271,8 @@ def test_one_storage_admits_one_driver_of_a_study(
     assert_well(first)
 
 
-def test_the_lock_of_a_storage_ends_with_its_driver(
-    stored_together: tuple[Elsewhere, Elsewhere], launcher: Launcher
-) -> None:
+@pytest.mark.slow
+def test_the_lock_of_a_storage_ends_with_its_driver(stored_together: tuple[Served, Served], launcher: Launcher) -> None:
     first, _ = stored_together
     command = launcher.start(*first.arguments("--workers", "0"))
     command.until("epoch 1/")
@@ -326,16 +305,10 @@ def execute(database: Path, statement: str, *values: str) -> None:
 
 
 DELETED = "insert into experiments (name, artifact_location, lifecycle_stage) values (?, ?, 'deleted')"
-PATHS: dict[str, Callable[[Place, str], None]] = {
-    "an experiment's location": lambda place, path: execute(
-        place.path / "mlflow.db", "update experiments set artifact_location = ? where name = 'small'", path
-    ),
-    "the runs' locations": lambda place, path: execute(
-        place.path / "mlflow.db", "update runs set artifact_uri = ?", path
-    ),
-    "the models' locations": lambda place, path: execute(
-        place.path / "mlflow.db", "update logged_models set artifact_location = ?", path
-    ),
+LOCATIONS = {
+    "an experiment's": "update experiments set artifact_location = ? where name = 'small'",
+    "the runs'": "update runs set artifact_uri = ?",
+    "the models'": "update logged_models set artifact_location = ?",
 }
 FORMS: dict[str, Callable[[Place, Path], str]] = {
     "a URI": lambda _, foreign: foreign.as_uri(),
@@ -345,19 +318,23 @@ FORMS: dict[str, Callable[[Place, Path], str]] = {
 DESTRUCTIVE = {name: WRITING[name] for name in ("run", "run --trials", "promote", "doctor --repair", "delete")}
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("where", PATHS)
-def test_a_foreign_path_in_mlflow_s_database_is_refused(
-    finished_copy: Place, foreign: Path, where: str, form: str
+@pytest.mark.parametrize(
+    ("whose", "form"),
+    [*(("an experiment's", form) for form in FORMS), ("the runs'", "a URI"), ("the models'", "a URI")],
+)
+def test_a_foreign_path_in_mlflow_s_database_is_left_alone(
+    finished_copy: Place, foreign: Path, whose: str, form: str
 ) -> None:
-    PATHS[where](finished_copy, FORMS[form](finished_copy, foreign))
+    execute(finished_copy.path / "mlflow.db", LOCATIONS[whose], FORMS[form](finished_copy, foreign))
     before = checksum(foreign)
+    doctor = ask(finished_copy, "doctor")
+    assert (doctor.code, foreign.name in doctor.stdout + doctor.stderr) == (1, True), doctor
     for name, command in DESTRUCTIVE.items():
         done = command(finished_copy)
         assert checksum(foreign) == before, name
         assert "unexpected" not in done.stderr, (name, done)
-        assert done.code in (1, 2), (name, done)
-        assert str(foreign) in done.stdout + done.stderr, (name, done)
+        if whose != "the models'":  # a model that is not where it must be is made again, as one that is lost
+            assert (done.code in (1, 2), foreign.name in done.stderr) == (True, True), (name, done)
 
 
 UIDS: dict[str, Callable[[Place, str], None]] = {
