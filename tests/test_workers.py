@@ -19,10 +19,30 @@ import tasks_for_tests as tasks
 from distributed import Client, LocalCluster
 
 from pipeline import workers
-from pipeline.errors import CheckpointError, EngineError
-from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
+from pipeline.data import load
+from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted
+from pipeline.workers import Cluster, DaskWorkers, Lost, Needs, Outcome, Raised, Returned, Workers, cluster_at
 
 PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def needs(tmp_path_factory: pytest.TempPathFactory) -> Needs:
+    home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
+    return Needs(home / "locks" / "small.shared", "mnist-5k", data, load("mnist-5k", data).digest, "cpu")
+
+
+def start(count: int, needs: Needs) -> Workers:
+    pool = workers.start(count, needs, pytest.fail)
+    if isinstance(pool, DaskWorkers):
+        pool.wait_for_one(lambda: False)
+    return pool
+
+
+def attach(cluster: LocalCluster, needs: Needs, notes: list[str] | None = None) -> DaskWorkers:
+    pool = workers.attach(Cluster(cluster.scheduler_address), needs, ([] if notes is None else notes).append)
+    pool.wait_for_one(lambda: False)
+    return pool
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +55,14 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module", params=["in this process", "1 worker", "2 workers", "a cluster's address"])
-def pool(request: pytest.FixtureRequest) -> Iterator[Workers]:
+def pool(request: pytest.FixtureRequest, needs: Needs) -> Iterator[Workers]:
     match request.param:
         case "in this process":
-            pool = workers.start(0, None)
+            pool = start(0, needs)
         case "a cluster's address":
-            pool = workers.start(0, request.getfixturevalue("cluster").scheduler_address)
+            pool = attach(request.getfixturevalue("cluster"), needs)
         case count:
-            pool = workers.start(int(count[0]), None)
+            pool = start(int(count[0]), needs)
     yield pool
     pool.close()
 
@@ -68,8 +88,8 @@ def children() -> set[int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do not have these settings")
 @pytest.mark.parametrize("count", [0, 1])
-def test_memory_freed_by_one_step_is_reused_by_the_next(count: int) -> None:
-    pool = workers.start(count, None)
+def test_memory_freed_by_one_step_is_reused_by_the_next(count: int, needs: Needs) -> None:
+    pool = start(count, needs)
     pool.submit("pages", tasks.count_page_faults)
     pages = next_outcome(pool).result
     pool.close()
@@ -122,9 +142,9 @@ def test_waiting_without_tasks_returns_none(pool: Workers) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_close_leaves_no_process_and_no_thread_behind(count: int) -> None:
+def test_close_leaves_no_process_and_no_thread_behind(count: int, needs: Needs) -> None:
     before, threads = children(), threading.active_count()
-    pool = workers.start(count, None)
+    pool = start(count, needs)
     own = children() - before
     assert len(own) == count
     pool.submit("a", tasks.double, 1)
@@ -136,30 +156,30 @@ def test_close_leaves_no_process_and_no_thread_behind(count: int) -> None:
     assert threading.active_count() <= threads + 3, "Dask keeps a few threads for the next cluster"
 
 
-def test_close_stops_only_its_own_workers() -> None:
+def test_close_stops_only_its_own_workers(needs: Needs) -> None:
     bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
     bystander.start()
     try:
-        workers.start(1, None).close()
+        start(1, needs).close()
         assert bystander.is_alive()
     finally:
         bystander.kill()
         bystander.join()
 
 
-def test_close_does_not_stop_a_cluster_that_it_did_not_start(cluster: LocalCluster) -> None:
-    pool = workers.start(0, cluster.scheduler_address)
+def test_close_does_not_stop_a_cluster_that_it_did_not_start(cluster: LocalCluster, needs: Needs) -> None:
+    pool = attach(cluster, needs)
     pool.submit("a", tasks.sleep, 0.1)
     pool.close()
-    again = workers.start(0, cluster.scheduler_address)
+    again = attach(cluster, needs)
     again.submit("a", tasks.double, 5)
     assert next_outcome(again).result == 10
     again.close()
 
 
-def test_workers_listen_on_this_machine_only() -> None:
+def test_workers_listen_on_this_machine_only(needs: Needs) -> None:
     before = listening()
-    pool = workers.start(1, None)
+    pool = start(1, needs)
     try:
         opened = listening() - before
         assert opened
@@ -188,10 +208,10 @@ def listening() -> set[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_two_studies_on_one_machine_do_not_disturb_each_other() -> None:
+def test_two_studies_on_one_machine_do_not_disturb_each_other(needs: Needs) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # for example about a port that is taken
-        first, second = workers.start(1, None), workers.start(1, None)
+        first, second = start(1, needs), start(1, needs)
     first.close()
     second.submit("a", tasks.double, 2)
     assert next_outcome(second).result == 4
@@ -202,11 +222,11 @@ def test_two_studies_on_one_machine_do_not_disturb_each_other() -> None:
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.Signals) -> None:
+def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.Signals, needs: Needs) -> None:
     handled: list[int] = []
     before = signal.signal(which, lambda signum, _: handled.append(signum))
     own = signal.getsignal(which)
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     try:
         pool.submit("long", tasks.signal_and_sleep, which, 60.0)
         since = time.monotonic()
@@ -220,11 +240,11 @@ def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.S
         signal.signal(which, before)
 
 
-def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt() -> None:
+def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt(needs: Needs) -> None:
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell starts background jobs with SIGINT ignored
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     pool.submit("long", tasks.signal_and_sleep, signal.SIGINT, 60.0)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -233,9 +253,9 @@ def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt() -> N
         signal.signal(signal.SIGINT, before)
 
 
-def test_tasks_also_run_outside_the_main_thread() -> None:
+def test_tasks_also_run_outside_the_main_thread(needs: Needs) -> None:
     done: list[Outcome | None] = []
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     pool.submit("a", tasks.double, 4)
     thread = threading.Thread(target=lambda: done.append(pool.wait(0.1)))
     thread.start()
@@ -246,8 +266,8 @@ def test_tasks_also_run_outside_the_main_thread() -> None:
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Path) -> None:
-    pool = workers.start(1, None)
+def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Path, needs: Needs) -> None:
+    pool = start(1, needs)
     try:
         pool.submit("long", tasks.note_and_sleep, tmp_path, 60.0)
         wait_until(lambda: any(tmp_path.iterdir()))
@@ -259,8 +279,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Pa
         pool.close()
 
 
-def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path) -> None:
-    pool = workers.start(1, None)
+def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path, needs: Needs) -> None:
+    pool = start(1, needs)
     try:
         pool.submit("brief", tasks.kill_the_worker_afterwards, tmp_path)
         wait_until(lambda: any(tmp_path.iterdir()))
@@ -271,8 +291,8 @@ def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path
         pool.close()
 
 
-def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster) -> None:
-    pool = workers.start(0, cluster.scheduler_address)
+def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster, needs: Needs) -> None:
+    pool = attach(cluster, needs)
     try:
         pool.submit("deadly", tasks.kill_the_worker)
         done = next_outcome(pool)
@@ -297,25 +317,29 @@ def wait_until(condition: Callable[[], Any]) -> None:
 NO_ANSWER = pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow)  # Dask waits 10 s for an answer
 
 
-@pytest.mark.parametrize("address", [NO_ANSWER, "nonsense", "nonsense://somewhere:1"])
-def test_an_unreachable_cluster_is_reported_in_one_line(address: str) -> None:
+@pytest.mark.parametrize("address", [NO_ANSWER, "nonsense://somewhere:1"])
+def test_an_unreachable_cluster_is_reported_in_one_line(address: str, needs: Needs) -> None:
     with pytest.raises(EngineError) as caught:
-        workers.start(0, address)
+        workers.attach(Cluster(address), needs, pytest.fail)
     assert f"--cluster {address}" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_cluster_without_workers_is_refused() -> None:
-    with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
-        pytest.raises(EngineError, match="has no workers"),
-    ):
-        workers.start(0, empty.scheduler_address)
+def test_a_cluster_without_workers_is_waited_for(needs: Needs) -> None:
+    notes: list[str] = []
+    asked = iter([False, False, True])
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty:
+        pool = workers.attach(Cluster(empty.scheduler_address), needs, notes.append)
+        with pytest.raises(Interrupted):
+            pool.wait_for_one(lambda: next(asked))
+        assert pool.slots == 0
+        pool.close()
+    assert ["without TLS" in notes[0], *notes[1:]] == [True, "Waiting for workers (0 of 0 passed)"]
 
 
-def test_a_scheduler_that_stops_is_an_error_and_not_an_endless_wait() -> None:
+def test_a_scheduler_that_stops_is_an_error_and_not_an_endless_wait(needs: Needs) -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    pool = workers.start(0, cluster.scheduler_address)
+    pool = attach(cluster, needs)
     pool.submit("never", tasks.sleep, 600)
     cluster.close()
     try:
@@ -333,8 +357,8 @@ def error_of(pool: Workers) -> Exception | None:
         return error
 
 
-def test_a_dask_client_of_the_user_is_left_unchanged(cluster: LocalCluster) -> None:
+def test_a_dask_client_of_the_user_is_left_unchanged(cluster: LocalCluster, needs: Needs) -> None:
     with Client(cluster, set_as_default=True) as client:
-        pool = workers.start(0, cluster.scheduler_address)
+        pool = attach(cluster, needs)
         pool.close()
         assert client.submit(tasks.double, 21).result() == 42
