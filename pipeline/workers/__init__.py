@@ -6,7 +6,7 @@ they come. Nothing else in the program knows which kind of workers there is; no 
 
 from pipeline.workers.cluster import Cluster, attach, cluster_at, start
 from pipeline.workers.dispatch import DaskWorkers
-from pipeline.workers.preflight import Needs
+from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess, handle_signals
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Workers
 

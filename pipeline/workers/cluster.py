@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.errors import EngineError, InputError
 from pipeline.workers.dispatch import DaskWorkers, Own
-from pipeline.workers.preflight import Needs
+from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess
 from pipeline.workers.tasks import Note, Workers
 

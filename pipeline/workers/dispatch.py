@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import RESUME, EngineError, Interrupted
-from pipeline.workers.preflight import Device, LeftOut, Needs, Passed, free_rank, preflight
+from pipeline.workers.needs import Device, LeftOut, Needs, Passed, free_rank
+from pipeline.workers.preflight import preflight
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Task
 
 DEATHS = 4  # of workers, after which a task is given up

@@ -13,7 +13,7 @@ import torch
 from distributed import WorkerPlugin, get_worker
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
-from pipeline.workers.preflight import LeftOut, Needs, Passed, objection, this_worker
+from pipeline.workers.needs import LeftOut, Needs, Passed, objection, this_worker
 from pipeline.workers.process import keep_freed_memory
 from pipeline.workers.tasks import Task, TaskDropped
 
