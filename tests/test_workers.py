@@ -5,23 +5,30 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import pwd
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
 import tasks_for_tests as tasks
+import torch
 from distributed import Client, LocalCluster
 
 from pipeline import workers
 from pipeline.data import load
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted
+from pipeline.provenance import versions
 from pipeline.workers import Cluster, DaskWorkers, Lost, Needs, Outcome, Raised, Returned, Workers, cluster_at
+from pipeline.workers.needs import Passed, free_rank, objection
 
 PATIENCE_S = 120
 
@@ -207,6 +214,82 @@ def listening() -> set[tuple[str, str]]:
     return found
 
 
+# Tries to be heard on every port, without certificates and with some of its own. Prints where it succeeded.
+INTRUDER = """
+import asyncio, http.client, os, sys
+from distributed import Security
+from distributed.core import connect
+
+async def identity(address, **arguments):
+    comm = await connect(address, timeout=2, **arguments)
+    await comm.write({"op": "identity", "reply": True})
+    return await comm.read()
+
+def page(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    connection.request("GET", path)
+    return connection.getresponse().status == 200
+
+def succeeds(attempt, *arguments):
+    try:
+        return attempt(*arguments)
+    except Exception:
+        return False
+
+own = Security.temporary().get_connection_args("client")
+user, *ports = map(int, sys.argv[1:])
+if user != os.getuid():  # only now, because that user may not be able to read the libraries
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+for port in ports:
+    for address, arguments in ((f"tcp://127.0.0.1:{port}", {}), (f"tls://127.0.0.1:{port}", own)):
+        if succeeds(lambda: asyncio.run(asyncio.wait_for(identity(address, **arguments), 3))):
+            print("admitted at", address)
+    for path in ("/status", "/metrics", "/info/main/workers.html"):
+        if succeeds(page, port, path):
+            print("reads", path)
+print("user", os.getuid())
+"""
+
+
+def intrude(user: str, ports: list[int]) -> list[str]:
+    """What a process of this user achieves."""
+    uid = pwd.getpwnam(user).pw_uid if user else os.getuid()
+    command = [sys.executable, "-c", INTRUDER, str(uid), *map(str, ports)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    *achieved, last = done.stdout.splitlines()
+    assert last == f"user {uid}", done.stderr
+    return achieved
+
+
+USERS = [
+    "",  # the same user, without the certificates
+    pytest.param("nobody", marks=pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")),
+]
+
+
+@pytest.mark.slow  # every port is tried until a time limit
+@pytest.mark.parametrize("user", USERS)
+def test_nobody_else_can_run_code_on_the_workers(needs: Needs, user: str) -> None:
+    before = listening()
+    pool = start(1, needs)
+    try:
+        ports = [int(port, 16) for _, port in listening() - before]
+        assert len(ports) >= 3, "the scheduler, the worker and the process that watches it"
+        assert intrude(user, ports) == []
+        pool.submit("still works", tasks.double, 2)
+        assert next_outcome(pool) == Returned("still works", 4)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_the_same_attempt_succeeds_without_tls(cluster: LocalCluster, user: str) -> None:
+    port = int(cluster.scheduler_address.rpartition(":")[2])
+    assert intrude(user, [port]) == [f"admitted at tcp://127.0.0.1:{port}"]
+
+
 @pytest.mark.slow
 def test_two_studies_on_one_machine_do_not_disturb_each_other(needs: Needs) -> None:
     with warnings.catch_warnings():
@@ -291,6 +374,7 @@ def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path
         pool.close()
 
 
+@pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster, needs: Needs) -> None:
     pool = attach(cluster, needs)
     try:
@@ -303,6 +387,22 @@ def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: 
         assert next_outcome(pool) == Returned("harmless", 6)
     finally:
         pool.close()
+
+
+def test_a_task_that_nobody_waits_for_any_more_ends_at_once(
+    cluster: LocalCluster, needs: Needs, tmp_path: Path
+) -> None:
+    pool = attach(cluster, needs)
+    pool.submit("endless", tasks.beat, tmp_path / "beats")
+    wait_until((tmp_path / "beats").exists)
+    pool.close()
+    time.sleep(1)
+    last = (tmp_path / "beats").read_text()
+    again = attach(cluster, needs)
+    again.submit("next", tasks.double, 4)
+    assert next_outcome(again) == Returned("next", 8)
+    again.close()
+    assert (tmp_path / "beats").read_text() == last
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -323,6 +423,88 @@ def test_an_unreachable_cluster_is_reported_in_one_line(address: str, needs: Nee
         workers.attach(Cluster(address), needs, pytest.fail)
     assert f"--cluster {address}" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+TLS = ("--tls-ca", "--tls-cert", "--tls-key")
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "said"),
+    [
+        ("nonsense", (), "neither an address"),
+        ("FOLDER/missing.json", (), "neither an address"),
+        ("FOLDER/pem", (), "not a scheduler file"),
+        ("tls://127.0.0.1:1", (), "belong to a tls:// address"),
+        ("tcp://127.0.0.1:1", TLS, "belong to a tls:// address"),
+        ("tls://127.0.0.1:1", TLS[:1], "--tls-ca: give --tls-cert and --tls-key as well"),
+        (None, TLS, "--tls-ca: belongs to --cluster"),
+    ],
+)
+def test_clusters_that_cannot_be_meant_are_refused(
+    tmp_path: Path, where: str | None, given: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "pem").write_text("x")
+    files = {option[2:].replace("-", "_"): tmp_path / "pem" for option in given}
+    with pytest.raises(InputError, match=said):
+        cluster_at(where.replace("FOLDER", str(tmp_path)) if where else None, **files)
+
+
+def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "ca.pem"
+    with pytest.raises(InputError, match=f"--tls-ca {missing}: there is no such file"):
+        cluster_at("host:8786", missing, missing, missing)
+
+
+def test_a_cluster_is_named_by_address_or_scheduler_file(tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("x")
+    (tmp_path / "scheduler.json").write_text('{"type": "Scheduler", "address": "tcp://10.0.0.1:8786"}')
+    assert cluster_at(None) is None
+    assert cluster_at("host:8786") == Cluster("tcp://host:8786")
+    assert cluster_at("host:8786", *[tmp_path / "pem"] * 3) == Cluster("tls://host:8786", (str(tmp_path / "pem"),) * 3)
+    assert cluster_at(tmp_path / "scheduler.json") == Cluster("tcp://10.0.0.1:8786")
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+def ranks(*found: Passed) -> list[int]:
+    given: list[tuple[Passed, int]] = []
+    for worker in found:
+        given.append((worker, free_rank(worker, given)))
+    return [rank % worker.gpus for worker, rank in given]
+
+
+def test_each_worker_has_a_gpu_of_its_own() -> None:
+    a, b = (Passed(host, threads=1, gpus=2, visible=None) for host in "ab")
+    assert ranks(a, a, b, a, b) == [0, 1, 0, 0, 1], "more workers than GPUs share them"
+    # dask-cuda lists for each worker its own GPU first.
+    assert ranks(Passed("a", 1, 2, "0,1"), Passed("a", 1, 2, "1,0")) == [0, 0]
+    # Slurm gives all processes of a job the same list.
+    assert ranks(Passed("a", 1, 2, "4,5"), Passed("a", 1, 2, "4,5"), Passed("b", 1, 2, "4,5")) == [0, 1, 0]
+
+
+def test_a_gpu_that_became_free_is_given_again() -> None:
+    worker = Passed("a", 1, 4, None)
+    assert free_rank(worker, [(worker, 0), (worker, 2)]) == 1
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_differs_from_the_driver_is_told_in_what(needs: Needs, tmp_path: Path) -> None:
+    needs.write("token")
+    assert objection(needs, versions(), "token") is None
+    assert "torch" in str(objection(needs, versions() | {"torch": "0.1"}, "token"))
+    assert f"its {needs.shared.parent.parent} is another folder" in str(objection(needs, versions(), "another"))
+    elsewhere = replace(needs, shared=tmp_path / "home" / "locks" / "small.shared")
+    assert f"its {tmp_path / 'home'} is another folder" in str(objection(elsewhere, versions(), "token"))
+    assert "its files of mnist-5k differ" in str(objection(replace(needs, digest="0"), versions(), "token"))
+    assert "mnist: " in str(objection(replace(needs, dataset="mnist", data_dir=tmp_path), versions(), "token"))
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in str(objection(replace(needs, device="cuda"), versions(), "token"))
+
+
+# --- clusters without workers -----------------------------------------------------------------------------------------
 
 
 def test_a_cluster_without_workers_is_waited_for(needs: Needs) -> None:

@@ -17,6 +17,8 @@ from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess
 from pipeline.workers.tasks import Note, Workers
 
+PAGES: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}  # none
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -70,6 +72,7 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
     """
     if count == 0:
         return ThisProcess()
+    import dask
     from distributed import Client, LocalCluster, Security, WorkerPlugin
 
     class LeaveInterruptsToTheDriver(WorkerPlugin):
@@ -80,17 +83,19 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
 
     _silence()
     try:
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://",
-            security=Security.temporary(),  # whoever reaches a scheduler can run code; these keys are in memory only
-            dashboard_address=None,
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        )
+        with dask.config.set(PAGES):
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls://",
+                security=Security.temporary(),  # who reaches a scheduler can run code; these keys are in memory only
+                dashboard_address="127.0.0.1:0",  # its HTTP servers always listen
+                scheduler_kwargs={"dashboard": False},
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
         client = Client(cluster, set_as_default=False)
         client.register_plugin(LeaveInterruptsToTheDriver())
         return DaskWorkers(client, needs, note, Own(cluster, count))
