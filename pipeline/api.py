@@ -18,6 +18,7 @@ from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.reporter import PlainLines, Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
+from pipeline.workers import cluster_at
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
@@ -63,6 +64,12 @@ def run(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     home: str | Path | None = None,
     data_dir: str | Path | None = None,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+    cluster: str | Path | None = None,
+    tls_ca: str | Path | None = None,
+    tls_cert: str | Path | None = None,
+    tls_key: str | Path | None = None,
 ) -> Study:
     """Run a study file, or resume it; lines of progress are printed. Raises what `run_study` raises.
 
@@ -71,20 +78,36 @@ def run(
         workers: processes. The default 0 trains in this process: a notebook, or a script without
             ``if __name__ == "__main__":``, cannot start others.
         overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
-        home, data_dir: as for ``--home`` and ``--data-dir``.
+        home, data_dir, tracking_uri, storage, cluster, tls_ca, tls_cert, tls_key: as the command's options.
     """
+    opened = _home(home, data_dir, tracking_uri, storage)
     study_file = load_study_file(Path(file), overrides, name, trials)
-    run_study(study_file, _home(home, data_dir), Options(workers=workers, device=device), PlainLines())
-    return load_study(study_file.config.name, home=home, data_dir=data_dir)
+    tls = (Path(path) if path else None for path in (tls_ca, tls_cert, tls_key))
+    run_study(study_file, opened, Options(workers, cluster_at(cluster, *tls), device), PlainLines())
+    return Study(study_file.config.name, opened, load_search(opened, study_file.config.name))
 
 
-def load_study(name: str, *, home: str | Path | None = None, data_dir: str | Path | None = None) -> Study:
+def load_study(
+    name: str,
+    *,
+    home: str | Path | None = None,
+    data_dir: str | Path | None = None,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+) -> Study:
     """A study by its name; NotFoundError if there is none of that name."""
-    opened = _home(home, data_dir)
+    opened = _home(home, data_dir, tracking_uri, storage)
     return Study(name, opened, load_search(opened, name))
 
 
-def load_model(name: str, *, alias: str = "champion", home: str | Path | None = None) -> nn.Module:
+def load_model(
+    name: str,
+    *,
+    alias: str = "champion",
+    home: str | Path | None = None,
+    tracking_uri: str | None = None,
+    storage: str | None = None,
+) -> nn.Module:
     """A registered model as a torch module: degraded ``[N, 1, h, w]`` in, restored ``[N, 1, H, W]`` out.
 
     It is on the CPU and in evaluation mode, rebuilt from its weights file, whose sha256 is verified first.
@@ -93,8 +116,8 @@ def load_model(name: str, *, alias: str = "champion", home: str | Path | None = 
         NotFoundError: no such model or alias.
         TrackingError: its weights are missing, or not those that were promoted.
     """
-    return load_champion(_home(home, None), name, alias)
+    return load_champion(_home(home, None, tracking_uri, storage), name, alias)
 
 
-def _home(home: str | Path | None, data_dir: str | Path | None) -> Home:
-    return open_home(Path(home) if home else None, Path(data_dir) if data_dir else None)
+def _home(home: str | Path | None, data_dir: str | Path | None, tracking_uri: str | None, storage: str | None) -> Home:
+    return open_home(Path(home) if home else None, Path(data_dir) if data_dir else None, tracking_uri, storage)

@@ -81,7 +81,7 @@ def _train_and_validate(
     batch_size = min(config.train.batch_size, len(images))
     steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
 
-    model = build_model(config, data)
+    model = build_model(config, data).to(config.device)
     optimizer = build_optimizer(config.train, model.parameters(), config.device)
     scheduler = build_scheduler(config.train, optimizer, steps * config.epochs)
     history: list[dict[str, Any]] = []
@@ -140,16 +140,15 @@ def _train_and_validate(
 
 
 def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
-    """A trial's autoencoder with its initial weights, on its device; they depend on the trial's seeds only."""
+    """A trial's autoencoder with its initial weights, on the CPU; they depend on the trial's seeds only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(config, 0, "weights"))
-        model = models.build(config.model, input_size(data.image_size, config.degrade), data.image_size)
-    return model.to(config.device)
+        return models.build(config.model, input_size(data.image_size, config.degrade), data.image_size)
 
 
 def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
     """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `run_epoch`."""
-    model = build_model(config, data).cpu()
+    model = build_model(config, data)
     _load_own(checkpoint, config).restore(model)
     return models.Restorer(model).eval()
 

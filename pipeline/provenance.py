@@ -1,5 +1,6 @@
 """What a run was made with: code, library versions, hardware, as text. Imports nothing of the project."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -25,6 +26,17 @@ def git_state() -> dict[str, str]:
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", str(folder))
     dirty = "unknown" if changes is None else str(bool(changes)).lower()
     return {"git.commit": commit or "unknown", "git.dirty": dirty}
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """The sha256 of the package's source files, as this process found them first."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(
+            f"{path.relative_to(folder).as_posix()}\n{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

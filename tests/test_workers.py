@@ -5,24 +5,51 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import pwd
 import signal
+import subprocess
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
 import pytest
 import tasks_for_tests as tasks
+import torch
 from distributed import Client, LocalCluster
 
 from pipeline import workers
-from pipeline.errors import CheckpointError, EngineError
-from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
+from pipeline.data import load
+from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted
+from pipeline.provenance import versions
+from pipeline.workers import Cluster, DaskWorkers, Lost, Needs, Outcome, Raised, Returned, Workers, cluster_at
+from pipeline.workers.needs import Passed, free_rank, objection
 
 PATIENCE_S = 120
+
+
+@pytest.fixture(scope="module")
+def needs(tmp_path_factory: pytest.TempPathFactory) -> Needs:
+    home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
+    return Needs(home / "locks" / "small.shared", "mnist-5k", data, load("mnist-5k", data).digest, "cpu")
+
+
+def start(count: int, needs: Needs) -> Workers:
+    pool = workers.start(count, needs, pytest.fail)
+    if isinstance(pool, DaskWorkers):
+        pool.wait_for_one(lambda: False)
+    return pool
+
+
+def attach(cluster: LocalCluster, needs: Needs, notes: list[str] | None = None) -> DaskWorkers:
+    pool = workers.attach(Cluster(cluster.scheduler_address), needs, ([] if notes is None else notes).append)
+    pool.wait_for_one(lambda: False)
+    return pool
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +62,14 @@ def cluster() -> Iterator[LocalCluster]:
 
 
 @pytest.fixture(scope="module", params=["in this process", "1 worker", "2 workers", "a cluster's address"])
-def pool(request: pytest.FixtureRequest) -> Iterator[Workers]:
+def pool(request: pytest.FixtureRequest, needs: Needs) -> Iterator[Workers]:
     match request.param:
         case "in this process":
-            pool = workers.start(0, None)
+            pool = start(0, needs)
         case "a cluster's address":
-            pool = workers.start(0, request.getfixturevalue("cluster").scheduler_address)
+            pool = attach(request.getfixturevalue("cluster"), needs)
         case count:
-            pool = workers.start(int(count[0]), None)
+            pool = start(int(count[0]), needs)
     yield pool
     pool.close()
 
@@ -68,8 +95,8 @@ def children() -> set[int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators do not have these settings")
 @pytest.mark.parametrize("count", [0, 1])
-def test_memory_freed_by_one_step_is_reused_by_the_next(count: int) -> None:
-    pool = workers.start(count, None)
+def test_memory_freed_by_one_step_is_reused_by_the_next(count: int, needs: Needs) -> None:
+    pool = start(count, needs)
     pool.submit("pages", tasks.count_page_faults)
     pages = next_outcome(pool).result
     pool.close()
@@ -122,9 +149,9 @@ def test_waiting_without_tasks_returns_none(pool: Workers) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_close_leaves_no_process_and_no_thread_behind(count: int) -> None:
+def test_close_leaves_no_process_and_no_thread_behind(count: int, needs: Needs) -> None:
     before, threads = children(), threading.active_count()
-    pool = workers.start(count, None)
+    pool = start(count, needs)
     own = children() - before
     assert len(own) == count
     pool.submit("a", tasks.double, 1)
@@ -136,30 +163,30 @@ def test_close_leaves_no_process_and_no_thread_behind(count: int) -> None:
     assert threading.active_count() <= threads + 3, "Dask keeps a few threads for the next cluster"
 
 
-def test_close_stops_only_its_own_workers() -> None:
+def test_close_stops_only_its_own_workers(needs: Needs) -> None:
     bystander = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,), daemon=True)
     bystander.start()
     try:
-        workers.start(1, None).close()
+        start(1, needs).close()
         assert bystander.is_alive()
     finally:
         bystander.kill()
         bystander.join()
 
 
-def test_close_does_not_stop_a_cluster_that_it_did_not_start(cluster: LocalCluster) -> None:
-    pool = workers.start(0, cluster.scheduler_address)
+def test_close_does_not_stop_a_cluster_that_it_did_not_start(cluster: LocalCluster, needs: Needs) -> None:
+    pool = attach(cluster, needs)
     pool.submit("a", tasks.sleep, 0.1)
     pool.close()
-    again = workers.start(0, cluster.scheduler_address)
+    again = attach(cluster, needs)
     again.submit("a", tasks.double, 5)
     assert next_outcome(again).result == 10
     again.close()
 
 
-def test_workers_listen_on_this_machine_only() -> None:
+def test_workers_listen_on_this_machine_only(needs: Needs) -> None:
     before = listening()
-    pool = workers.start(1, None)
+    pool = start(1, needs)
     try:
         opened = listening() - before
         assert opened
@@ -187,11 +214,87 @@ def listening() -> set[tuple[str, str]]:
     return found
 
 
+# Tries to be heard on every port, without certificates and with some of its own. Prints where it succeeded.
+INTRUDER = """
+import asyncio, http.client, os, sys
+from distributed import Security
+from distributed.core import connect
+
+async def identity(address, **arguments):
+    comm = await connect(address, timeout=2, **arguments)
+    await comm.write({"op": "identity", "reply": True})
+    return await comm.read()
+
+def page(port, path):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
+    connection.request("GET", path)
+    return connection.getresponse().status == 200
+
+def succeeds(attempt, *arguments):
+    try:
+        return attempt(*arguments)
+    except Exception:
+        return False
+
+own = Security.temporary().get_connection_args("client")
+user, *ports = map(int, sys.argv[1:])
+if user != os.getuid():  # only now, because that user may not be able to read the libraries
+    os.setgroups([])
+    os.setgid(user)
+    os.setuid(user)
+for port in ports:
+    for address, arguments in ((f"tcp://127.0.0.1:{port}", {}), (f"tls://127.0.0.1:{port}", own)):
+        if succeeds(lambda: asyncio.run(asyncio.wait_for(identity(address, **arguments), 3))):
+            print("admitted at", address)
+    for path in ("/status", "/metrics", "/info/main/workers.html"):
+        if succeeds(page, port, path):
+            print("reads", path)
+print("user", os.getuid())
+"""
+
+
+def intrude(user: str, ports: list[int]) -> list[str]:
+    """What a process of this user achieves."""
+    uid = pwd.getpwnam(user).pw_uid if user else os.getuid()
+    command = [sys.executable, "-c", INTRUDER, str(uid), *map(str, ports)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+    *achieved, last = done.stdout.splitlines()
+    assert last == f"user {uid}", done.stderr
+    return achieved
+
+
+USERS = [
+    "",  # the same user, without the certificates
+    pytest.param("nobody", marks=pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")),
+]
+
+
+@pytest.mark.slow  # every port is tried until a time limit
+@pytest.mark.parametrize("user", USERS)
+def test_nobody_else_can_run_code_on_the_workers(needs: Needs, user: str) -> None:
+    before = listening()
+    pool = start(1, needs)
+    try:
+        ports = [int(port, 16) for _, port in listening() - before]
+        assert len(ports) >= 3, "the scheduler, the worker and the process that watches it"
+        assert intrude(user, ports) == []
+        pool.submit("still works", tasks.double, 2)
+        assert next_outcome(pool) == Returned("still works", 4)
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_the_same_attempt_succeeds_without_tls(cluster: LocalCluster, user: str) -> None:
+    port = int(cluster.scheduler_address.rpartition(":")[2])
+    assert intrude(user, [port]) == [f"admitted at tcp://127.0.0.1:{port}"]
+
+
 @pytest.mark.slow
-def test_two_studies_on_one_machine_do_not_disturb_each_other() -> None:
+def test_two_studies_on_one_machine_do_not_disturb_each_other(needs: Needs) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # for example about a port that is taken
-        first, second = workers.start(1, None), workers.start(1, None)
+        first, second = start(1, needs), start(1, needs)
     first.close()
     second.submit("a", tasks.double, 2)
     assert next_outcome(second).result == 4
@@ -202,11 +305,11 @@ def test_two_studies_on_one_machine_do_not_disturb_each_other() -> None:
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.Signals) -> None:
+def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.Signals, needs: Needs) -> None:
     handled: list[int] = []
     before = signal.signal(which, lambda signum, _: handled.append(signum))
     own = signal.getsignal(which)
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     try:
         pool.submit("long", tasks.signal_and_sleep, which, 60.0)
         since = time.monotonic()
@@ -220,11 +323,11 @@ def test_a_signal_that_the_program_handles_ends_the_running_task(which: signal.S
         signal.signal(which, before)
 
 
-def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt() -> None:
+def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt(needs: Needs) -> None:
     before = signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell starts background jobs with SIGINT ignored
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     pool.submit("long", tasks.signal_and_sleep, signal.SIGINT, 60.0)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -233,9 +336,9 @@ def test_without_handlers_in_the_program_ctrl_c_raises_keyboard_interrupt() -> N
         signal.signal(signal.SIGINT, before)
 
 
-def test_tasks_also_run_outside_the_main_thread() -> None:
+def test_tasks_also_run_outside_the_main_thread(needs: Needs) -> None:
     done: list[Outcome | None] = []
-    pool = workers.start(0, None)
+    pool = start(0, needs)
     pool.submit("a", tasks.double, 4)
     thread = threading.Thread(target=lambda: done.append(pool.wait(0.1)))
     thread.start()
@@ -246,8 +349,8 @@ def test_tasks_also_run_outside_the_main_thread() -> None:
 # --- workers that die -------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Path) -> None:
-    pool = workers.start(1, None)
+def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Path, needs: Needs) -> None:
+    pool = start(1, needs)
     try:
         pool.submit("long", tasks.note_and_sleep, tmp_path, 60.0)
         wait_until(lambda: any(tmp_path.iterdir()))
@@ -259,8 +362,8 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_run_again(tmp_path: Pa
         pool.close()
 
 
-def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path) -> None:
-    pool = workers.start(1, None)
+def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path, needs: Needs) -> None:
+    pool = start(1, needs)
     try:
         pool.submit("brief", tasks.kill_the_worker_afterwards, tmp_path)
         wait_until(lambda: any(tmp_path.iterdir()))
@@ -271,8 +374,9 @@ def test_a_result_that_was_lost_with_its_worker_is_computed_again(tmp_path: Path
         pool.close()
 
 
-def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster) -> None:
-    pool = workers.start(0, cluster.scheduler_address)
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: LocalCluster, needs: Needs) -> None:
+    pool = attach(cluster, needs)
     try:
         pool.submit("deadly", tasks.kill_the_worker)
         done = next_outcome(pool)
@@ -283,6 +387,22 @@ def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: 
         assert next_outcome(pool) == Returned("harmless", 6)
     finally:
         pool.close()
+
+
+def test_a_task_that_nobody_waits_for_any_more_ends_at_once(
+    cluster: LocalCluster, needs: Needs, tmp_path: Path
+) -> None:
+    pool = attach(cluster, needs)
+    pool.submit("endless", tasks.beat, tmp_path / "beats")
+    wait_until((tmp_path / "beats").exists)
+    pool.close()
+    time.sleep(1)
+    last = (tmp_path / "beats").read_text()
+    again = attach(cluster, needs)
+    again.submit("next", tasks.double, 4)
+    assert next_outcome(again) == Returned("next", 8)
+    again.close()
+    assert (tmp_path / "beats").read_text() == last
 
 
 def wait_until(condition: Callable[[], Any]) -> None:
@@ -297,25 +417,111 @@ def wait_until(condition: Callable[[], Any]) -> None:
 NO_ANSWER = pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow)  # Dask waits 10 s for an answer
 
 
-@pytest.mark.parametrize("address", [NO_ANSWER, "nonsense", "nonsense://somewhere:1"])
-def test_an_unreachable_cluster_is_reported_in_one_line(address: str) -> None:
+@pytest.mark.parametrize("address", [NO_ANSWER, "nonsense://somewhere:1"])
+def test_an_unreachable_cluster_is_reported_in_one_line(address: str, needs: Needs) -> None:
     with pytest.raises(EngineError) as caught:
-        workers.start(0, address)
+        workers.attach(Cluster(address), needs, pytest.fail)
     assert f"--cluster {address}" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_cluster_without_workers_is_refused() -> None:
-    with (
-        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
-        pytest.raises(EngineError, match="has no workers"),
-    ):
-        workers.start(0, empty.scheduler_address)
+TLS = ("--tls-ca", "--tls-cert", "--tls-key")
 
 
-def test_a_scheduler_that_stops_is_an_error_and_not_an_endless_wait() -> None:
+@pytest.mark.parametrize(
+    ("where", "given", "said"),
+    [
+        ("nonsense", (), "neither an address"),
+        ("FOLDER/missing.json", (), "neither an address"),
+        ("FOLDER/pem", (), "not a scheduler file"),
+        ("tls://127.0.0.1:1", (), "belong to a tls:// address"),
+        ("tcp://127.0.0.1:1", TLS, "belong to a tls:// address"),
+        ("tls://127.0.0.1:1", TLS[:1], "--tls-ca: give --tls-cert and --tls-key as well"),
+        (None, TLS, "--tls-ca: belongs to --cluster"),
+    ],
+)
+def test_clusters_that_cannot_be_meant_are_refused(
+    tmp_path: Path, where: str | None, given: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "pem").write_text("x")
+    files = {option[2:].replace("-", "_"): tmp_path / "pem" for option in given}
+    with pytest.raises(InputError, match=said):
+        cluster_at(where.replace("FOLDER", str(tmp_path)) if where else None, **files)
+
+
+def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
+    missing = tmp_path / "ca.pem"
+    with pytest.raises(InputError, match=f"--tls-ca {missing}: there is no such file"):
+        cluster_at("host:8786", missing, missing, missing)
+
+
+def test_a_cluster_is_named_by_address_or_scheduler_file(tmp_path: Path) -> None:
+    (tmp_path / "pem").write_text("x")
+    (tmp_path / "scheduler.json").write_text('{"type": "Scheduler", "address": "tcp://10.0.0.1:8786"}')
+    assert cluster_at(None) is None
+    assert cluster_at("host:8786") == Cluster("tcp://host:8786")
+    assert cluster_at("host:8786", *[tmp_path / "pem"] * 3) == Cluster("tls://host:8786", (str(tmp_path / "pem"),) * 3)
+    assert cluster_at(tmp_path / "scheduler.json") == Cluster("tcp://10.0.0.1:8786")
+
+
+# --- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+def ranks(*found: Passed) -> list[int]:
+    given: list[tuple[Passed, int]] = []
+    for worker in found:
+        given.append((worker, free_rank(worker, given)))
+    return [rank % worker.gpus for worker, rank in given]
+
+
+def test_each_worker_has_a_gpu_of_its_own() -> None:
+    a, b = (Passed(host, threads=1, gpus=2, visible=None) for host in "ab")
+    assert ranks(a, a, b, a, b) == [0, 1, 0, 0, 1], "more workers than GPUs share them"
+    # dask-cuda lists for each worker its own GPU first.
+    assert ranks(Passed("a", 1, 2, "0,1"), Passed("a", 1, 2, "1,0")) == [0, 0]
+    # Slurm gives all processes of a job the same list.
+    assert ranks(Passed("a", 1, 2, "4,5"), Passed("a", 1, 2, "4,5"), Passed("b", 1, 2, "4,5")) == [0, 1, 0]
+
+
+def test_a_gpu_that_became_free_is_given_again() -> None:
+    worker = Passed("a", 1, 4, None)
+    assert free_rank(worker, [(worker, 0), (worker, 2)]) == 1
+
+
+# --- preflight --------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_differs_from_the_driver_is_told_in_what(needs: Needs, tmp_path: Path) -> None:
+    needs.write("token")
+    assert objection(needs, versions(), "token") is None
+    assert "torch" in str(objection(needs, versions() | {"torch": "0.1"}, "token"))
+    assert f"its {needs.shared.parent.parent} is another folder" in str(objection(needs, versions(), "another"))
+    elsewhere = replace(needs, shared=tmp_path / "home" / "locks" / "small.shared")
+    assert f"its {tmp_path / 'home'} is another folder" in str(objection(elsewhere, versions(), "token"))
+    assert "its files of mnist-5k differ" in str(objection(replace(needs, digest="0"), versions(), "token"))
+    assert "mnist: " in str(objection(replace(needs, dataset="mnist", data_dir=tmp_path), versions(), "token"))
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in str(objection(replace(needs, device="cuda"), versions(), "token"))
+
+
+# --- clusters without workers -----------------------------------------------------------------------------------------
+
+
+def test_a_cluster_without_workers_is_waited_for(needs: Needs) -> None:
+    notes: list[str] = []
+    asked = iter([False, False, True])
+    with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty:
+        pool = workers.attach(Cluster(empty.scheduler_address), needs, notes.append)
+        with pytest.raises(Interrupted):
+            pool.wait_for_one(lambda: next(asked))
+        assert pool.slots == 0
+        pool.close()
+    assert ["without TLS" in notes[0], *notes[1:]] == [True, "Waiting for workers (0 of 0 passed)"]
+
+
+def test_a_scheduler_that_stops_is_an_error_and_not_an_endless_wait(needs: Needs) -> None:
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
-    pool = workers.start(0, cluster.scheduler_address)
+    pool = attach(cluster, needs)
     pool.submit("never", tasks.sleep, 600)
     cluster.close()
     try:
@@ -333,8 +539,8 @@ def error_of(pool: Workers) -> Exception | None:
         return error
 
 
-def test_a_dask_client_of_the_user_is_left_unchanged(cluster: LocalCluster) -> None:
+def test_a_dask_client_of_the_user_is_left_unchanged(cluster: LocalCluster, needs: Needs) -> None:
     with Client(cluster, set_as_default=True) as client:
-        pool = workers.start(0, cluster.scheduler_address)
+        pool = attach(cluster, needs)
         pool.close()
         assert client.submit(tasks.double, 21).result() == 42

@@ -23,7 +23,12 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; 0 trains in this one. [default: one per core or GPU]")
     ] = None,
-    cluster: Annotated[str | None, typer.Option(help="Address of a running Dask scheduler.")] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS|FILE", help="A running Dask scheduler: its address, or its file.")
+    ] = None,
+    tls_ca: Annotated[Path | None, typer.Option(help="The cluster's TLS certificate authority (PEM).")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Your TLS certificate for it (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="The key of that certificate (PEM).")] = None,
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
@@ -33,10 +38,12 @@ def run(
     from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
     from pipeline.study.session import Options
+    from pipeline.workers import cluster_at
 
     study_file = load_study_file(file, overrides or (), name, trials)
+    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device)
     with open_reporter() as reporter:
-        outcome = run_study(study_file, home, Options(workers, cluster, device), reporter)
+        outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
     print_result(leaderboard(config, outcome.records, outcome.baselines))
     if outcome.seconds:

@@ -104,7 +104,7 @@ class Budget(Frozen):
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 20
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
-    concurrency: Annotated[int, Field(ge=1, le=1_000)] = 4
+    concurrency: Annotated[int, Field(ge=1)] = 4
     threads_per_trial: Annotated[int, Field(ge=1, le=1_024)] = 1
 
 

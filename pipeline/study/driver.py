@@ -83,7 +83,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
         driver.run()
-        share = driver.busy_seconds / (driver.seconds * workers.slots)
+        share = driver.busy_seconds / max(driver.slot_seconds, driver.busy_seconds)
         return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, share, driver.panels)
     finally:
         workers.close()
@@ -97,20 +97,25 @@ class Driver:
         self._runs: dict[int, TrialRun] = {}
         self._best: list[EndedTrial] = []  # of this run, the best first
         self.panels: dict[str | int, np.ndarray] = {}
-        self.busy_seconds = self.seconds = 0.0
+        self.busy_seconds = self.slot_seconds = self.seconds = 0.0
 
     def run(self) -> None:
         """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
-        started = time.perf_counter()
+        started = now = time.perf_counter()
+        slots = 0
         try:
-            self._handle(w.SlotsChanged(self._workers.slots))
             while not self._window.finished:
                 if self._session.stop.is_set():
                     raise Interrupted
+                if slots != self._workers.slots:
+                    slots = self._workers.slots
+                    self._handle(w.SlotsChanged(slots))
                 self._session.tracking.flush()
                 outcome = self._workers.wait(0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
+                before, now = now, time.perf_counter()
+                self.slot_seconds += slots * (now - before)
         except BaseException as error:
             try:
                 self._handle(w.StopAsked())
@@ -119,7 +124,7 @@ class Driver:
             except Exception as second:  # MLflow may be what failed; the first error is the one to show
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
-        self.seconds = time.perf_counter() - started
+        self.seconds = now - started
 
     def _handle(self, event: w.Event) -> None:
         events = deque([event])

@@ -9,15 +9,15 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from pipeline import workers
 from pipeline.config import StudyConfig, StudyFile
+from pipeline.config.study_config import Budget
 from pipeline.data import Dataset
 from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
@@ -28,11 +28,12 @@ from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.lock import study_lock
-from pipeline.search.studies import open_search, stored_uid
+from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import patience_with, settle_move, uid_for
 from pipeline.tracking.uids import trial_uid
+from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
 
 Device = Literal["cpu", "cuda"]
 
@@ -42,7 +43,7 @@ class Options:
     """How a study is run. Only the device can change its numbers."""
 
     workers: int | None = None
-    cluster: str | None = None
+    cluster: Cluster | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     download: bool = True
 
@@ -74,6 +75,7 @@ class Session:
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
     label: Label  # gives the run label of a trial by its number
+    pool: DaskWorkers | None = None  # of the cluster, where one was named
 
     @property
     def objective(self) -> str:
@@ -110,18 +112,23 @@ def open_session(
     config = file.config
     samplers.check(config)
     patience_s()  # refuses bad input before anything is written
-    cuda = options.device != "cpu" and torch.cuda.is_available()
-    if options.device == "cuda" and not cuda:
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    device: Device = "cuda" if cuda else "cpu"
     if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
+    if options.cluster and options.workers:
+        raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
+    wanted = _device(options, home, config.name)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
-    with study_lock(home, config.name) as lock, _stop_signals() as stop:
+    needs = _needs(home, config, data, wanted)
+    with (
+        study_lock(home, config.name) as lock,
+        _stop_signals() as stop,
+        _attached(options.cluster, needs, reporter) as pool,
+    ):
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
         uid = uid_for(home, config.name, stored_uid(home, config.name))
+        device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")
         search, label = opener(home, config, uid, data.digest, device)
         search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
         search.before_write = lock.ensure
@@ -139,25 +146,74 @@ def open_session(
             "env.hardware": hardware(),
             **git_state(),
         }
-        yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label)
+        yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label, pool)
 
 
-def start_workers(session: Session, options: Options) -> workers.Workers:
-    """Start the workers asked for, by default one per GPU or ``threads_per_trial`` cores; raises as `workers.start`."""
+def start_workers(session: Session, options: Options) -> Workers:
+    """The cluster's workers, as soon as one has passed; without a cluster, processes that are started here.
+
+    By default these are one per GPU or ``threads_per_trial`` cores. Raises EngineError if they do not start.
+    """
     budget = session.config.budget
-    count = options.workers
-    if count is None and session.device == "cuda":
-        count = torch.cuda.device_count()
-    elif count is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        count = min(max(1, cores // budget.threads_per_trial), budget.concurrency)
-    started = workers.start(count, options.cluster)
-    if started.slots > 1 and budget.concurrency < 2 * started.slots:
-        session.reporter.note(
-            f"{started.slots} workers, but at most {budget.concurrency} open trials: some workers will be idle; "
-            "in a new study, [budget] concurrency of twice the workers keeps them busy"
-        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = torch.cuda.device_count() if session.device == "cuda" else max(1, cores // budget.threads_per_trial)
+    if session.pool is not None:
+        session.pool.wait_for_one(session.stop.is_set)
+        started: Workers = session.pool
+    else:
+        needs = _needs(session.home, session.config, session.data, session.device)
+        count = min(most, budget.concurrency) if options.workers is None else options.workers
+        started = start(count, needs, session.reporter.note)
+    chosen = options.cluster is not None or options.workers is not None
+    for text in _advice(session.config, started.slots, most if not chosen else None):
+        session.reporter.note(text)
     return started
+
+
+def _advice(config: StudyConfig, slots: int, unasked: int | None) -> Iterator[str]:
+    """What a new study could do better; ``unasked`` is how many workers could run where the user did not say.
+
+    The shares behind it are in pipeline/README.md.
+    """
+    budget = config.budget
+    if slots > 1 and (budget.concurrency < 4 * slots if unasked is None else 4 * budget.concurrency <= unasked):
+        yield (
+            f"at most {budget.concurrency} open trials for {unasked or slots} workers, which will be idle at times; "
+            f"in a new study, [budget] concurrency = {4 * (unasked or slots)} keeps them busy"
+        )
+    if config.sampler.name == "tpe" and budget.concurrency > max(budget.trials / 6, Budget().concurrency):
+        yield (
+            f"{budget.concurrency} of {budget.trials} trials are open at once, and the sampler learns from ended ones "
+            f"only; in a new study, [budget] concurrency of at most {max(1, budget.trials // 6)} lets it learn more"
+        )
+
+
+def _device(options: Options, home: Home, name: str) -> Device | None:
+    """Where to train; None if the cluster's first worker decides that, because the study is a new one."""
+    if options.cluster is not None:
+        stored = load_searches(home, name) if options.device == "auto" else []
+        asked = stored[0].facts["device"] if stored else options.device
+        return None if asked == "auto" else "cuda" if asked == "cuda" else "cpu"
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    if options.device == "cuda" and not cuda:
+        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
+    return "cuda" if cuda else "cpu"
+
+
+def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None) -> Needs:
+    """What the workers must share with this process."""
+    shared = home.path / "locks" / f"{config.name}.shared"
+    return Needs(shared, config.dataset, home.data_dir, data.digest, device)
+
+
+@contextmanager
+def _attached(cluster: Cluster | None, needs: Needs, reporter: Reporter) -> Iterator[DaskWorkers | None]:
+    """The workers of the cluster, if one was named."""
+    if cluster is None:
+        yield None
+        return
+    with closing(attach(cluster, needs, reporter.note)) as pool:
+        yield pool
 
 
 def _experiment_note(file: StudyFile, data: Dataset) -> str:
@@ -182,5 +238,5 @@ def _stop_signals() -> Iterator[threading.Event]:
             os._exit(130)  # workers end with this process
         stop.set()
 
-    with workers.handle_signals(ask):
+    with handle_signals(ask):
         yield stop

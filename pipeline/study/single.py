@@ -5,7 +5,6 @@ Comes in: a study file that fixes one configuration. Goes out: a run ``train-…
 
 from dataclasses import dataclass, replace
 
-from pipeline import workers
 from pipeline.config import StudyConfig, StudyFile
 from pipeline.errors import StudyError
 from pipeline.home import Home
@@ -18,6 +17,7 @@ from pipeline.study.session import Device, Label, Options, RunLabel, Session, op
 from pipeline.study.window import Window
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
+from pipeline.workers import ThisProcess
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     with open_session(single, home, options, reporter, _open_single) as session:
         run = _ended(session)
         if run is None:
-            worker = workers.start(0, None)
+            worker = ThisProcess()
             reporter.begun(session.config, session.data, 0, worker.slots)
             Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)

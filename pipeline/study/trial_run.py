@@ -16,13 +16,13 @@ from pipeline.config import TrialConfig
 from pipeline.config.outcomes import Checkpoint, EpochResult, Trained
 from pipeline.data.degrade import input_size
 from pipeline.epoch import build_model, history
-from pipeline.errors import CheckpointError
+from pipeline.errors import RESUME, CheckpointError, StudyError
 from pipeline.search.ask_tell import OpenTrial
 from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.study.window import End
-from pipeline.training.checkpoint import found
+from pipeline.training.checkpoint import found, load
 from pipeline.training.model import cost
 
 LATEST = 2  # checkpoints kept of an open trial beside its best
@@ -83,7 +83,13 @@ class TrialRun:
         """Remove the latest checkpoint, which is damaged. Returns how many epochs the one before it holds.
 
         Epochs trained again have the same numbers; they are neither logged nor reported twice.
+
+        Raises:
+            StudyError: it is not damaged here; the worker does not see this home, or its disk fails.
         """
+        with suppress(CheckpointError):
+            load(self.checkpoints[-1])
+            raise StudyError(f"{error}, on a worker, but well on this machine; when that is repaired, {RESUME}")
         self.session.reporter.note(f"{error}; trial {self.trial.number} falls back to the checkpoint before")
         Path(self.checkpoints.pop().path).unlink(missing_ok=True)
         return self.latest.epoch if self.latest else 0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config.outcomes import Checkpoint
-from pipeline.errors import CheckpointError
+from pipeline.errors import RESUME, CheckpointError, StudyError
 from pipeline.files import safetensors_metadata, write_atomically
 
 FILE = re.compile(r"epoch-(\d{4,})-([0-9a-f]{64})\.safetensors")
@@ -73,11 +73,19 @@ def save(folder: Path, epoch: int, state: TrainingState) -> Checkpoint:
 
 
 def load(checkpoint: Checkpoint) -> TrainingState:
-    """Read and verify a checkpoint. Raises CheckpointError if it is missing or not the bytes that were written."""
+    """Read and verify a checkpoint.
+
+    Raises:
+        CheckpointError: it is absent or not the bytes that were written; training it again repairs that.
+        StudyError: it cannot be read for another reason, such as its permissions; it may be undamaged.
+    """
     try:
         data = Path(checkpoint.path).read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{checkpoint.path}: is not there") from None
     except OSError as error:
-        raise CheckpointError(f"{checkpoint.path}: cannot be read: {error.strerror}") from None
+        reason = f"{checkpoint.path}: cannot be read: {error.strerror}"
+        raise StudyError(f"{reason}; when that is repaired, {RESUME}") from None
     if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
         raise CheckpointError(f"{checkpoint.path}: damaged: its bytes are not those that were written")
     return TrainingState(safetensors.torch.load(data), json.loads(safetensors_metadata(data)["state"]))
