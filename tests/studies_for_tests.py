@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
@@ -283,6 +284,29 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
     while not condition():
         assert time.monotonic() < deadline, f"no {what} within {seconds} s"
         time.sleep(0.02)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The worker processes of a driver: its descendants that have imported torch."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("libtorch" in entry.path for entry in child.memory_maps()):
+                found.append(child)
+    return found
+
+
+def checksum(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder; of a link, where it leads."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            found[str(path.relative_to(folder))] = f"to {path.readlink()}"
+        elif path.is_file():
+            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[str(path.relative_to(folder))] = "a folder"
+    return found
 
 
 # --- what every finished study must satisfy -----------------------------------------------------------------------

@@ -28,7 +28,17 @@ import psutil
 import pytest
 import torch
 from servers import MlflowServer, Served, free_port
-from studies_for_tests import Launcher, Place, Recorder, assert_same_as, assert_sound, facts, study, wait_for
+from studies_for_tests import (
+    Launcher,
+    Place,
+    Recorder,
+    assert_same_as,
+    assert_sound,
+    facts,
+    study,
+    wait_for,
+    workers_of,
+)
 
 from pipeline.errors import StudyError
 from pipeline.search.records import EndedTrial, RunningTrial
@@ -281,16 +291,6 @@ def test_loggers_of_libraries_add_nothing_to_an_error_message(
 
 
 # --- workers ------------------------------------------------------------------------------------------------------
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes of a driver: its descendants that have imported torch."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any("libtorch" in entry.path for entry in child.memory_maps()):
-                found.append(child)
-    return found
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ compares a checksum of what they must leave alone.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -23,26 +22,13 @@ import pytest
 from mlflow.entities import ViewType
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from servers import MlflowServer, Postgres, Served
-from studies_for_tests import Launcher, Place, Printed, assert_same_as, new_place, study
+from studies_for_tests import Launcher, Place, Printed, assert_same_as, checksum, new_place, study
 
 from pipeline.results.promote import promote
 
 pytest_plugins = ["study_fixtures"]
 
 SINGLE = ("--set", "model.bottleneck=16", "--set", "model.activation=relu", "--set", "train.lr=0.01")
-
-
-def checksum(folder: Path) -> dict[str, str]:
-    """The digest of every file below a folder; of a link, where it leads."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
-            found[str(path.relative_to(folder))] = f"to {path.readlink()}"
-        elif path.is_file():
-            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            found[str(path.relative_to(folder))] = "a folder"
-    return found
 
 
 def ask(place: Place, command: str, *arguments: str) -> Printed:
