@@ -143,7 +143,7 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
         wrong.append(f"it is {run.status}, its trial {trial.state}")
     if complete and (problem := session.tracking.models.problem(run.run_id, run.tags)):
         wrong.append(problem)
-    elif complete and not session.tracking.has_panel(run.run_id, trial.summary.best_epoch):
+    elif complete and not session.tracking.has_panel(run, trial.summary.best_epoch):
         wrong.append("the picture of its best epoch is lost")
     if wrong:
         yield Finding(f"run {run.name}: {'; '.join(wrong)}", partial(_complete_run, session, trial))
@@ -157,7 +157,7 @@ def _complete_run(session: Session, trial: EndedTrial) -> None:
         tracking.models.delete_of_run(run_id)
     finish(session, trial)
     run = tracking.read(run_id)
-    if trial.state == "COMPLETE" and run and not tracking.has_panel(run_id, epoch):
+    if trial.state == "COMPLETE" and run and not tracking.has_panel(run, epoch):
         model = load_verified(run.tags["model.id"], json.loads(run.tags["model.sha256"]))
         with threads(session.config.budget.threads_per_trial):
             picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
