@@ -16,6 +16,7 @@ from pipeline.home import Home, shown, sqlite_path
 from pipeline.patience import Patience
 from pipeline.search._optuna import Storage
 
+LOCKED_S = 10  # that one request waits for a locked file; a run goes on waiting, and says so
 SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY and SQLITE_LOCKED, in the lower eight bits of sqlite's error code
 # PostgreSQL: the connection failed (class 08), the server is shut down, crashed or starting, or has no free connection.
 UNREACHABLE_STATES = ("08", "57P01", "57P02", "57P03", "53300")
@@ -30,7 +31,7 @@ def open_storage(home: Home) -> optuna.storages.RDBStorage:
     """Connect to the database of a home; a file that does not exist is created. Raises StudyError."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sqlite = home.storage_url.startswith("sqlite:")
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}} if sqlite else POSTGRESQL_OPTIONS
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCKED_S}} if sqlite else POSTGRESQL_OPTIONS
     try:
         if sqlite and not home.exists():
             create_whole(sqlite_path(home.storage_url), lambda made: Storage(f"sqlite:///{made}"))

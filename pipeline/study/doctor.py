@@ -165,7 +165,7 @@ def _ended_trial(session: Session, trial: EndedTrial, run: StoredRun | None) -> 
         wrong.append(f"it is {run.status}, its trial {trial.state}")
     if complete and (problem := model_problem(session, trial, run)):
         wrong.append(problem)
-    elif complete and not session.tracking.has_panel(run.run_id, trial.summary.best_epoch):
+    elif complete and not session.tracking.has_panel(run, trial.summary.best_epoch):
         wrong.append("the picture of its best epoch is lost")
     if wrong:
         yield Finding(f"run {run.name}: {'; '.join(wrong)}", partial(_complete_run, session, trial))
@@ -176,7 +176,7 @@ def _complete_run(session: Session, trial: EndedTrial) -> None:
     tracking, run_id, epoch = session.tracking, trial.summary.run_id, trial.summary.best_epoch
     finish_again(session, trial)
     run = tracking.read(run_id)
-    if trial.state == "COMPLETE" and run and not tracking.has_panel(run_id, epoch):
+    if trial.state == "COMPLETE" and run and not tracking.has_panel(run, epoch):
         sha256 = session.search.ended(trial.number).summary.weights_sha256
         model = load_restorer(run.tags[MODEL_ID], sha256)
         with threads(session.config.budget.threads_per_trial):

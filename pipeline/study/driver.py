@@ -28,6 +28,7 @@ from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
+MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
 SHEET_TRIALS = 8  # the best trials, on the contact sheet; their panels are kept in memory
 
 
@@ -60,8 +61,10 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     names = baseline_names(session.config.degrade, session.data.image_size)
     if "linear" not in names:
         reporter.note(f"the baseline `linear` is left out: images have more than {LARGEST_LINEAR:,} pixels")
-    repair(examine(session), reporter, session.stop)
     recorded, total = search.told(), session.config.budget.trials
+    if recorded >= MANY:
+        reporter.note(f"comparing MLflow's runs of {recorded} ended trials with Optuna's database")
+    repair(examine(session), reporter, session.stop)
     if recorded > total:
         reporter.note(f"the total is {total}, but {recorded} trials have ended already; all are kept")
     records, known = search.records(), search.baselines

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow.artifacts
 import numpy as np
 from mlflow import entities
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
@@ -58,6 +59,7 @@ class StoredRun:
     status: str
     tags: dict[str, str]
     metrics: dict[str, float]
+    artifact_uri: str
 
 
 class Tracking:
@@ -183,16 +185,12 @@ class Tracking:
             return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
 
     @waits
-    def has_panel(self, run_id: str, epoch: int) -> bool:
+    def has_panel(self, run: StoredRun, epoch: int) -> bool:
         """Whether a run has an epoch's panel."""
-        return self._panel_file(run_id, epoch) is not None
+        return _panel_in(run.artifact_uri, epoch) is not None
 
     def _panel_file(self, run_id: str, epoch: int) -> str | None:
-        for entry in self._client.list_artifacts(run_id, "images"):
-            file = Path(entry.path)
-            if file.suffix == ".png" and image_key_and_step(file.name) == (PANEL, epoch):
-                return str(entry.path)
-        return None
+        return _panel_in(self._client.get_run(run_id).info.artifact_uri, epoch)
 
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
@@ -257,6 +255,16 @@ class Tracking:
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
+def _panel_in(artifact_uri: str, epoch: int) -> str | None:
+    """The path of an epoch's panel among a run's artifacts.
+
+    Asked by the run's id, MLflow would also look for the run's models, which takes several times as long.
+    """
+    names = [Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(f"{artifact_uri}/images")]
+    found = (name for name in names if name.endswith(".png") and image_key_and_step(name) == (PANEL, epoch))
+    return next((f"images/{name}" for name in found), None)
+
+
 def open_tracking(home: Home, study_name: str, uid: str, note: str, patience: Patience) -> Tracking:
     """As `read_tracking`; creates the database and the experiment, described by a note in Markdown, if absent."""
     connect(home, create=True)
@@ -305,4 +313,5 @@ def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
 
 
 def _stored(run: Run) -> StoredRun:
-    return StoredRun(run.info.run_id, run.info.run_name, run.info.status, run.data.tags, run.data.metrics)
+    info = run.info
+    return StoredRun(info.run_id, info.run_name, info.status, run.data.tags, run.data.metrics, info.artifact_uri)

@@ -113,6 +113,16 @@ def test_a_read_only_home_is_one_clear_line(finished_copy: Place, command: str) 
     assert re.fullmatch(r"error: .*(not writable|Permission denied).*\n", done.stderr), done.stderr
 
 
+def test_patience_that_is_no_number_is_refused_before_anything_is_written(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY_PATIENCE_S", "abc")
+    done = study("run", str(place.file), "--home", str(tmp_path / "new"))
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr == "error: STUDY_PATIENCE_S='abc': allowed are seconds, 0 or more\n"
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
     line = f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && {STUDY} list'
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
