@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mlflow import entities
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -231,6 +231,21 @@ class Tracking:
         """Delete a run and its models; MLflow keeps what is deleted until `mlflow gc`."""
         self.models.delete_of_run(run_id)
         self.experiment.outbox.call(lambda: self._client.delete_run(run_id))
+
+    @waits
+    def restore(self, run_id: str) -> bool:
+        """Restore a run of this experiment if it was deleted; False if the store does not have it any more."""
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if run.info.experiment_id != self.experiment_id:
+            return False
+        if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
+            self._client.restore_run(run_id)
+        return True
 
     @waits
     def stray_images(self) -> list[Path]:
