@@ -2,10 +2,12 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StudyError
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -55,6 +57,26 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def check_database(path: Path) -> None:
+    """Refuse a sqlite file that is empty, cut off or something else: a library would fill an empty one with tables.
+
+    A file that does not exist passes. Raises StudyError, which names the file.
+    """
+    if not path.is_file():
+        return
+    problem = "is empty" if path.stat().st_size == 0 else ""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            problem = f"is damaged ({error})"
+    if problem:
+        raise StudyError(
+            f"{path}: {problem}; put the file back from a backup, or remove it, and `study doctor` says what is lost"
+        )
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Home:
 
     def locks(self, url: str, kind: str) -> Path:
         """The folder of the locks on a store: beside a sqlite file, since other homes may use it, else in this home."""
-        file = _sqlite_file(url)
+        file = sqlite_file(url)
         return (file.parent if file else self.path) / "locks" / kind
 
     @property
@@ -200,9 +200,10 @@ def default_data_dir() -> Path:
 
 
 def _may_exist(url: str) -> bool:
-    file = _sqlite_file(url)
+    file = sqlite_file(url)
     return file is None or file.is_file()
 
 
-def _sqlite_file(url: str) -> Path | None:
+def sqlite_file(url: str) -> Path | None:
+    """The file that a database's URL names; None if it names a server."""
     return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None

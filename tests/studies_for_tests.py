@@ -335,6 +335,14 @@ def artifact(place: Place, run: Run, path: str) -> Path:
     return file / path if path else file
 
 
+def purge(place: Place, run: Run) -> None:
+    """Delete a run for good, as `mlflow gc` does."""
+    client = place.client()
+    client.delete_run(run.info.run_id)
+    client._tracking_client.store._hard_delete_run(run.info.run_id)
+    shutil.rmtree(artifact(place, run, "").parent, ignore_errors=True)
+
+
 def models(place: Place, name: str = "small") -> list[Any]:
     experiment = place.client().get_experiment_by_name(name)
     assert experiment is not None

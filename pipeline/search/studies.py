@@ -12,7 +12,8 @@ import optuna
 
 from pipeline.config import StudyConfig
 from pipeline.errors import ConfigError, InputError, NotFoundError, StudyError
-from pipeline.home import Home
+from pipeline.files import check_database
+from pipeline.home import Home, sqlite_file
 from pipeline.search.ask_tell import Search, database_errors
 
 
@@ -146,6 +147,8 @@ def _config(study: optuna.Study) -> StudyConfig:
 
 def _storage(home: Home) -> optuna.storages.RDBStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if file := sqlite_file(home.storage_url):
+        check_database(file)
     sqlite = home.storage_url.startswith("sqlite:")
     options = {"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True}
     try:

@@ -28,6 +28,7 @@ from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.lock import study_lock
 from pipeline.search.studies import open_search, stored_uid
+from pipeline.study import lost
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import settle_move, uid_for
@@ -104,6 +105,7 @@ def open_session(
 
     Raises:
         InputError: bad arguments or data, the study is being run, or the stored one differs; nothing was written.
+        StudyError: a database lost a part of the study; nothing was written.
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     config = file.config
@@ -119,9 +121,10 @@ def open_session(
     with study_lock(home, config.name), _stop_signals() as stop:
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+        lost.check(home, config.name)
         uid = uid_for(home, config.name, stored_uid(home, config.name))
         search, label = opener(home, config, uid, data.digest, device)
-        tracking = open_tracking(home, config.name, uid, _experiment_note(file, data), stop.is_set)
+        tracking = open_tracking(home, config.name, uid, experiment_note(config, data), stop.is_set)
         search.experiment = tracking.experiment_id
         judge = judge_of(data, home.judges, stop.is_set)
         tags = {
@@ -155,9 +158,8 @@ def start_workers(session: Session, options: Options) -> workers.Workers:
     return started
 
 
-def _experiment_note(file: StudyFile, data: Dataset) -> str:
+def experiment_note(config: StudyConfig, data: Dataset) -> str:
     """The experiment's heading in MLflow, Markdown."""
-    config = file.config
     how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
     searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
     return (
