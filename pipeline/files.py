@@ -2,11 +2,13 @@
 
 import json
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StudyError
 
 
 def walk(
@@ -76,6 +78,26 @@ def create_whole(path: Path, make: Callable[[Path], object]) -> None:
             return  # another process was quicker; a rename would replace its file
         except OSError:  # a file system without hard links
             made.rename(path)
+
+
+def check_database(path: Path) -> None:
+    """Refuse a sqlite file that is empty, cut off or something else: a library would fill an empty one with tables.
+
+    A file that does not exist passes. Raises StudyError, which names the file.
+    """
+    if not path.is_file():
+        return
+    problem = "is empty" if path.stat().st_size == 0 else ""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=60)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            problem = f"is damaged ({error})"
+    if problem:
+        raise StudyError(
+            f"{path}: {problem}; put the file back from a backup, or remove it, and `study doctor` says what is lost"
+        )
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:

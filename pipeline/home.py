@@ -74,7 +74,8 @@ class Home:
 
     def locks(self, url: str, kind: str) -> Path:
         """The folder of the locks on a store: beside a sqlite file, since other homes may use it, else in this home."""
-        return (sqlite_path(url).parent if url.startswith("sqlite:") else self.path) / "locks" / kind
+        file = sqlite_file(url)
+        return (file.parent if file else self.path) / "locks" / kind
 
     @property
     def id(self) -> str:
@@ -213,10 +214,9 @@ def open_home(
 
 def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
     """Refuse the address of a store that is neither on such a server nor a sqlite file in a folder that exists."""
-    if url.startswith("sqlite:////"):
-        folder = sqlite_path(url).parent
-        if folder != home and not folder.is_dir():
-            raise InputError(f"{option} {url}: there is no folder {folder}")
+    if (file := sqlite_file(url)) is not None and file.is_absolute():
+        if file.parent != home and not file.parent.is_dir():
+            raise InputError(f"{option} {url}: there is no folder {file.parent}")
         return
     with suppress(ValueError):  # of urlsplit and of a port that is no number
         parts = urlsplit(url)
@@ -224,11 +224,6 @@ def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
             return
     allowed = " and ".join(f"{server}…" for server in (*servers, "sqlite:////absolute/path"))
     raise InputError(f"{option} {shown(url)}: allowed are {allowed}")
-
-
-def sqlite_path(url: str) -> Path:
-    """The file that a sqlite URL names."""
-    return Path(url.removeprefix("sqlite:///").partition("?")[0])
 
 
 def default_data_dir() -> Path:
@@ -249,4 +244,10 @@ def passwords(*urls: str) -> list[str]:
 
 
 def _may_exist(url: str) -> bool:
-    return not url.startswith("sqlite:") or sqlite_path(url).is_file()
+    file = sqlite_file(url)
+    return file is None or file.is_file()
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file that a database's URL names; None if it names a server."""
+    return Path(url.removeprefix("sqlite:///").partition("?")[0]) if url.startswith("sqlite:///") else None

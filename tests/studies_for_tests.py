@@ -370,17 +370,19 @@ def artifact(place: Place, run: Run, path: str) -> Path:
     return place.artifacts / folder / path
 
 
+def purge(place: Place, run_id: str) -> None:
+    """Delete a run for good, as `mlflow gc` does."""
+    client = place.client()
+    run = client.get_run(run_id)
+    client.delete_run(run_id)
+    client._tracking_client.store._hard_delete_run(run_id)
+    shutil.rmtree(artifact(place, run, "").parent, ignore_errors=True)
+
+
 def models(place: Place, name: str = "small") -> list[Any]:
     experiment = place.client().get_experiment_by_name(name)
     assert experiment is not None
     return list(place.client().search_logged_models([experiment.experiment_id]))
-
-
-def purge(place: Place, run_id: str) -> None:
-    """Remove a run for good, as `mlflow gc` does with a deleted one."""
-    client = place.client()
-    client.delete_run(run_id)
-    client._tracking_client.store._hard_delete_run(run_id)
 
 
 def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name: str = "small") -> None:

@@ -6,7 +6,7 @@ import typer
 
 from pipeline.cli.printing import counted, make_table, print_result
 from pipeline.cli.program import JsonOption, RunArgument, app, command
-from pipeline.errors import StudyError
+from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import say
 
@@ -44,19 +44,24 @@ def reproduce(home: Home, run_id: RunArgument) -> None:
 def doctor(
     home: Home,
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="Runs that MLflow lost for good may be trained again.")
+    ] = False,
     adopt: Annotated[bool, typer.Option("--adopt", help="First make a copied home a home of its own.")] = False,
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
     from pipeline.study.doctor import adopt_home, examine_home
     from pipeline.study.reporter import PlainLines
 
+    if retrain and not repair:
+        raise InputError("--retrain: goes with --repair")
     if adopt:
         adopt_home(home)
         print(f"{home.path}: is a home of its own now")
     if repair:
         home.check_writable()
     found, repairable = 0, 0
-    for name, finding in examine_home(home, PlainLines()):
+    for name, finding in examine_home(home, PlainLines(), retrain):
         found += 1
         repairable += finding.repair is not None
         if finding.repair is None:

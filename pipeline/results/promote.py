@@ -18,6 +18,7 @@ from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
+from pipeline.study import lost
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock
 from pipeline.tracking.runs import read_tracking
@@ -58,6 +59,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     """
     home.check_writable()
     settle_move(home)
+    lost.check(home, study)
     search = load_search(home, study)
     check_owner(home, search)
     config, name = search.config, search.config.model_name

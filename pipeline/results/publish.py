@@ -15,7 +15,7 @@ from pipeline.results.pictures import contact_sheet
 from pipeline.search.records import ended, ranked
 from pipeline.study.driver import SHEET_TRIALS, StudyOutcome
 from pipeline.study.session import Session
-from pipeline.tracking.runs import CONTACT_SHEET
+from pipeline.tracking.runs import CONTACT_SHEET, STUDY_FILES
 from pipeline.tracking.uids import baseline_uid, study_run_uid
 
 
@@ -29,8 +29,8 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
         tags = session.tags | {"study.role": "study"}
         params = {"dataset": session.config.dataset}  # not the total: it may grow, and params cannot change
         run_id = tracking.run(uid, "study", tags, params, session.data, time.time())
-        tracking.log_text(run_id, file.text, "study.toml")
-        tracking.log_text(run_id, json.dumps(session.config.canonical(), indent=2), "study.json")
+        for name, text in zip(STUDY_FILES, (file.text, json.dumps(session.config.canonical(), indent=2)), strict=True):
+            tracking.log_text(run_id, text, name)
         if panels := _panels(session, outcome):
             tracking.log_picture(run_id, contact_sheet(panels), CONTACT_SHEET)
         states = [trial.state for trial in trials]

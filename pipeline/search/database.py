@@ -11,8 +11,8 @@ import optuna
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.errors import RESUME, StudyError
-from pipeline.files import create_whole
-from pipeline.home import Home, shown, sqlite_path
+from pipeline.files import check_database, create_whole
+from pipeline.home import Home, shown, sqlite_file
 from pipeline.patience import Patience
 from pipeline.search._optuna import Storage
 
@@ -30,11 +30,13 @@ POSTGRESQL_OPTIONS = {"pool_pre_ping": True, "connect_args": KEEPALIVE}
 def open_storage(home: Home) -> optuna.storages.RDBStorage:
     """Connect to the database of a home; a file that does not exist is created. Raises StudyError."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sqlite = home.storage_url.startswith("sqlite:")
-    options: dict[str, Any] = {"connect_args": {"timeout": LOCKED_S}} if sqlite else POSTGRESQL_OPTIONS
+    file = sqlite_file(home.storage_url)
+    options: dict[str, Any] = {"connect_args": {"timeout": LOCKED_S}} if file else POSTGRESQL_OPTIONS
+    if file is not None:
+        check_database(file)
     try:
-        if sqlite and not home.exists():
-            create_whole(sqlite_path(home.storage_url), lambda made: Storage(f"sqlite:///{made}"))
+        if file is not None:
+            create_whole(file, lambda made: Storage(f"sqlite:///{made}"))
         url = home.storage_url.replace("{", "%7B").replace("}", "%7D")  # Optuna passes it through `str.format`
         return Storage(url, engine_kwargs=options)
     except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError

@@ -21,7 +21,7 @@ from pipeline.tracking.store import (
     find_experiment,
     settle_move,
 )
-from pipeline.tracking.uids import study_uid_of
+from pipeline.tracking.uids import training_of, trial_uid
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,10 @@ def inventory(home: Home, name: str) -> Inventory:
     experiment = find_experiment(home, uid) if uid and home.has_tracking() else None
     active = experiment is not None and experiment.lifecycle_stage == "active"
     runs = read_tracking(home, name, uid).runs() if uid and active else []
-    uids = {study_uid_of(run.tags.get("trial.uid", "")) for run in runs if run.tags.get("study.role") == "train"}
+    # Only a uid that the run's other tags confirm: it becomes the path of a folder that is removed.
+    trainings = {of for run in runs if trial_uid(of := training_of(name, run.tags), 0) == run.tags.get("trial.uid")}
     versions = tuple(v for v in registered(home) if v.tags.get(UID_TAG) == uid)
-    return Inventory(trials, len(runs), versions, tuple(filter(UID.fullmatch, sorted(uids))))
+    return Inventory(trials, len(runs), versions, tuple(sorted(trainings)))
 
 
 def delete(home: Home, name: str) -> None:
@@ -65,6 +66,8 @@ def delete(home: Home, name: str) -> None:
         for version in found.versions:
             delete_version(home, version)
         uids = [*found.trainings]
+        if (tracked := experiment_uid(home, name)) and UID.fullmatch(tracked):
+            uids.append(tracked)
         with suppress(NotFoundError):
             search = load_search(home, name)
             uids.append(search.uid)

@@ -4,26 +4,18 @@ Comes in: a session and its runs. Goes out: findings. No repair deletes what a r
 written again in place, or a new version takes the place of one whose model is lost.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from pipeline.errors import TrackingError
 from pipeline.search.records import EndedTrial
+from pipeline.study.findings import Finding
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, registered, replace_version, tag_version
 from pipeline.tracking.runs import StoredRun, Tracking
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem."""
-
-    text: str
-    repair: Callable[[], object] | None = None
 
 
 def model_problem(session: Session, trial: EndedTrial, run: StoredRun) -> str | None:

@@ -29,6 +29,7 @@ from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.lock import study_lock
 from pipeline.search.studies import load_searches, open_search, stored_uid
+from pipeline.study import lost
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import patience_with, settle_move, uid_for
@@ -107,6 +108,7 @@ def open_session(
 
     Raises:
         InputError: bad arguments or data, the study is being run, or the stored one differs; nothing was written.
+        StudyError: a database lost a part of the study; nothing was written.
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     config = file.config
@@ -127,13 +129,14 @@ def open_session(
     ):
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+        lost.check(home, config.name)
         uid = uid_for(home, config.name, stored_uid(home, config.name))
         device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")
         search, label = opener(home, config, uid, data.digest, device)
         search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
         search.before_write = lock.ensure
         patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
-        tracking = open_tracking(home, config.name, uid, _experiment_note(file, data), patience)
+        tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
         search.experiment = tracking.experiment_id
         judge = judge_of(data, home.judges, stop.is_set)
         tags = {
@@ -216,9 +219,8 @@ def _attached(cluster: Cluster | None, needs: Needs, reporter: Reporter) -> Iter
         yield pool
 
 
-def _experiment_note(file: StudyFile, data: Dataset) -> str:
+def experiment_note(config: StudyConfig, data: Dataset) -> str:
     """The experiment's heading in MLflow, Markdown."""
-    config = file.config
     how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
     searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
     return (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow.artifacts
 import numpy as np
 from mlflow import entities
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
@@ -47,19 +47,20 @@ if TYPE_CHECKING:
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL = "panel"
-CONTACT_SHEET = "contact-sheet.png"  # in the study's own run
+CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")  # in the study's own run
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as read back."""
+    """A run as read back. Its tags and metrics may hold anything, or be missing: people edit them."""
 
     run_id: str
     name: str
     status: str
     tags: dict[str, str]
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # the last value of each
     artifact_uri: str
+    deleted: bool = False
 
 
 class Tracking:
@@ -124,9 +125,9 @@ class Tracking:
         return self._first(f"attributes.run_id = '{run_id}'")
 
     @waits
-    def runs(self, role: str | None = None) -> list[StoredRun]:
-        """All runs, or those of a ``study.role``, in the order they were created."""
-        return [self._stored(run) for run in self._search(f"tags.`study.role` = '{role}'" if role else "")]
+    def runs(self, deleted: bool = False) -> list[StoredRun]:
+        """All runs in the order they were created, with ``deleted`` also those that can be restored."""
+        return [self._stored(run) for run in self._search(ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)]
 
     def _with_uid(self, uid: str) -> StoredRun | None:
         return self._first(f"tags.`trial.uid` = '{uid}'")
@@ -139,9 +140,9 @@ class Tracking:
         owned_path(self.experiment.home, run.info.artifact_uri)  # refuses a run whose files would be written elsewhere
         return _stored(run)
 
-    def _search(self, query: str = "") -> Iterator[Run]:
+    def _search(self, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
         order = ["attributes.start_time ASC"]
-        return every_page(partial(self._client.search_runs, [self.experiment_id], query, order_by=order))
+        return every_page(partial(self._client.search_runs, [self.experiment_id], "", view, order_by=order))
 
     @waits
     def epochs(self, run_id: str) -> frozenset[int]:
@@ -175,6 +176,23 @@ class Tracking:
         self._client.log_batch(run_id, metrics=[Metric(key, value, stamp, 0) for key, value in new.items()])
 
     @waits
+    def history(self, run_id: str, metric: str) -> dict[int, float]:
+        """A metric's values by step."""
+        return _by_step(self._client.get_metric_history(run_id, metric))
+
+    @waits
+    def log_again(self, run_id: str, metric: str, value: float, step: int | None = None) -> None:
+        """Log a metric that somebody else changed: nothing is removed, but of its step it is the last value now.
+
+        Without a step: of its last step, so that it is the metric's last value.
+        """
+        points = self._client.get_metric_history(run_id, metric)
+        step = max((point.step for point in points), default=0) if step is None else step
+        after = max((point.timestamp + 1 for point in points if point.step == step), default=0)
+        stamp = max(after, int(time.time() * 1000))
+        self._client.log_batch(run_id, metrics=[Metric(metric, value, stamp, step)])
+
+    @waits
     def panel(self, run_id: str, epoch: int) -> np.ndarray | None:
         """An epoch's panel, uint8 ``[height, width]``."""
         file = self._panel_file(run_id, epoch)
@@ -199,9 +217,9 @@ class Tracking:
         return folder / file if folder is not None and (folder / file).is_file() else None
 
     @waits
-    def has_file(self, run_id: str, file: str) -> bool:
-        """Whether a run has an artifact of this name at the top level."""
-        return any(entry.path == file for entry in self._client.list_artifacts(run_id))
+    def files(self, run_id: str) -> set[str]:
+        """The names of a run's artifacts at the top level."""
+        return {entry.path for entry in self._client.list_artifacts(run_id)}
 
     @waits
     def log_text(self, run_id: str, text: str, file: str) -> None:
@@ -309,9 +327,17 @@ def read_run(home: Home, run_id: str) -> StoredRun:
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
     """Every metric of a run, by step."""
     points = partial(connect(home).get_metric_history, run.run_id)
-    return {name: {point.step: point.value for point in points(name)} for name in run.metrics}
+    return {name: _by_step(points(name)) for name in run.metrics}
+
+
+def _by_step(points: Iterable[Metric]) -> dict[int, float]:
+    """The values by step; of several at one step the last, as MLflow shows it."""
+    ordered = sorted(points, key=lambda point: point.timestamp)  # of one time MLflow gives the greatest last
+    return {point.step: point.value for point in ordered}
 
 
 def _stored(run: Run) -> StoredRun:
-    info = run.info
-    return StoredRun(info.run_id, info.run_name, info.status, run.data.tags, run.data.metrics, info.artifact_uri)
+    info, deleted = run.info, run.info.lifecycle_stage != LifecycleStage.ACTIVE
+    return StoredRun(
+        info.run_id, info.run_name, info.status, run.data.tags, run.data.metrics, info.artifact_uri, deleted
+    )

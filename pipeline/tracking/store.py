@@ -27,7 +27,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import RESUME, InputError, NotFoundError, TrackingError
-from pipeline.files import create_whole
+from pipeline.files import check_database, create_whole
 from pipeline.home import Home, shown
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import CLIENT_ERROR, DELETED_RUN, SERVER_ERROR, artifact_locations, relocate
@@ -52,6 +52,8 @@ def connect(home: Home, create: bool = False) -> MlflowClient:
     """
     if not create and not home.has_tracking():
         raise NotFoundError(f"there is no MLflow database at {home.tracking_shown}; `study run` creates it")
+    if home.local_tracking:
+        check_database(database_file(home))
     environment = {key: os.environ.get(key) for key in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(home.tracking_uri)
     mlflow.set_registry_uri(home.tracking_uri)

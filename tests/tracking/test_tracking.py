@@ -38,7 +38,7 @@ from pipeline.config.choices import OBJECTIVES
 from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
 from pipeline.epoch import trained_restorer
-from pipeline.errors import Interrupted, NotFoundError, TrackingError
+from pipeline.errors import Interrupted, NotFoundError, StudyError, TrackingError
 from pipeline.evaluation.baselines import baseline
 from pipeline.evaluation.batches import Restore, fixed_batches
 from pipeline.evaluation.judge import judge_of
@@ -503,9 +503,9 @@ def test_a_file_that_is_not_a_database_is_an_error_of_one_line(tmp_path: Path) -
     home = open_home(tmp_path)
     home.prepare()
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be taken for one at first sight" * 10)
-    with pytest.raises(TrackingError) as refusal:
+    with pytest.raises(StudyError) as refusal:
         open_tracking(home, "small", "0" * 32, "", patience_with(home))
-    assert str(home.tracking_uri) in str(refusal.value)
+    assert str(tmp_path / "mlflow.db") in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 
+import pytest
+
 from pipeline.tracking.uids import (
     TRAINING,
     baseline_uid,
     judge_uid,
     study_run_uid,
-    study_uid_of,
+    training_of,
     training_uid,
+    trial_number,
     trial_uid,
 )
 
@@ -26,4 +29,23 @@ def test_a_single_training_has_a_study_uid_of_its_own() -> None:
     uid = training_uid("digits", "ab12", '{"seed":0}')
     assert uid == "train-" + hashlib.sha256(b'digits ab12{"seed":0}').hexdigest()[:16]
     assert uid.startswith(TRAINING)
-    assert study_uid_of(trial_uid(uid, 0)) == uid
+    tags = {"data.sha256": "ab12", "trial.config": '{"seed":0}', "trial.uid": trial_uid(uid, 0)}
+    assert training_of("digits", tags) == uid
+    assert training_of("digits", {}) != uid
+
+
+@pytest.mark.parametrize(
+    ("tags", "number"),
+    [
+        ({"trial.uid": "3f2a-7"}, 7),
+        ({"trial.uid": "3f2a-7", "study.role": "trial", "trial.number": "3"}, 7),
+        ({"trial.uid": "3f2b-7", "study.role": "trial", "trial.number": "3"}, 3),
+        ({"trial.uid": "3f2a-baseline-linear", "study.role": "baseline"}, None),
+        ({"study.role": "trial", "trial.number": "1" * 5000}, None),
+        ({"study.role": "trial", "trial.number": "-1"}, None),
+        ({"trial.number": "3"}, None),
+        ({}, None),
+    ],
+)
+def test_a_trial_s_number_is_read_from_whatever_the_tags_hold(tags: dict[str, str], number: int | None) -> None:
+    assert trial_number("3f2a", tags) == number

@@ -1,0 +1,78 @@
+"""Whether a run's metrics are what Optuna has of them: people can log others in their place.
+
+Comes in: a session, a run, and the trial that is its own. Goes out: what differs, and the same figures logged again.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+
+from pipeline.search.records import EndedTrial
+from pipeline.study.session import Session
+from pipeline.tracking.runs import StoredRun
+
+
+def last_figures(session: Session, trial: EndedTrial) -> dict[str, float]:
+    """The last value of every metric that Optuna knows of an ended trial."""
+    summary, last = trial.summary, max(trial.reported, default=0)
+    if not summary.metrics:
+        return {}
+    figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
+    figures |= {key: float(value) for key, value in summary.cost.items()}
+    if last != summary.epochs:  # the last epoch failed, and its objective was not reported
+        return figures
+    if last == summary.best_epoch:
+        figures |= summary.metrics
+    return figures | {session.objective: trial.reported[last]}
+
+
+def wrong_figures(
+    session: Session, figures: Mapping[str, float], trial: EndedTrial | None, run: StoredRun, thorough: bool
+) -> list[str]:
+    """The metrics of a run that are not what Optuna has, as text.
+
+    ``figures`` are the last values; with ``thorough`` the points of an ended trial's histories are compared as well.
+    """
+    wrong = [
+        f"metric {key} is {run.metrics.get(key, 'missing')}, and was {value}"
+        for key, value in figures.items()
+        if not _same(run.metrics.get(key), value)
+    ]
+    if thorough and trial is not None:
+        wrong += [
+            f"metric {key} of epoch {epoch} is {'missing' if found is None else found}, and was {value}"
+            for key, epoch, found, value in _wrong_points(session, trial, run.run_id)
+            if key not in figures or _same(run.metrics.get(key), figures[key])
+        ]
+    return wrong
+
+
+def _wrong_points(session: Session, trial: EndedTrial, run_id: str) -> Iterator[tuple[str, int, float | None, float]]:
+    """Metric, epoch, MLflow's and Optuna's value, where these differ: the objective's, and all of the best epoch."""
+    right = {key: {trial.summary.best_epoch: value} for key, value in trial.summary.metrics.items()}
+    if right:
+        right[session.objective] |= trial.reported
+    for key, points in right.items():
+        logged = session.tracking.history(run_id, key)
+        for epoch, value in points.items():
+            if not _same(logged.get(epoch), value):
+                yield key, epoch, logged.get(epoch), value
+
+
+def restore_figures(session: Session, figures: Mapping[str, float], trial: EndedTrial | None, run_id: str) -> None:
+    """Log again what Optuna has: the points of the histories, then the last values."""
+    tracking = session.tracking
+    if trial is not None:
+        for key, epoch, _, value in list(_wrong_points(session, trial, run_id)):
+            tracking.log_again(run_id, key, value, epoch)
+    run = tracking.read(run_id)
+    for key, value in figures.items():
+        if run is not None and not _same(run.metrics.get(key), value):
+            tracking.log_again(run_id, key, value)
+
+
+def _same(logged: float | None, value: float) -> bool:
+    """Whether MLflow has a value; it stores infinity as the largest number."""
+    if logged is None:
+        return False
+    limit = sys.float_info.max
+    return logged == max(-limit, min(limit, value)) or (logged != logged and value != value)
