@@ -87,7 +87,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
         driver.run()
-        share = driver.busy_seconds / max(driver.slot_seconds, driver.busy_seconds)
+        share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
         return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, share, driver.panels)
     finally:
         workers.close()
