@@ -19,8 +19,11 @@ class Storage(optuna.storages.RDBStorage):
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(url, **options)
-        weakref.finalize(self, self.engine.dispose)
+        try:
+            super().__init__(url, **options)
+        finally:
+            if hasattr(self, "engine"):  # it is also there if the tables could not be made
+                weakref.finalize(self, self.engine.dispose)
 
     def _get_prepared_new_trial(self, study_id: int, template_trial: FrozenTrial | None, session: Any) -> Any:
         """Called in the transaction, which holds the study's row; the template's number says which is to be added."""

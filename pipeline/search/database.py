@@ -3,12 +3,13 @@
 Comes in: a home. Goes out: a storage of Optuna's, and whether an error means that waiting helps.
 """
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import optuna
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
 from pipeline.errors import RESUME, StudyError
 from pipeline.files import check_database, create_whole
@@ -16,6 +17,7 @@ from pipeline.home import Home, shown, sqlite_file
 from pipeline.patience import Patience
 from pipeline.search._optuna import Storage
 
+ATTEMPTS = 5  # to create the tables
 LOCKED_S = 10  # that one request waits for a locked file; a run goes on waiting, and says so
 SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY and SQLITE_LOCKED, in the lower eight bits of sqlite's error code
 # PostgreSQL: the connection failed (class 08), the server is shut down, crashed or starting, or has no free connection.
@@ -38,10 +40,19 @@ def open_storage(home: Home) -> optuna.storages.RDBStorage:
         if file is not None:
             create_whole(file, lambda made: Storage(f"sqlite:///{made}"))
         url = home.storage_url.replace("{", "%7B").replace("}", "%7D")  # Optuna passes it through `str.format`
-        return Storage(url, engine_kwargs=options)
+        return _connect(url, options)
     except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError
         reason = shown(str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0]
         raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
+
+
+def _connect(url: str, options: dict[str, Any]) -> Storage:
+    """Connect, and create the tables; tried again where another process creates them at the same moment."""
+    for _ in range(ATTEMPTS):
+        with suppress(IntegrityError, ProgrammingError):
+            return Storage(url, engine_kwargs=options)
+        time.sleep(0.2)
+    return Storage(url, engine_kwargs=options)
 
 
 @contextmanager

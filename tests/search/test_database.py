@@ -7,8 +7,10 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Barrier
 
 import optuna
 import psycopg
@@ -79,6 +81,17 @@ def test_a_server_that_stops_or_has_no_free_connection_is_waited_for(postgres: P
     finally:
         postgres.start()
     study.set_user_attr("text", "")
+
+
+def test_many_can_create_the_tables_at_once(postgres: Postgres) -> None:
+    home, barrier = open_home(storage=postgres.database()), Barrier(6)
+
+    def create(_: int) -> int:
+        barrier.wait()
+        return len(open_storage(home).get_all_studies())
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(create, range(6))) == [0] * 6
 
 
 @pytest.mark.parametrize(("old", "new"), [("/test_", "/absent_"), ("://study", "://nobody")])
