@@ -345,8 +345,9 @@ def _single_training(place: Place, uid: str) -> None:
     client.set_terminated(client.create_run(experiment.experiment_id, tags=tags).info.run_id)
 
 
-@pytest.mark.parametrize("form", ["relative", "absolute"])
-@pytest.mark.parametrize("whose", UIDS)
+@pytest.mark.parametrize(
+    ("whose", "form"), [*((whose, "absolute") for whose in UIDS), ("of the study, in Optuna", "relative")]
+)
 def test_a_uid_that_is_a_path_removes_nothing(finished_copy: Place, foreign: Path, whose: str, form: str) -> None:
     """Checkpoints lie in a folder named by the uid."""
     UIDS[whose](finished_copy, str(foreign) if form == "absolute" else f"../../{foreign.name}")
