@@ -118,13 +118,14 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
 
 def _models_and_images(tracking: Tracking) -> Iterator[Finding]:
     """Single trainings without their model, models and files that belong to no run."""
-    runs = [(run, run.tags.get("study.role")) for run in tracking.runs()]
-    for run, role in runs:
-        if role == "train" and run.status == "FINISHED" and (problem := tracking.models.problem(run.run_id, run.tags)):
+    runs = tracking.runs(deleted=True)
+    for run in runs:
+        trained = run.tags.get("study.role") == "train" and run.status == "FINISHED" and not run.deleted
+        if trained and (problem := tracking.models.problem(run.run_id, run.tags)):
             text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(_forget_training, run.run_id, tracking))
-    owners = {run.run_id for run, role in runs if role in ("trial", "train", "replicate")}
-    for model_id, status in tracking.models.stray(owners):
+    # Of whatever role: tags may have been edited, and a deleted run can be restored.
+    for model_id, status in tracking.models.stray({run.run_id for run in runs}):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))
     for file in tracking.stray_images():
