@@ -75,6 +75,7 @@ def reproduce(home: Home, run_id: str) -> Reproduction:
         for name, history in metric_histories(home, stored).items()
         if name == "train/loss" or name.startswith("val/")
         for epoch, value in history.items()
+        if 1 <= epoch <= config.epochs
     }
     epochs = max((epoch for epoch, _ in recorded), default=0)
     # A value that is not finite fails its trial after the epoch, which is recorded. Else the next epoch failed.
@@ -113,7 +114,8 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
         content = io.BytesIO()
         Image.fromarray(panel).save(content, format="PNG")
         write_output(picture, content.getvalue())
-    histories, best = metric_histories(home, stored), int(stored.metrics["best_epoch"])
+    histories, epoch = metric_histories(home, stored), stored.metrics.get("best_epoch", math.nan)
+    best = int(epoch) if math.isfinite(epoch) else 0
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded)
 
@@ -155,7 +157,10 @@ def _same(recorded: float | None, now: float | None) -> bool:
 
 def _surroundings(tags: dict[str, str]) -> list[str]:
     """Versions, hardware and code that are not as a run's tags record them."""
-    recorded = json.loads(tags.get("env.versions", "{}"))
+    try:
+        recorded = dict(json.loads(tags.get("env.versions", "{}")))
+    except (ValueError, TypeError):  # anyone can edit a tag
+        recorded = {}
     recorded |= {"hardware": tags.get("env.hardware"), **{key: tags.get(key) for key in git_state()}}
     now = versions() | {"hardware": hardware()} | git_state()
     return [

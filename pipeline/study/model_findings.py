@@ -51,9 +51,8 @@ def training_findings(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator
 
 
 def stray_models(tracking: Tracking) -> Iterator[Finding]:
-    """Models that no run has and no registered version names."""
-    runs = [run for run in tracking.runs(deleted=True) if run.tags.get("study.role") in ("trial", "train", "replicate")]
-    for model_id, status in tracking.models.stray({run.tags.get(MODEL_ID, "") for run in runs}):
+    """Models that no run has, not even a deleted one, and no registered version names."""
+    for model_id, status in tracking.models.stray({run.tags.get(MODEL_ID, "") for run in tracking.runs(deleted=True)}):
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))
 

@@ -52,7 +52,7 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
         "study.name": session.config.name,
         "trial.config": config.model_dump_json(),
         "data.sha256": session.data.digest,
-        **({} if len(saved) == summary.epochs else {"reconstructed": "true"}),
+        **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
     }
     run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, trial.started.timestamp())
     logged = tracking.epochs(run_id)

@@ -48,6 +48,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     samplers.check(file.config)
     single = replace(file, config=file.config.single())
     with open_session(single, home, options, reporter, _open_single) as session:
+        _restore(session)
         run = _ended(session)
         if run is None:
             worker = ThisProcess()
@@ -68,6 +69,14 @@ def _open_single(
     uid = training_uid(config.name, digest, trial.model_dump_json())
     label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
     return detached(config, uid), lambda _: label
+
+
+def _restore(session: Session) -> None:
+    """Restore the training's run, if it was deleted in MLflow."""
+    tracking, label = session.tracking, session.label(0)
+    if tracking.find(label.uid) is None and (run := tracking.find(label.uid, deleted=True)) is not None:
+        tracking.restore(run.run_id)
+        session.reporter.note(f"{label.name}: its run was deleted in MLflow, and is restored")
 
 
 def _ended(session: Session) -> StoredRun | None:

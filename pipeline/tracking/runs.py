@@ -115,9 +115,9 @@ class Tracking:
         return run_id
 
     @waits
-    def find(self, uid: str) -> StoredRun | None:
-        """The run with this ``trial.uid``."""
-        return self._with_uid(uid)
+    def find(self, uid: str, deleted: bool = False) -> StoredRun | None:
+        """The run with this ``trial.uid``; with ``deleted`` one that was deleted and can be restored."""
+        return self._with_uid(uid, ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY)
 
     @waits
     def read(self, run_id: str) -> StoredRun | None:
@@ -129,11 +129,11 @@ class Tracking:
         """All runs in the order they were created, with ``deleted`` also those that can be restored."""
         return [self._stored(run) for run in self._search(ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)]
 
-    def _with_uid(self, uid: str) -> StoredRun | None:
-        return self._first(f"tags.`trial.uid` = '{uid}'")
+    def _with_uid(self, uid: str, view: int = ViewType.ACTIVE_ONLY) -> StoredRun | None:
+        return self._first(f"tags.`trial.uid` = '{uid}'", view)
 
-    def _first(self, query: str) -> StoredRun | None:
-        runs = self._client.search_runs([self.experiment_id], query, max_results=1)
+    def _first(self, query: str, view: int = ViewType.ACTIVE_ONLY) -> StoredRun | None:
+        runs = self._client.search_runs([self.experiment_id], query, view, max_results=1)
         return self._stored(runs[0]) if runs else None
 
     def _stored(self, run: Run) -> StoredRun:
