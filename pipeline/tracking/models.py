@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "model.id", "model.sha256", "weights.sha256"  # tags; the last two also of versions
 
+REPAIR = "`study doctor --repair` restores a study's models"
+
 
 class LoggedModels:
     """The models of one study's experiment. Every method may be repeated."""
@@ -216,7 +218,7 @@ def load_restorer(model_id: str, sha256: str) -> Restorer:
     try:
         return load_weights(data, sha256)
     except CheckpointError as error:
-        raise TrackingError(f"model {model_id}: {error}; it is not loaded") from None
+        raise TrackingError(f"model {model_id}: {error}; it is not loaded, {REPAIR}") from None
 
 
 def check_files(model_id: str, manifest: Mapping[str, str]) -> None:
@@ -224,7 +226,7 @@ def check_files(model_id: str, manifest: Mapping[str, str]) -> None:
     with _downloaded(model_id) as folder:
         changed = _differing(manifest, _manifest(folder))
     if changed:
-        raise TrackingError(f"model {model_id}: {changed[0]} since the model was logged")
+        raise TrackingError(f"model {model_id}: {changed[0]} since it was logged; {REPAIR}")
 
 
 @contextmanager
@@ -235,10 +237,8 @@ def _downloaded(model_id: str, file: str = "") -> Iterator[Path]:
             location = MlflowClient().get_logged_model(model_id).artifact_location
             path = Path(mlflow.artifacts.download_artifacts(f"{location}/{file}".rstrip("/"), dst_path=temporary))
         except (MlflowException, OSError) as error:
-            raise TrackingError(
-                f"model {model_id}: its files cannot be read: {str(error).splitlines()[0]}; "
-                "`study doctor --repair` repairs a study's models, also after the home was moved"
-            ) from None
+            reason = str(error).splitlines()[0]
+            raise TrackingError(f"model {model_id}: its files cannot be read: {reason}; {REPAIR}") from None
         yield path
 
 

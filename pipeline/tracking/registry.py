@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.tracking.models import load_restorer, model_of, recorded_weights
-from pipeline.tracking.store import connect, every_page, store_errors
+from pipeline.tracking.store import connect, every_page, quiet, store_errors
 
 if TYPE_CHECKING:
     from pipeline.training.model import Restorer
@@ -72,7 +72,7 @@ def register_version(
 ) -> str:
     """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one."""
     client = connect(home)
-    with store_errors(home):
+    with store_errors(home), quiet():
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
@@ -99,7 +99,7 @@ def replace_version(
     The old version stays, tagged with the new one's number. Interrupted, it is completed by calling it again.
     """
     client = connect(home)
-    with registry_lock(home, lost.model), store_errors(home):
+    with registry_lock(home, lost.model), store_errors(home), quiet():
         others = [v for v in registered(home) if v.model == lost.model and v.tags.get(REPLACES) == lost.version]
         number = next((v.version for v in others), None)
         if number is None:

@@ -7,19 +7,21 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from studies_for_tests import Place, Printed, Recorder, assert_sound, facts, models, purge, study
+from servers import Served
+from studies_for_tests import Launcher, Place, Printed, Recorder, assert_sound, facts, models, purge, study
 
 import pipeline
 from pipeline.config import load_study_file
 from pipeline.results.promote import promote
 from pipeline.study.session import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.registry import registered
+from pipeline.tracking.registry import load_champion, registered
 
 pytest_plugins = ["study_fixtures"]
 
@@ -27,7 +29,7 @@ ALL_WELL = "all is well"
 
 
 def doctor(place: Place, *options: str) -> Printed:
-    return study("doctor", "--home", place.path, *options)
+    return study("doctor", *place.options, *options)
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def champion_model(place: Place) -> str:
 
 
 def folder(place: Place) -> Path:
-    return place.study_artifacts / "models" / champion_model(place) / "artifacts"
+    [found] = place.artifacts.glob(f"*/models/{champion_model(place)}")  # it may be there without files
+    return found / "artifacts"
 
 
 def flip(file: Path) -> None:
@@ -57,37 +60,39 @@ def run_id(place: Place) -> str:
     return champion.run_id
 
 
-def edit_run(key: str, value: str) -> Callable[[Place], Any]:
-    return lambda place: place.client().set_tag(run_id(place), key, value)
+def edit_run(place: Place, **tags: str) -> None:
+    for key, value in tags.items():
+        place.client().set_tag(run_id(place), key.replace("_", "."), value)
 
 
-def edit_version(key: str, value: str) -> Callable[[Place], Any]:
-    return lambda place: place.client().set_model_version_tag("small", "1", key, value)
+def edit_version(place: Place, **tags: str) -> None:
+    for key, value in tags.items():
+        place.client().set_model_version_tag("small", "1", key.replace("_", "."), value)
+
+
+def change_export(place: Place) -> None:
+    flip(folder(place) / "data" / "model.pt2")
+    (folder(place) / "data" / "code.py").write_text("print('run me')\n")
 
 
 def everything(place: Place) -> None:
-    """The run deleted, both files damaged, and the tags edited."""
+    """The run deleted, the files damaged, and tags edited."""
     flip(folder(place) / "weights.safetensors")
-    flip(folder(place) / "data" / "model.pt2")
-    edit_version("model.sha256", "[1]")(place)
-    edit_run("model.id", "m-0")(place)
+    change_export(place)
+    edit_version(place, model_sha256="[1]")
+    edit_run(place, model_id="m-0")
     place.client().delete_run(run_id(place))
 
 
 IN_PLACE: dict[str, Callable[[Place], Any]] = {
     "the run deleted": lambda place: place.client().delete_run(run_id(place)),
-    "a byte of the weights flipped": lambda place: flip(folder(place) / "weights.safetensors"),
-    "a byte of the export flipped": lambda place: flip(folder(place) / "data" / "model.pt2"),
-    "a file added": lambda place: (folder(place) / "data" / "code.py").write_text("print('run me')\n"),
+    "the weights changed": lambda place: flip(folder(place) / "weights.safetensors"),
+    "the export changed": change_export,
     "the folder removed": lambda place: shutil.rmtree(folder(place)),
     "the model marked as failed": lambda place: place.client().finalize_logged_model(champion_model(place), "FAILED"),
-    "the run's manifest not JSON": edit_run("model.sha256", "not JSON"),
-    "the run's digest of the weights edited": edit_run("weights.sha256", "0" * 64),
-    "the run's model edited": edit_run("model.id", "m-0"),
-    "the version's manifest not JSON": edit_version("model.sha256", "not JSON"),
-    "the version's digest of the weights edited": edit_version("weights.sha256", "0" * 64),
-    "the version's study edited": edit_version("study.uid", "f" * 32),
-    "the version's trial edited": edit_version("trial.number", "x"),
+    "the run's tags edited": partial(edit_run, model_sha256="no JSON", weights_sha256="0" * 64, model_id="m-0"),
+    "the version's digests edited": partial(edit_version, model_sha256="no JSON", weights_sha256="0" * 64),
+    "the version's origin edited": partial(edit_version, study_uid="f" * 32, trial_number="x"),
     "everything": everything,
 }
 LOST: dict[str, Callable[[Place], Any]] = {
@@ -97,7 +102,7 @@ LOST: dict[str, Callable[[Place], Any]] = {
         place.client().delete_run(run_id(place)),
     ),
 }
-NOT_SLOW = ("a byte of the weights flipped", "everything", "the logged model deleted")  # the others take as long
+NOT_SLOW = ("the weights changed", "everything", "the logged model deleted")  # the others take as long
 
 
 @pytest.mark.parametrize(
@@ -143,9 +148,8 @@ def test_weights_that_cannot_be_trained_again_to_the_bit_become_a_new_version(pr
     number, other = int(lost.tags["trial.number"]), "0" * 64
     promoted.search().replace_weights(number, other)
     manifest = json.dumps(json.loads(lost.tags["model.sha256"]) | {"weights.safetensors": other})
-    for key, value in (("weights.sha256", other), ("model.sha256", manifest)):
-        edit_run(key, value)(promoted)
-        edit_version(key, value)(promoted)
+    edit_run(promoted, weights_sha256=other, model_sha256=manifest)
+    edit_version(promoted, weights_sha256=other, model_sha256=manifest)
 
     if command == "run":
         _, recorder = promoted.run()
@@ -164,6 +168,60 @@ def test_weights_that_cannot_be_trained_again_to_the_bit_become_a_new_version(pr
     assert study("evaluate", new.run_id, "--home", promoted.path).code == 0
     assert "champion already" in study("promote", "small", "--home", promoted.path).stderr
     assert lost.model_id in [model.model_id for model in models(promoted)], "the old version names it"
+
+
+@pytest.mark.slow
+def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served: Served) -> None:
+    """Its files can be read and written through the server only; `run` does not download them, `doctor` does."""
+    served.run()
+    promote(served.home, "small")
+    [before] = registered(served.home)
+    weights = load_champion(served.home, "small").state_dict()
+    ready = {model.source_run_id: model.model_id for model in models(served)}
+
+    _, recorder = served.run()
+    assert recorder.kind("note") == []
+    assert doctor(served).lines == [f"{served.path}: {ALL_WELL}"]
+    assert {model.source_run_id: model.model_id for model in models(served)} == ready
+    assert registered(served.home) == [before]
+
+    for name in ("the weights changed", "the export changed", "the folder removed"):
+        IN_PLACE[name](served)
+        found = doctor(served)
+        assert (found.code, len(found.lines)) == (1, 1), (name, found)
+        assert found.lines[0].startswith("small: small version 1 (champion) (trial "), (name, found)
+        assert doctor(served, "--repair").code == 0
+        assert doctor(served).lines == [f"{served.path}: {ALL_WELL}"], name
+        [after] = registered(served.home)
+        assert (after.model_id, after.aliases) == (before.model_id, before.aliases)
+    everything(served)
+    LOST["the logged model deleted"](served)
+    assert "version 2, with the same weights" in doctor(served, "--repair").stdout
+    assert doctor(served).lines == [f"{served.path}: {ALL_WELL}"]
+    restored = load_champion(served.home, "small").state_dict()
+    assert all(torch.equal(value, restored[name]) for name, value in weights.items())
+    assert "champion already" in study("promote", "small", *served.options).stderr
+    assert_sound(served)
+
+
+@pytest.mark.slow
+def test_a_repair_that_is_killed_is_completed_by_the_next(promoted: Place, launcher: Launcher) -> None:
+    weights = pipeline.load_model("small", home=promoted.path).state_dict()
+    flip(folder(promoted) / "weights.safetensors")
+    LOST["the logged model deleted"](promoted)
+    moments = (
+        *(("INSERT INTO logged_models", 1), ("UPDATE logged_models", 1), ("INSERT INTO model_versions", 1)),
+        *(("UPDATE registered_model_aliases", 1), ("INSERT INTO model_version_tags", 1)),
+    )
+    killed = [launcher.run("doctor", "--repair", *promoted.options, kill_before=moment).code() for moment in moments]
+    assert killed == [-9] * len(moments)
+    done = launcher.run("doctor", "--repair", *promoted.options)
+    assert done.code() == 0, done.stdout + done.stderr
+    assert doctor(promoted).lines == [f"{promoted.path}: {ALL_WELL}"]
+    assert [(v.version, v.aliases) for v in registered(promoted.home)] == [("2", ("champion",)), ("1", ())]
+    restored = pipeline.load_model("small", home=promoted.path).state_dict()
+    assert all(torch.equal(value, restored[name]) for name, value in weights.items())
+    assert_sound(promoted)
 
 
 def test_a_version_whose_run_is_gone_for_good_keeps_its_model(promoted: Place) -> None:
