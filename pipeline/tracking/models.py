@@ -65,8 +65,8 @@ class LoggedModels:
         import mlflow.pytorch
         import torch
 
-        sha256, run, named = hashlib.sha256(weights).hexdigest(), self._client.get_run(run_id), self._named()
-        found = self._find(run_id)
+        sha256, run, found = hashlib.sha256(weights).hexdigest(), self._client.get_run(run_id), self._find(run_id)
+        named = self._named() if found else {}
         usable = [m for m in found if self._in_place(m) and named.get(m.model_id, {sha256}) <= {sha256}]
         usable.sort(key=lambda m: (m.model_id not in named, m.model_id != run.data.tags.get(MODEL_ID)))
         with torch.inference_mode():
