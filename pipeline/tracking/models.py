@@ -26,11 +26,11 @@ from mlflow.models import infer_signature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipeline.config.outcomes import WEIGHTS_FILE
-from pipeline.errors import CheckpointError, TrackingError
+from pipeline.errors import RESUME, CheckpointError, StudyError, TrackingError
 from pipeline.home import Home
 from pipeline.provenance import versions
 from pipeline.tracking._mlflow import ADDED_BY_LOADING
-from pipeline.tracking.store import OpenExperiment, every_page, local_path, quiet, waits
+from pipeline.tracking.store import OpenExperiment, every_page, is_unreachable, local_path, quiet, waits
 from pipeline.tracking.uids import trial_uid
 
 if TYPE_CHECKING:
@@ -231,13 +231,19 @@ def check_files(model_id: str, manifest: Mapping[str, str]) -> None:
 
 @contextmanager
 def _downloaded(model_id: str, file: str = "") -> Iterator[Path]:
-    """A copy of a logged model's folder, or of one file in it."""
+    """A copy of a logged model's folder, or of one file in it.
+
+    Raises StudyError where the store is unreachable, which says nothing of the model, and TrackingError otherwise.
+    """
+    location = None
     with tempfile.TemporaryDirectory() as temporary, quiet():
         try:
             location = MlflowClient().get_logged_model(model_id).artifact_location
             path = Path(mlflow.artifacts.download_artifacts(f"{location}/{file}".rstrip("/"), dst_path=temporary))
         except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            if is_unreachable(error) and (location is None or local_path(location) is None):
+                raise StudyError(f"MLflow is unreachable: {reason}; {RESUME}") from error
             raise TrackingError(f"model {model_id}: its files cannot be read: {reason}; {REPAIR}") from None
         yield path
 

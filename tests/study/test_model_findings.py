@@ -6,21 +6,23 @@ import contextlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from servers import Served
+from servers import MlflowServer, Served
 from studies_for_tests import Launcher, Place, Printed, Recorder, assert_sound, facts, models, purge, study
 
 import pipeline
 from pipeline.config import load_study_file
+from pipeline.errors import StudyError, TrackingError
 from pipeline.results.promote import promote
 from pipeline.study.session import Options
 from pipeline.study.single import train_one
+from pipeline.tracking.models import load_restorer
 from pipeline.tracking.registry import load_champion, registered
 
 pytest_plugins = ["study_fixtures"]
@@ -170,8 +172,20 @@ def test_weights_that_cannot_be_trained_again_to_the_bit_become_a_new_version(pr
     assert lost.model_id in [model.model_id for model in models(promoted)], "the old version names it"
 
 
+@contextlib.contextmanager
+def without(server: MlflowServer) -> Iterator[None]:
+    """With the server stopped, and a client that does not repeat requests."""
+    server.kill()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        try:
+            yield
+        finally:
+            server.start()
+
+
 @pytest.mark.slow
-def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served: Served) -> None:
+def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served: Served, server: MlflowServer) -> None:
     """Its files can be read and written through the server only; `run` does not download them, `doctor` does."""
     served.run()
     promote(served.home, "small")
@@ -194,6 +208,9 @@ def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served:
         assert doctor(served).lines == [f"{served.path}: {ALL_WELL}"], name
         [after] = registered(served.home)
         assert (after.model_id, after.aliases) == (before.model_id, before.aliases)
+    with pytest.raises(StudyError, match="is unreachable") as caught, without(server):
+        load_restorer(before.model_id, before.tags["weights.sha256"])
+    assert not isinstance(caught.value, TrackingError), "nothing is known of the model, so it is not repaired"
     everything(served)
     LOST["the logged model deleted"](served)
     assert "version 2, with the same weights" in doctor(served, "--repair").stdout
