@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -28,7 +29,7 @@ from studies_for_tests import (
     wait_for,
 )
 
-from pipeline.errors import ConfigError, InputError, Interrupted
+from pipeline.errors import ConfigError, InputError, Interrupted, StudyError
 
 pytest_plugins = ["study_fixtures"]
 
