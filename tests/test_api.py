@@ -12,7 +12,7 @@ import torch
 from studies_for_tests import TRIALS, Place, assert_sound, new_place
 
 import pipeline
-from pipeline.errors import NotFoundError
+from pipeline.errors import InputError, NotFoundError
 from pipeline.home import open_home
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,16 @@ def test_a_finished_study_is_loaded_by_name(finished: Place) -> None:
     assert len(pipeline.load_study("small", home=finished.path).dataframe()) == TRIALS
     with pytest.raises(NotFoundError, match="small"):
         pipeline.load_study("other", home=finished.path)
+
+
+def test_a_study_may_be_in_another_database_than_the_homes(place: Place, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'trials.db'}"
+    pipeline.run(place.file, trials=1, home=place.path, storage=storage)
+    assert len(pipeline.load_study("small", home=place.path, storage=storage).dataframe()) == 1
+    with pytest.raises(NotFoundError):
+        pipeline.load_study("small", home=place.path)
+    with pytest.raises(InputError, match="--tracking-uri ftp:"):
+        pipeline.load_model("small", home=place.path, tracking_uri="ftp://nowhere")
 
 
 def test_the_example_in_the_readme_runs_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

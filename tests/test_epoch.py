@@ -24,7 +24,7 @@ from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
 from pipeline.config.outcomes import Checkpoint, Failed, Trained
 from pipeline.data import LOADERS, Split, load, sets
 from pipeline.epoch import build_model, history, run_epoch, trained_restorer
-from pipeline.errors import CheckpointError, DataError
+from pipeline.errors import CheckpointError, DataError, StudyError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
 from pipeline.training import checkpoint as checkpoints
@@ -443,7 +443,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     "deleted": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 USES: dict[str, Callable[[TrialConfig, Checkpoint, Path, Path], object]] = {
     "epoch": lambda trial, checkpoint, data_dir, folder: run_epoch(trial, checkpoint, data_dir, folder),
@@ -463,6 +462,18 @@ def test_damaged_checkpoint_is_refused_by_name(
         USES[use](tiny_trial, checkpoint, tiny_data, tmp_path)
     assert checkpoint.path in str(error.value)
     assert len(list(tmp_path.iterdir())) <= 1  # nothing was written
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(
+    use: str, tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path
+) -> None:
+    checkpoint = tiny.train(tiny_trial, None, tiny_data, tmp_path).checkpoint
+    Path(checkpoint.path).unlink()
+    Path(checkpoint.path).mkdir()
+    with pytest.raises(StudyError, match="cannot be read: Is a directory") as error:
+        USES[use](tiny_trial, checkpoint, tiny_data, tmp_path)
+    assert not isinstance(error.value, CheckpointError)
 
 
 @pytest.mark.parametrize("use", USES)

@@ -99,8 +99,9 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
         client = Client(cluster, set_as_default=False)
         client.register_plugin(LeaveInterruptsToTheDriver())
         return DaskWorkers(client, needs, note, Own(cluster, count))
-    except (OSError, TimeoutError, ValueError) as error:
-        raise EngineError(f"the workers did not start: {str(error).splitlines()[0]}") from None
+    except (OSError, RuntimeError, TimeoutError, ValueError) as error:  # Dask's own is a RuntimeError
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise EngineError(f"the workers did not start: {reason}") from None
 
 
 def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:

@@ -119,14 +119,16 @@ class DaskWorkers:
         if self._closed:
             return
         self._closed = True
-        self._needs.shared.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._needs.shared.unlink(missing_ok=True)
         if self._own is not None:
             self._own.kill()
         with suppress(Exception):  # the connection may be what failed
             self._client.unsubscribe_topic("all")
             self._client.close(timeout=2)  # the scheduler then releases the tasks, and the workers drop them
         if self._own is not None:
-            self._own.cluster.close(timeout=5)
+            with suppress(Exception):  # on a busy machine it takes longer: its processes have been killed
+                self._own.cluster.close(timeout=5)
 
     def _heard(self, event: tuple[float, Any]) -> None:
         """What the scheduler says. Called in a thread of Dask's; what follows is done in `wait`."""

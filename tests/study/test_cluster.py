@@ -21,12 +21,12 @@ import pytest
 import torch
 from distributed import Security
 from PIL import Image
-from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, wait_for
+from studies_for_tests import TRIALS, Launcher, Place, Recorder, assert_sound, facts, wait_for
 
 import pipeline
 from pipeline import workers
 from pipeline.data import load
-from pipeline.errors import EngineError, Interrupted
+from pipeline.errors import EngineError, Interrupted, StudyError
 from pipeline.workers import Cluster, Needs, cluster_at
 
 pytest_plugins = ["study_fixtures"]
@@ -194,13 +194,13 @@ def executing(cluster: Cluster) -> int:
 
 def test_a_driver_stopped_for_longer_than_dask_waits_goes_on(finished: Place, place: Place) -> None:
     """A closed laptop."""
-    patience = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "5s", "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "5s"}
+    patience = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "15s"}
     command = [sys.executable, "-m", "pipeline", *place.arguments("--workers", "2")]
     with subprocess.Popen(command, env=ENVIRONMENT | patience, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
         assert any("epoch 2/" in line for line in driver.stdout)
         driver.send_signal(signal.SIGSTOP)
-        time.sleep(15)
+        time.sleep(25)
         driver.send_signal(signal.SIGCONT)
         driver.communicate(timeout=120)
     assert driver.returncode == 0
@@ -286,11 +286,31 @@ def test_a_worker_with_other_data_is_left_out_and_a_good_one_is_used(waiting: Wa
         assert pool.slots == 1
 
 
+@MOUNTS
+def test_a_home_that_a_worker_loses_later_costs_no_checkpoint(
+    finished: Place, place: Place, processes: Processes
+) -> None:
+    processes.scheduler()
+    worker = processes.worker("--nthreads", "1", within=("unshare", "-m"))
+
+    def unmount() -> None:
+        mount = ("mount", "-t", "tmpfs", "none", str(place.path / "checkpoints"))
+        subprocess.run(["nsenter", "-m", "-t", str(worker.pid), *mount], check=True)
+
+    reporter = Recorder(lambda event: unmount() if event[:3] == ("epoch", 1, 1) else None)
+    with pytest.raises(StudyError, match="on a worker, but well on this machine"):
+        place.run(workers=None, cluster=processes.cluster, reporter=reporter)
+    kill(worker)
+    processes.worker("--nthreads", "1")
+    place.run(workers=None, cluster=processes.cluster)
+    assert_same(finished, place)
+
+
 # --- TLS --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_cluster_with_tls_is_used_by_who_has_its_certificates(
-    finished: Place, place: Place, processes: Processes, tmp_path: Path
+    finished: Place, place: Place, processes: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(folder: Path) -> tuple[Path, Path, Path]:
         folder.mkdir()
@@ -307,9 +327,11 @@ def test_a_cluster_with_tls_is_used_by_who_has_its_certificates(
     processes.worker("--nthreads", "1", *options)
     with pytest.raises(EngineError, match="cannot be reached"):
         place.run(workers=None, cluster=cluster_at(processes.file, *others))
-    _, recorder = place.run(workers=None, cluster=cluster_at(processes.file, *files))
+    names = dict(zip(("tls_ca", "tls_cert", "tls_key"), files, strict=True))
+    study = pipeline.run(place.file, home=place.path, cluster=processes.file, **names)
+    assert len(study.dataframe()) == TRIALS
     assert_same(finished, place)
-    assert "without TLS" not in str(notes(recorder))
+    assert "without TLS" not in capsys.readouterr().out
 
 
 # --- two hosts --------------------------------------------------------------------------------------------------------

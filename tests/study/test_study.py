@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import threading
@@ -28,7 +29,7 @@ from studies_for_tests import (
     wait_for,
 )
 
-from pipeline.errors import ConfigError, InputError, Interrupted
+from pipeline.errors import ConfigError, InputError, Interrupted, StudyError
 
 pytest_plugins = ["study_fixtures"]
 
@@ -107,6 +108,13 @@ def test_the_number_of_workers_changes_no_number(finished: Place, place: Place, 
     assert facts(place) == facts(finished)
     idle = [text for (text,) in recorder.kind("note") if "idle" in text]
     assert bool(idle) == (workers > 1), "with a window of three, one worker is never idle"
+
+
+def test_many_open_trials_with_a_sampler_that_learns_are_advised_against(place: Place) -> None:
+    _, few = place.run(trials=1)
+    _, many = place.run("budget.concurrency=5", trials=1, name="many")
+    _, random = place.run("budget.concurrency=5", "sampler.name=random", trials=1, name="random")
+    assert [sum("learn" in text for (text,) in r.kind("note")) for r in (few, many, random)] == [0, 1, 0]
 
 
 def test_a_total_raised_later_changes_no_number(finished: Place, place: Place) -> None:
@@ -340,6 +348,36 @@ def test_a_checkpoint_damaged_while_the_study_runs_is_not_used(finished: Place, 
     _, recorder = place.run(trials=2, reporter=on_event("epoch", 1, epoch, action=lambda: flip(checkpoints(place)[-1])))
     notes = [text for (text,) in recorder.kind("note")]
     assert sum("damaged" in text for text in notes) == 1, notes
+    assert_sound(place, 2)
+    assert facts(place)[:2] == facts(finished)[:2]
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_checkpoint_that_cannot_be_read_ends_the_study_and_is_kept(
+    finished: Place, place: Place, resumed: bool
+) -> None:
+    """For another reason than damage; here a folder has its name."""
+    latest: list[tuple[Path, bytes]] = []
+
+    def hide() -> None:
+        path = checkpoints(place)[-1]
+        latest.append((path, path.read_bytes()))
+        path.unlink()
+        path.mkdir()
+
+    def stop_and_hide() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        hide()
+
+    with pytest.raises(Interrupted if resumed else StudyError):
+        place.run(trials=2, reporter=on_event("epoch", 1, 2, action=stop_and_hide if resumed else hide))
+    [(path, content)] = latest
+    with pytest.raises(StudyError, match=re.escape(f"{path}: cannot be read: ")):
+        place.run(trials=2)
+    assert path.is_dir()
+    path.rmdir()
+    path.write_bytes(content)
+    place.run(trials=2)
     assert_sound(place, 2)
     assert facts(place)[:2] == facts(finished)[:2]
 
