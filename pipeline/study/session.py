@@ -121,6 +121,8 @@ def open_session(
     with study_lock(home, config.name), _stop_signals() as stop:
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+        if lost.restore_tags(home, config.name):
+            reporter.note("the tags of MLflow's experiment were edited, and are restored")
         lost.check(home, config.name)
         uid = uid_for(home, config.name, stored_uid(home, config.name))
         search, label = opener(home, config, uid, data.digest, device)
