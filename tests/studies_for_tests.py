@@ -335,11 +335,12 @@ def artifact(place: Place, run: Run, path: str) -> Path:
     return file / path if path else file
 
 
-def purge(place: Place, run: Run) -> None:
+def purge(place: Place, run_id: str) -> None:
     """Delete a run for good, as `mlflow gc` does."""
     client = place.client()
-    client.delete_run(run.info.run_id)
-    client._tracking_client.store._hard_delete_run(run.info.run_id)
+    run = client.get_run(run_id)
+    client.delete_run(run_id)
+    client._tracking_client.store._hard_delete_run(run_id)
     shutil.rmtree(artifact(place, run, "").parent, ignore_errors=True)
 
 

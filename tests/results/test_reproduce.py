@@ -80,7 +80,7 @@ def test_failure_outside_training_is_not_reproduced(finished_copy: Place) -> Non
 @pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
 def test_rebuilt_run_is_compared_only_in_what_it_has(finished_copy: Place, state: str) -> None:
     lost = finished_copy.client().get_run(run_id_of(finished_copy, state))
-    purge(finished_copy, lost)
+    purge(finished_copy, lost.info.run_id)
     assert study("doctor", "--repair", "--retrain", "--home", str(finished_copy.path)).code == 0
     (made,) = [run for run in finished_copy.runs("trial") if run.info.run_name == lost.info.run_name]
     done = reproduce(finished_copy, made.info.run_id)

@@ -291,7 +291,7 @@ def test_a_lost_mlflow_database_is_created_again_if_asked(finished: Place, finis
 @pytest.mark.parametrize("role", ["baseline", "study", "judge"])
 def test_a_lost_run_that_is_not_a_trial_s_is_created_again(finished: Place, finished_copy: Place, role: str) -> None:
     lost = finished_copy.runs(role)[0]
-    purge(finished_copy, lost)
+    purge(finished_copy, lost.info.run_id)
     found = doctor(finished_copy)
     assert (found.code, found.stdout.count("makes it again")) == (1, 1), found
     assert doctor(finished_copy, "--repair").code == 0
@@ -382,7 +382,7 @@ def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, fin
     lost = run_of(finished_copy, state)
     best = [panel for panel in panels(finished, lost) if panel[0] == lost.data.metrics["best_epoch"]]
     number = int(lost.data.tags["trial.number"])
-    purge(finished_copy, lost)
+    purge(finished_copy, lost.info.run_id)
 
     refused = doctor(finished_copy, "--repair")
     assert refused.code == 1
@@ -421,7 +421,7 @@ def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, fin
 @pytest.mark.slow
 def test_the_best_trial_can_be_promoted_after_its_run_was_lost(finished_copy: Place) -> None:
     best = max(finished_copy.search().records(), key=lambda record: record.value or 0)
-    purge(finished_copy, finished_copy.client().get_run(best.summary.run_id))
+    purge(finished_copy, best.summary.run_id)
     assert doctor(finished_copy, "--repair", "--retrain").code == 0
     done = study("promote", "small", "--home", str(finished_copy.path), "--force")
     assert done.code == 0, done
