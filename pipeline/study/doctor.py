@@ -18,13 +18,21 @@ from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
 from pipeline.study.findings import Finding
-from pipeline.study.lost import loss
+from pipeline.study.lost import loss, restore_tags
 from pipeline.study.model_findings import stray_models, training_findings, version_findings
 from pipeline.study.reporter import Reporter
 from pipeline.study.run_findings import run_findings, training_run_findings
 from pipeline.study.session import Device, Session, experiment_note, trial_label
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
-from pipeline.tracking.store import UID_TAG, experiment_names, home_experiments, patience_with, settle_move, uid_for
+from pipeline.tracking.store import (
+    UID_TAG,
+    edited_tags,
+    experiment_names,
+    home_experiments,
+    patience_with,
+    settle_move,
+    uid_for,
+)
 from pipeline.tracking.store import adopt as adopt_experiments
 from pipeline.tracking.uids import TRAINING
 
@@ -48,6 +56,9 @@ def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Itera
             return
     studies = {search.config.name: search for search in load_searches(home)}
     own = {name for name, search in studies.items() if owned(home, search)}
+    for name in sorted(own):
+        if edited_tags(home, name, studies[name].uid, studies[name].experiment):
+            yield name, Finding("the tags of its experiment were edited", partial(restore_tags, home, name))
     for name in sorted({*own, *experiment_names(home)}):
         try:
             check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name

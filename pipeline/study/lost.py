@@ -1,6 +1,7 @@
 """Whether a database lost what the other one or the checkpoints still have: then nothing is repaired unasked.
 
-Comes in: a home and a study's name. Goes out: what is missing, from which file, and what to do. Reads only.
+Comes in: a home and a study's name. Goes out: what is missing, from which file, and what to do. Writes nothing but the
+tags by which an experiment is found.
 """
 
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from pipeline.home import Home, sqlite_file
 from pipeline.search.records import RunningTrial, StoredTrial, ended
 from pipeline.search.studies import load_searches, owned
 from pipeline.tracking.runs import RUN_STATUS, StoredRun, read_tracking
-from pipeline.tracking.store import DELETED_TAG, UID_TAG, experiment_uid, home_experiments
+from pipeline.tracking.store import DELETED_TAG, UID_TAG, edited_tags, experiment_uid, home_experiments, tag_experiment
 from pipeline.tracking.uids import trial_number, trial_uid
 from pipeline.training.checkpoint import found
 
@@ -31,6 +32,8 @@ def loss(home: Home, name: str, retrain: bool = False) -> str | None:
     uid = search.uid if search else experiment_uid(home, name)
     if uid is None or (search and not owned(home, search)):
         return None
+    if search and edited_tags(home, name, uid, search.experiment):
+        return f"the tags of MLflow's experiment of study {name} were edited; `study doctor --repair` restores them"
     try:
         runs = read_tracking(home, name, uid).runs(deleted=True)
     except NotFoundError:
@@ -52,6 +55,16 @@ def loss(home: Home, name: str, retrain: bool = False) -> str | None:
             f"delete the study (`study delete {name}`)"
         )
     return None
+
+
+def restore_tags(home: Home, name: str) -> bool:
+    """Give a study's experiment the tags by which it is found, if they were edited; whether they were."""
+    for search in load_searches(home, name):
+        tags = edited_tags(home, name, search.uid, search.experiment) if owned(home, search) else {}
+        if tags and search.experiment:
+            tag_experiment(home, search.experiment, tags)
+            return True
+    return False
 
 
 def _unknown_to_optuna(

@@ -129,6 +129,8 @@ def open_session(
     ):
         if old := settle_move(home):
             reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+        if lost.restore_tags(home, config.name):
+            reporter.note("the tags of MLflow's experiment were edited, and are restored")
         lost.check(home, config.name)
         uid = uid_for(home, config.name, stored_uid(home, config.name))
         device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")

@@ -280,12 +280,46 @@ def find_experiment(home: Home, uid: str) -> Experiment | None:
     return own[0] if own else None
 
 
+def edited_tags(home: Home, name: str, uid: str, experiment_id: str | None) -> dict[str, str]:
+    """The tags that make an experiment a study's, where they were edited in MLflow: those that it must have.
+
+    ``experiment_id`` is what Optuna has of the study. Empty if the tags are right, or if the experiment may be another
+    one: it must have two of the three tags, or its artifacts where only this study has them.
+    """
+    if experiment_id is None or not home.has_tracking():
+        return {}
+    client = connect(home)
+    with store_errors(home):
+        try:
+            experiment = client.get_experiment(experiment_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return {}
+    right = {STUDY_TAG: name, UID_TAG: uid, HOME_TAG: home.id}
+    wrong = {key: value for key, value in right.items() if experiment.tags.get(key) != value}
+    sure = len(wrong) == 1 or experiment.artifact_location == _location(home, name, uid)
+    return wrong if sure and DELETED_TAG not in experiment.tags else {}
+
+
+def tag_experiment(home: Home, experiment_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of an experiment."""
+    client = connect(home)
+    with store_errors(home):
+        for key, value in tags.items():
+            client.set_experiment_tag(experiment_id, key, value)
+
+
+def _location(home: Home, name: str, uid: str) -> str | None:
+    """The URI of a study's artifacts; None if a server decides."""
+    return (home.artifacts / f"{name}-{uid[:8]}").as_uri() if home.local_tracking else None
+
+
 def create_experiment(home: Home, name: str, uid: str, tags: Mapping[str, str]) -> None:
     """Create a study's experiment, in a store that `connect` has made."""
     own = {STUDY_TAG: name, UID_TAG: uid, HOME_TAG: home.id}
-    location = (home.artifacts / f"{name}-{uid[:8]}").as_uri() if home.local_tracking else None
     with store_errors(home):
-        connect(home).create_experiment(name, location, {**tags, **own})
+        connect(home).create_experiment(name, _location(home, name, uid), {**tags, **own})
 
 
 def owned_path(home: Home, uri: str) -> Path | None:

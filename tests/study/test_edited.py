@@ -25,6 +25,7 @@ from pipeline.tracking.runs import metric_histories, read_run
 
 pytest_plugins = ["study_fixtures"]
 
+EXPERIMENT_TAGS = ("study.name", "study.uid", "study.home")
 GARBAGE = "{'not json: \x1b[31m]"
 TAGS = ("study.role", "trial.uid", "trial.number", "trial.state", "trial.config", "study.name", "data.sha256")
 
@@ -291,6 +292,27 @@ def test_a_renamed_experiment_is_still_the_study_s(finished_copy: Place) -> None
     assert study("delete", "small", "--yes", *home).code == 0
     assert [e.name for e in client.search_experiments()] == ["Default"]
     assert not list((finished_copy.path / "artifacts").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [{"study.uid": GARBAGE}, {"study.home": "0" * 32}, {"study.name": "../.."}, dict.fromkeys(EXPERIMENT_TAGS, "")],
+    ids=["uid", "home", "name", "all"],
+)
+def test_edited_tags_of_an_experiment_are_restored(finished: Place, finished_copy: Place, tags: dict[str, str]) -> None:
+    client, home = finished_copy.client(), ("--home", str(finished_copy.path))
+    experiment = client.get_experiment_by_name("small")
+    assert experiment is not None
+    for repair in (["doctor", "--repair", *home], finished_copy.arguments("--workers", "0")):
+        for key, value in tags.items():
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+        refused = study("promote", "small", "--force", *home)
+        assert (refused.code, "were edited; `study doctor --repair`" in refused.stderr) == (1, True), refused
+        done = study(*repair)
+        assert (done.code, "were edited" in done.stdout) == (0, True), done
+        assert client.get_experiment(experiment.experiment_id).tags == experiment.tags
+        assert study("doctor", *home).lines == [f"{finished_copy.path}: all is well"]
+    assert facts(finished_copy) == facts(finished)
 
 
 # --- artifacts ----------------------------------------------------------------------------------------------------

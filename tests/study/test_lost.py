@@ -143,7 +143,7 @@ def test_a_lost_run_is_made_again_from_its_checkpoints(finished_copy: Place) -> 
     (lost,) = [run for run in finished_copy.runs("trial") if run.data.tags["trial.number"] == str(number)]
     histories = metric_histories(finished_copy.home, read_run(finished_copy.home, lost.info.run_id))
     pictures = panels(finished_copy, lost)
-    purge(finished_copy, lost)
+    purge(finished_copy, lost.info.run_id)
     folder = finished_copy.home.checkpoints(finished_copy.search().uid, number)
     shutil.copytree(kept / folder.name, folder)
 
