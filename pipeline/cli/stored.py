@@ -172,7 +172,7 @@ def _find_study(home: Home, name: str) -> Search:
     try:
         return load_search(home, name)
     except NotFoundError:
-        from pipeline.tracking.store import experiment_names
+        from pipeline.tracking.experiments import experiment_names
 
         if name not in experiment_names(home):
             raise

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
-from pipeline.tracking.store import find_by_name
+from pipeline.tracking.experiments import find_by_name
 from pipeline.workers import handle_signals
 
 START_SECONDS = 60  # until the server answers

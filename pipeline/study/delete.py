@@ -11,9 +11,7 @@ from pipeline.errors import NotFoundError
 from pipeline.home import UID, Home
 from pipeline.search.lock import study_lock
 from pipeline.search.studies import delete_search, load_search, stored_uid, study_names
-from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
-from pipeline.tracking.runs import read_tracking
-from pipeline.tracking.store import (
+from pipeline.tracking.experiments import (
     UID_TAG,
     delete_experiment,
     experiment_names,
@@ -21,6 +19,8 @@ from pipeline.tracking.store import (
     find_experiment,
     settle_move,
 )
+from pipeline.tracking.registry import RegisteredVersion, delete_empty_model, delete_version, registered
+from pipeline.tracking.runs import read_tracking
 from pipeline.tracking.uids import training_of, trial_uid
 
 

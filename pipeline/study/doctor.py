@@ -23,17 +23,10 @@ from pipeline.study.model_findings import stray_models, training_findings, versi
 from pipeline.study.reporter import Reporter
 from pipeline.study.run_findings import run_findings, training_run_findings
 from pipeline.study.session import Device, Session, experiment_note, trial_label
+from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
+from pipeline.tracking.experiments import adopt as adopt_experiments
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
-from pipeline.tracking.store import (
-    UID_TAG,
-    edited_tags,
-    experiment_names,
-    home_experiments,
-    patience_with,
-    settle_move,
-    uid_for,
-)
-from pipeline.tracking.store import adopt as adopt_experiments
+from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import TRAINING
 
 

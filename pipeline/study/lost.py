@@ -11,8 +11,15 @@ from pipeline.errors import NotFoundError, StudyError
 from pipeline.home import Home, sqlite_file
 from pipeline.search.records import RunningTrial, StoredTrial, ended
 from pipeline.search.studies import load_searches, owned
+from pipeline.tracking.experiments import (
+    DELETED_TAG,
+    UID_TAG,
+    edited_tags,
+    experiment_uid,
+    home_experiments,
+    tag_experiment,
+)
 from pipeline.tracking.runs import RUN_STATUS, StoredRun, read_tracking
-from pipeline.tracking.store import DELETED_TAG, UID_TAG, edited_tags, experiment_uid, home_experiments, tag_experiment
 from pipeline.tracking.uids import trial_number, trial_uid
 from pipeline.training.checkpoint import found
 

@@ -31,8 +31,9 @@ from pipeline.search.lock import study_lock
 from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study import lost
 from pipeline.study.reporter import Reporter, split_sizes
+from pipeline.tracking.experiments import settle_move, uid_for
 from pipeline.tracking.runs import Tracking, open_tracking
-from pipeline.tracking.store import patience_with, settle_move, uid_for
+from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
 from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
 

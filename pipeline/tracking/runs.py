@@ -27,20 +27,10 @@ from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
+from pipeline.tracking.experiments import create_experiment, find_experiment, owned_path
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.store import (
-    OpenExperiment,
-    connect,
-    create_experiment,
-    disk_errors,
-    every_page,
-    find_experiment,
-    owned_path,
-    patience_with,
-    queued,
-    waits,
-)
+from pipeline.tracking.store import OpenExperiment, connect, disk_errors, every_page, patience_with, queued, waits
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset

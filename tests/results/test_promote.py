@@ -52,7 +52,7 @@ import sys
 from pathlib import Path
 from pipeline.home import open_home
 from pipeline.tracking.registry import registered
-from pipeline.tracking.store import experiment_names
+from pipeline.tracking.experiments import experiment_names
 home = open_home(Path({str(finished_copy.path)!r}))
 print(len(registered(home)), experiment_names(home), "torch" in sys.modules, "mlflow.pytorch" in sys.modules)
 """

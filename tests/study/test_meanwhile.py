@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from studies_for_tests import Place, Recorder, assert_sound, facts, study
 
-from pipeline.tracking.store import experiment_names
+from pipeline.tracking.experiments import experiment_names
 
 pytest_plugins = ["study_fixtures"]
 
