@@ -50,7 +50,7 @@ def doctor(
     adopt: Annotated[bool, typer.Option("--adopt", help="First make a copied home a home of its own.")] = False,
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
-    from pipeline.study.doctor import adopt_home, examine_home
+    from pipeline.study.doctor.examine import adopt_home, examine_home
     from pipeline.study.reporter import PlainLines
 
     if retrain and not repair:

@@ -18,7 +18,7 @@ from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
-from pipeline.study import lost
+from pipeline.study.doctor import lost
 from pipeline.tracking.experiments import settle_move
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock

@@ -22,8 +22,8 @@ from pipeline.evaluation.scores import judge_figures
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ranked
 from pipeline.study import window as w
-from pipeline.study.doctor import examine
-from pipeline.study.findings import repair
+from pipeline.study.doctor.examine import examine
+from pipeline.study.doctor.findings import repair
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.uids import baseline_uid, judge_uid

@@ -29,7 +29,7 @@ from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.lock import study_lock
 from pipeline.search.studies import load_searches, open_search, stored_uid
-from pipeline.study import lost
+from pipeline.study.doctor import lost
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.experiments import settle_move, uid_for
 from pipeline.tracking.runs import Tracking, open_tracking

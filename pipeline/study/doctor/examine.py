@@ -1,7 +1,6 @@
-"""Whether Optuna, MLflow, the checkpoints and the artifacts agree, and how to repair them where they do not.
+"""A whole home or one study examined: what is looked at, and in which order.
 
-Comes in: a session, or a home. Goes out: findings, each with its repair where there is one. Optuna's database is the
-authority: a repair brings the rest to what it says. A run examines its study in the same way when it starts.
+Comes in: a home, or a session. Goes out: findings, each with its repair where there is one.
 """
 
 import threading
@@ -17,11 +16,11 @@ from pipeline.search.lock import study_lock
 from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
-from pipeline.study.findings import Finding
-from pipeline.study.lost import loss, restore_tags
-from pipeline.study.model_findings import stray_models, training_findings, version_findings
+from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.lost import loss, restore_tags
+from pipeline.study.doctor.model_findings import stray_models, training_findings, version_findings
+from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.reporter import Reporter
-from pipeline.study.run_findings import run_findings, training_run_findings
 from pipeline.study.session import Device, Session, experiment_note, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.study.figures import last_figures, restore_figures, wrong_figures
-from pipeline.study.findings import Finding
-from pipeline.study.model_findings import model_problem
-from pipeline.study.rebuild import complete_run, rebuild, redraw_baseline
+from pipeline.study.doctor.figures import last_figures, restore_figures, wrong_figures
+from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.model_findings import model_problem
+from pipeline.study.doctor.rebuild import complete_run, rebuild, redraw_baseline
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, STUDY_FILES, StoredRun, Tracking
 from pipeline.tracking.uids import (

@@ -15,7 +15,7 @@ from pipeline.evaluation.baselines import baseline_scores
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.panel import panel
 from pipeline.search.records import EndedTrial
-from pipeline.study.model_findings import finish_again
+from pipeline.study.doctor.model_findings import finish_again
 from pipeline.study.session import Session
 from pipeline.tracking.models import MODEL_ID, load_restorer
 from pipeline.training.checkpoint import found

@@ -10,7 +10,7 @@ from functools import partial
 
 from pipeline.errors import TrackingError
 from pipeline.search.records import EndedTrial
-from pipeline.study.findings import Finding
+from pipeline.study.doctor.findings import Finding
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
