@@ -31,7 +31,9 @@ from pipeline.tracking._mlflow import CLIENT_ERROR, DELETED_RUN, SERVER_ERROR
 from pipeline.tracking.outbox import Outbox
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
-SQLITE_DISK_ERROR = re.compile(r"database or disk is full|disk I/O error|attempt to write a readonly database")
+SQLITE_TROUBLE = re.compile(
+    r"database or disk is full|disk I/O error|attempt to write a readonly database|no such (table|column)[^\n]*"
+)
 
 
 def connect(home: Home, create: bool = False) -> MlflowClient:
@@ -108,18 +110,18 @@ def patience_with(home: Home, **listeners: Any) -> Patience:
 
 
 def _disk_trouble(error: Exception) -> str | None:
-    """What the disk refused, if that is the cause: waiting does not help."""
+    """What the disk refused or the database lacks, if that is the cause: waiting does not help."""
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in DISK_ERRNOS:
             return f"{cause.filename or 'the disk'}: {cause.strerror}"
-        if match := SQLITE_DISK_ERROR.search(str(cause)):
+        if match := SQLITE_TROUBLE.search(str(cause)):
             return match[0]
     return None
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Report a disk that is full or read-only as an error that the user can act on; also a decorator."""
+    """Report a full disk or a damaged database as an error that the user can act on; also a decorator."""
     try:
         yield
     except (MlflowException, OSError) as error:

