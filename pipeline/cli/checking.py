@@ -57,7 +57,7 @@ def doctor(
         raise InputError("--retrain: goes with --repair")
     if adopt:
         adopt_home(home)
-        print(f"{home.path}: is a home of its own now")
+        say(f"{home.path}: is a home of its own now")
     if repair:
         home.check_writable()
     found, repairable = 0, 0

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
+from pipeline.study.reporter import say
 from pipeline.tracking.experiments import find_by_name
 from pipeline.workers import handle_signals
 
@@ -30,7 +31,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
     page = f"/#/experiments/{find_by_name(home, study).experiment_id}/runs" if study else "/"
     if not home.local_tracking:
-        print(f"the tracking server has its own UI: {home.tracking_shown.rstrip('/')}{page}")
+        say(f"the tracking server has its own UI: {home.tracking_shown.rstrip('/')}{page}")
         return
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
@@ -44,7 +45,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         try:
             _wait(server, port)
             address = f"http://127.0.0.1:{port}{page}"
-            print(f"MLflow UI: {address}\npress Ctrl-C to stop it", flush=True)
+            say(f"MLflow UI: {address}\npress Ctrl-C to stop it")
             if open_browser:
                 webbrowser.open(address)
             server.wait()
