@@ -310,14 +310,23 @@ def panels_deleted(soak: Soak) -> None:
 
 
 @harm
-def stray_files(soak: Soak) -> None:
-    """A server does not show what lies in its folder, so there `doctor` finds only those of the home."""
-    checkpoints = soak.place.path / "checkpoints"
-    (checkpoints / ("0" * 32)).mkdir(parents=True)
-    (checkpoints / ("0" * 32) / "model.tmp").write_text("cut")
-    [folder] = [p for p in soak.place.artifacts.rglob("images") if soak.complete().info.run_id in p.parts] or [None]
-    if folder is not None and soak.servers is None:
-        (folder / "notes.txt").write_text("not an image")
+def checkpoints_of_no_study(soak: Soak) -> None:
+    """They may be all that is left of a study whose database was lost: only the user may remove them."""
+    folder = soak.place.path / "checkpoints" / ("0" * 32)
+    folder.mkdir(parents=True)
+    try:
+        soak.refused("by hand", ("doctor", "--repair"))
+    finally:
+        folder.rmdir()
+    soak.settle()
+
+
+@plain_only
+def stray_file_among_images(soak: Soak) -> None:
+    """Of a server, `doctor` sees no folder."""
+    run = soak.complete()
+    [folder] = [path for path in soak.place.artifacts.rglob("images") if run.info.run_id in path.parts]
+    (folder / "notes.txt").write_text("not an image")
     soak.settle(repair=True, found=True)
 
 

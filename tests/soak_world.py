@@ -98,7 +98,7 @@ class Soak:
     def ended(self, command: Command, *codes: int, what: str = "run") -> Command:
         """Wait for the end of a command."""
         wait_for(command.ended, f"the end of {what}", 600)
-        shown = f"`study {what}` ended with {command.code()}: {command.stderr.strip() or command.stdout.strip()[:300]}"
+        shown = f"`study {what}` ended with {command.code()}: {command.stderr.strip()} {command.stdout.strip()[:300]}"
         expect(command.code() in codes, f"{shown}; expected was {codes}")
         expect("unexpected" not in command.stderr and "Traceback" not in command.stderr, shown)
         expect(command.code() in (0, 130) or command.stderr.startswith("error: "), shown)
