@@ -48,7 +48,7 @@ def inventory(home: Home, name: str) -> Inventory:
     runs = read_tracking(home, name, uid).runs() if uid and active else []
     # Only a uid that the run's other tags confirm: it becomes the path of a folder that is removed.
     trainings = {of for run in runs if trial_uid(of := training_of(name, run.tags), 0) == run.tags.get("trial.uid")}
-    versions = tuple(v for v in registered(home) if v.tags.get(UID_TAG) == uid)
+    versions = tuple(v for v in registered(home) if uid and v.tags.get(UID_TAG) == uid)
     return Inventory(trials, len(runs), versions, tuple(sorted(trainings)))
 
 

@@ -6,7 +6,6 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -17,20 +16,13 @@ import psycopg
 import pytest
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from servers import Postgres, postgres_programs, running_postgres
+from servers import Postgres
 
 from pipeline.home import open_home
 from pipeline.search import _optuna
 from pipeline.search.database import is_unreachable, open_storage
 
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL in /usr/lib/postgresql")
-    with running_postgres(programs) as server:
-        yield server
+pytest_plugins = ["study_fixtures"]
 
 
 @pytest.fixture

@@ -8,48 +8,24 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from servers import Postgres, postgres_programs, running_postgres
+from servers import Postgres, Served
 from studies_for_tests import Launcher, Place, Recorder, assert_sound, facts, study
 
 from pipeline.errors import StudyError
-from pipeline.home import Home, open_home
+from pipeline.home import open_home
 from pipeline.search import _optuna
 from pipeline.search.database import open_storage
 
 pytest_plugins = ["study_fixtures"]
 
 
-@dataclass
-class Stored(Place):
-    """A place whose studies are in a PostgreSQL database."""
-
-    storage: str
-
-    @property
-    def home(self) -> Home:
-        return open_home(self.path, storage=self.storage)
-
-    def arguments(self, *more: str) -> list[str]:
-        return super().arguments("--storage", self.storage, *more)
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    programs = postgres_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL in /usr/lib/postgresql")
-    with running_postgres(programs) as server:
-        yield server
-
-
 @pytest.fixture
-def stored(place: Place, postgres: Postgres) -> Stored:
-    return Stored(place.path, place.file, postgres.database())
+def stored(place: Place, postgres: Postgres) -> Served:
+    return Served(place.path, place.file, storage=postgres.database())
 
 
 def at_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
@@ -61,7 +37,7 @@ def at_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count", "end"), [("epoch", 4, "stop"), ("trial", 2, "crash")])
 def test_a_database_that_is_away_for_5_s_changes_no_number(
-    finished: Place, stored: Stored, postgres: Postgres, kind: str, count: int, end: str
+    finished: Place, stored: Served, postgres: Postgres, kind: str, count: int, end: str
 ) -> None:
     back = threading.Timer(5, postgres.start)
 
@@ -83,7 +59,7 @@ def test_a_database_that_is_away_for_5_s_changes_no_number(
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_waiting_and_leaves_no_run_running(
-    finished: Place, stored: Stored, postgres: Postgres, launcher: Launcher
+    finished: Place, stored: Served, postgres: Postgres, launcher: Launcher
 ) -> None:
     command = launcher.start(*stored.arguments("--workers", "1"))
     command.until("epoch 2/3")
@@ -181,7 +157,7 @@ def test_a_trial_is_added_once_where_the_reply_to_its_commit_is_lost(forgetful: 
 @pytest.mark.slow
 def test_lost_replies_to_commits_change_no_number(finished: Place, place: Place, forgetful: Forgetful) -> None:
     proxy, url = forgetful(1000)
-    stored = Stored(place.path, place.file, url)
+    stored = Served(place.path, place.file, storage=url)
 
     def begin() -> None:
         proxy._every = 7
@@ -195,7 +171,7 @@ def test_lost_replies_to_commits_change_no_number(finished: Place, place: Place,
 
 @pytest.mark.slow
 def test_a_trial_that_was_being_recorded_is_suspended(
-    finished: Place, stored: Stored, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    finished: Place, stored: Served, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[tuple[object, ...]] = []
 
@@ -217,7 +193,7 @@ def test_a_trial_that_was_being_recorded_is_suspended(
 
 
 @pytest.mark.slow
-def test_a_password_is_neither_printed_nor_stored(stored: Stored, postgres: Postgres) -> None:
+def test_a_password_is_neither_printed_nor_stored(stored: Served, postgres: Postgres) -> None:
     done = study(*stored.arguments("--workers", "0", "--trials", "2"))
     assert done.code == 0, done.stderr
     assert f"--storage 'postgresql+psycopg://study:***@127.0.0.1:{postgres.port}/" in done.stdout

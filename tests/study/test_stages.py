@@ -24,6 +24,7 @@ from pipeline.search.lock import study_lock
 from pipeline.search.studies import study_names
 from pipeline.study.driver import Options
 from pipeline.study.single import Training, train_one
+from pipeline.tracking.experiments import DELETED_TAG
 from pipeline.tracking.registry import registered
 
 pytest_plugins = ["study_fixtures"]
@@ -319,11 +320,16 @@ def test_a_deletion_killed_at_any_step_is_finished_by_the_same_command(
 def test_an_interrupted_deletion_of_a_training_without_a_study_is_finished_too(place: Place) -> None:
     train(place)
     client = place.client()
+    client.create_registered_model("theirs")  # of another program, without this one's tags
+    client.create_model_version("theirs", "models:/m-0")
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
+    client.set_experiment_tag(experiment.experiment_id, DELETED_TAG, "true")
     client.rename_experiment(experiment.experiment_id, f"deleted-{experiment.experiment_id}-small")  # then killed
-    assert study("delete", "small", "--yes", "--home", str(place.path)).code == 0
+    done = study("delete", "small", "--yes", "--home", str(place.path))
+    assert (done.code, "theirs" in done.stdout) == (0, False), done
     assert [e.name for e in client.search_experiments(ViewType.ALL)] == ["Default"]
+    assert [version.model for version in registered(place.home)] == ["theirs"]
 
 
 def test_experiments_of_other_programs_are_not_deleted(place: Place) -> None:
