@@ -321,7 +321,7 @@ def test_an_interrupted_deletion_of_a_training_without_a_study_is_finished_too(p
     train(place)
     client = place.client()
     client.create_registered_model("theirs")  # of another program, without this one's tags
-    client.create_model_version("theirs", "models:/m-0")
+    client.create_model_version("theirs", str(place.path.parent / "their-model"))
     experiment = client.get_experiment_by_name("small")
     assert experiment is not None
     client.set_experiment_tag(experiment.experiment_id, DELETED_TAG, "true")
