@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,20 @@ bottleneck = [16, 32]
 lr = { low = 1e-3, high = 1e-2, log = true }
 batch_size = 256
 """
+
+
+CASES = 4  # of one slow test, that `.ci/run` runs; `-m long` runs the others
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the further cases of slow tests as long."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if item.get_closest_marker("slow"):
+            test = item.nodeid.partition("[")[0]
+            seen[test] += 1
+            if seen[test] > CASES:
+                item.add_marker("long")
 
 
 @pytest.fixture(scope="session")

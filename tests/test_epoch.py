@@ -298,7 +298,11 @@ def test_a_fresh_process_gives_the_same_epochs(
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"degrade": {"kind": "masking", "prob": 1e-12}}, {"dropout": 0.5, "degrade": {"kind": "masking", "prob": 1e-12}}],
+    [
+        {},
+        {"degrade": {"kind": "masking", "prob": 1e-12}},
+        {"dropout": 0.5, "degrade": {"kind": "masking", "prob": 1e-12}},
+    ],
     ids=["noise and order", "order alone", "order and dropout"],
 )
 def test_randomness_differs_by_trial_replicate_and_seed(

@@ -6,6 +6,6 @@ import pytest
 import soak
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_dozen_harms() -> None:
     assert soak.main(["--harms", "12", "--seed", "1"]) == 0

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import NotFoundError, TrackingError
@@ -45,8 +46,13 @@ def registered(home: Home) -> list[RegisteredVersion]:
         return []
     client = connect(home)
     with store_errors(home):
-        aliases = {model.name: model.aliases for model in every_page(client.search_registered_models)}
-        versions = [version for version in every_page(client.search_model_versions) if version.name in aliases]
+        return every_version(client)
+
+
+def every_version(client: MlflowClient) -> list[RegisteredVersion]:
+    """As `registered`, with MLflow's own errors."""
+    aliases = {model.name: model.aliases for model in every_page(client.search_registered_models)}
+    versions = [version for version in every_page(client.search_model_versions) if version.name in aliases]
     versions.sort(key=lambda version: (version.name, -int(version.version)))
     return [
         _registered(v, [alias for alias, number in aliases[v.name].items() if str(number) == str(v.version)])

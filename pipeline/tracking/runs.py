@@ -30,6 +30,7 @@ from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_experiment, owned_path
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.registry import RegisteredVersion, every_version
 from pipeline.tracking.store import OpenExperiment, connect, disk_errors, every_page, patience_with, queued, waits
 
 if TYPE_CHECKING:
@@ -254,6 +255,11 @@ class Tracking:
         if run.info.lifecycle_stage != LifecycleStage.ACTIVE:
             self._client.restore_run(run_id)
         return True
+
+    @waits
+    def versions(self) -> list[RegisteredVersion]:
+        """Every version of every registered model in the store, newest first within a model."""
+        return every_version(self._client)
 
     @waits
     def stray_images(self) -> list[Path]:

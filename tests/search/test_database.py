@@ -117,4 +117,9 @@ def test_many_can_create_a_database_at_once(tmp_path: Path) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
     assert [process.communicate()[1] for process in processes] == [""] * 12
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [".gitignore", "optuna.db"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == [
+        ".gitignore",
+        "home.json",
+        "locks",
+        "optuna.db",
+    ]

@@ -192,6 +192,7 @@ def executing(cluster: Cluster) -> int:
         return sum(client.run(running).values())
 
 
+@pytest.mark.long
 def test_a_driver_stopped_for_longer_than_dask_waits_goes_on(finished: Place, place: Place) -> None:
     """A closed laptop."""
     patience = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "15s"}
@@ -286,6 +287,7 @@ def test_a_worker_with_other_data_is_left_out_and_a_good_one_is_used(waiting: Wa
         assert pool.slots == 1
 
 
+@pytest.mark.long
 @MOUNTS
 def test_a_home_that_a_worker_loses_later_costs_no_checkpoint(
     finished: Place, place: Place, processes: Processes

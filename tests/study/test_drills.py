@@ -85,7 +85,7 @@ def test_a_killed_and_restarted_server_changes_no_number(
 
 # The trial after the fourth is pruned in its first epoch, while the store has received nothing about it.
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("epoch", 3), ("trial", 4)])
+@pytest.mark.parametrize(("kind", "count"), [pytest.param("epoch", 3, marks=pytest.mark.long), ("trial", 4)])
 def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
     finished: Place, served: Served, server: MlflowServer, monkeypatch: pytest.MonkeyPatch, kind: str, count: int
 ) -> None:
@@ -224,7 +224,7 @@ def test_a_lost_first_reply_to_every_kind_of_request_changes_nothing(
 # --- locked databases ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("database", ["optuna.db", "mlflow.db"])
 def test_the_driver_waits_for_a_locked_database(finished: Place, place: Place, database: str, seconds: int) -> None:
     locked: list[threading.Timer] = []
@@ -293,7 +293,7 @@ def test_loggers_of_libraries_add_nothing_to_an_error_message(
 # --- workers ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_is_paused_for_a_while_changes_nothing(finished: Place, place: Place, launcher: Launcher) -> None:
     command = launcher.start(*place.arguments("--workers", "2"))
     command.until("epoch 1/")
@@ -362,15 +362,12 @@ def test_a_trial_whose_worker_always_dies_fails_and_no_other_does(place: Place, 
     place.file.write_text(MINIMAL)
     command = launcher.start(*place.arguments("--workers", "1"))
     command.until("linear")  # the last of the baselines
-    killed: set[int] = set()
-    while len(killed) < 4 and not command.ended():
+    while "its worker died 4 times" not in command.stdout and not command.ended():
         for worker in workers_of(command.pid):
             with contextlib.suppress(psutil.Error):
-                # With torch loaded, a worker that uses CPU time is working on its epoch.
-                before = worker.cpu_times().user
-                wait_for(lambda w=worker, b=before: w.cpu_times().user > b + 1, "work of the worker")
+                # Imports and the preflight take less; if not, the worker is killed in them, and one more is killed.
+                wait_for(lambda w=worker: w.cpu_times().user > 6, "work of the worker")
                 worker.kill()
-                killed.add(worker.pid)
                 wait_for(
                     lambda w=worker: not w.is_running() or w.status() == psutil.STATUS_ZOMBIE, "death of the worker"
                 )

@@ -221,7 +221,7 @@ def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served:
     assert_sound(served)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_repair_that_is_killed_is_completed_by_the_next(promoted: Place, launcher: Launcher) -> None:
     weights = pipeline.load_model("small", home=promoted.path).state_dict()
     flip(folder(promoted) / "weights.safetensors")

@@ -111,7 +111,9 @@ def test_the_whole_tour_retrains_nothing_and_has_the_numbers_of_a_study_on_files
 
 # A server that is killed alone is a case of test_drills.py. While PostgreSQL is stopped, this one answers with errors.
 @pytest.mark.slow
-@pytest.mark.parametrize("stopped", [["postgres"], ["postgres", "server"]], ids=" and ".join)
+@pytest.mark.parametrize(
+    "stopped", [pytest.param(["postgres"], marks=pytest.mark.long), ["postgres", "server"]], ids=" and ".join
+)
 def test_servers_that_are_stopped_and_started_change_no_number(
     finished: Place,
     on_postgres: Served,

@@ -14,7 +14,7 @@ from pipeline.study.doctor.findings import Finding
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
-from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, registered, replace_version, tag_version
+from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, replace_version, tag_version
 from pipeline.tracking.runs import StoredRun, Tracking
 
 
@@ -62,7 +62,7 @@ def _own_versions(session: Session, trials: Sequence[EndedTrial]) -> list[tuple[
     uid, found = session.search.uid, []
     by_run = {trial.summary.run_id: trial for trial in trials}
     by_number = {str(trial.number): trial for trial in trials}
-    for version in registered(session.home):
+    for version in session.tracking.versions():
         tags = version.tags
         trial = by_number.get(tags.get("trial.number", "")) if tags.get("study.uid") == uid else None
         if trial is None and tags.keys() & {"study.uid", "trial.number", WEIGHTS_TAG}:  # one of them may be edited
