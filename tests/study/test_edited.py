@@ -276,6 +276,16 @@ def test_a_tag_does_not_choose_what_delete_removes(finished_copy: Place) -> None
 # --- experiments --------------------------------------------------------------------------------------------------
 
 
+def test_other_times_are_no_finding(finished_copy: Place) -> None:
+    """An epoch whose checkpoint was damaged is trained again: Optuna then has other times than MLflow."""
+    client = finished_copy.client()
+    for run in finished_copy.runs("trial"):
+        if run.data.tags["trial.state"] == "COMPLETE":
+            client.log_metric(run.info.run_id, "time/epoch_s", 99.0, step=int(run.data.metrics["best_epoch"]))
+    done = study("doctor", "--home", str(finished_copy.path))
+    assert (done.code, done.lines) == (0, [f"{finished_copy.path}: all is well"])
+
+
 def test_a_renamed_experiment_is_still_the_study_s(finished_copy: Place) -> None:
     client, home = finished_copy.client(), ("--home", str(finished_copy.path))
     experiment = client.get_experiment_by_name("small")

@@ -21,7 +21,7 @@ def last_figures(session: Session, trial: EndedTrial) -> dict[str, float]:
     if last != summary.epochs:  # the last epoch failed, and its objective was not reported
         return figures
     if last == summary.best_epoch:
-        figures |= summary.metrics
+        figures |= _reproducible(summary.metrics)
     return figures | {session.objective: trial.reported[last]}
 
 
@@ -48,7 +48,8 @@ def wrong_figures(
 
 def _wrong_points(session: Session, trial: EndedTrial, run_id: str) -> Iterator[tuple[str, int, float | None, float]]:
     """Metric, epoch, MLflow's and Optuna's value, where these differ: the objective's, and all of the best epoch."""
-    right = {key: {trial.summary.best_epoch: value} for key, value in trial.summary.metrics.items()}
+    metrics = _reproducible(trial.summary.metrics)
+    right = {key: {trial.summary.best_epoch: value} for key, value in metrics.items()}
     if right:
         right[session.objective] |= trial.reported
     for key, points in right.items():
@@ -56,6 +57,11 @@ def _wrong_points(session: Session, trial: EndedTrial, run_id: str) -> Iterator[
         for epoch, value in points.items():
             if not _same(logged.get(epoch), value):
                 yield key, epoch, logged.get(epoch), value
+
+
+def _reproducible(metrics: Mapping[str, float]) -> dict[str, float]:
+    """All metrics but the times: an epoch that is trained again, since its checkpoint was damaged, has others."""
+    return {key: value for key, value in metrics.items() if not key.startswith("time/")}
 
 
 def restore_figures(session: Session, figures: Mapping[str, float], trial: EndedTrial | None, run_id: str) -> None:
