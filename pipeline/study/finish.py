@@ -18,7 +18,6 @@ from pipeline.evaluation.batches import fixed_batches
 from pipeline.search.records import EndedTrial
 from pipeline.study.session import Session
 from pipeline.tracking.models import WEIGHTS_TAG, load_restorer
-from pipeline.tracking.registry import registered
 from pipeline.training.model import Restorer
 from pipeline.training.weights import weights_bytes
 from pipeline.workers import Raised, Returned, ThisProcess
@@ -73,7 +72,7 @@ def _best_model(session: Session, trial: EndedTrial, config: TrialConfig, folder
     except CheckpointError as error:
         lost = error
     stored = session.tracking.models.of_run(summary.run_id)
-    stored += [v.model_id for v in registered(session.home) if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
+    stored += [v.model_id for v in session.tracking.versions() if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
     for model_id in stored:
         with suppress(TrackingError):
             return load_restorer(model_id, summary.weights_sha256)
