@@ -1,11 +1,10 @@
-"""The commands on what a home holds: ``list``, ``show``, ``ui``, ``promote``, ``models``, ``export``, ``delete``."""
+"""The commands on what a home holds: ``list``, ``show``, ``ui``, ``promote``, ``models``, ``delete``."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -47,7 +46,7 @@ def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
     from pipeline.results.table import summary_rows
     from pipeline.search.records import ended
 
-    search = _find_study(home, name)
+    search = find_study(home, name)
     config, records = search.config, search.records()
     baselines, importances = search.baselines, search.importances()
     document = {
@@ -123,21 +122,6 @@ def models(home: Home, as_json: JsonOption = False) -> None:
 
 
 @command()
-def export(
-    home: Home,
-    name: NameArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file; .csv, .md, .html or .json.")],
-) -> None:
-    """Write a study's summary table to a file."""
-    from pipeline.results.table import summary_table, write_table
-
-    search = _find_study(home, name)
-    table = summary_table(search.records(), search.config.objective.direction)
-    write_table(table, output)
-    say(f"{counted(len(table), 'trial')} of {name} written to {output}")
-
-
-@command()
 def delete(
     home: Home,
     name: NameArgument,
@@ -165,7 +149,7 @@ def delete(
     say(f"deleted {what}")
 
 
-def _find_study(home: Home, name: str) -> Search:
+def find_study(home: Home, name: str) -> Search:
     """A study by its name; where there are only single trainings of that name, the error says so."""
     from pipeline.search.studies import load_search
 

@@ -22,6 +22,7 @@ class Metric:
 
     unit: str
     better: Literal["higher", "lower", "1"]
+    decimals: int  # in tables
     columns: tuple[str, ...]
     summary: Literal["mean", "difference_of_means", "ratio_of_sums"] = "mean"
     needs_judge: bool = False
@@ -31,17 +32,21 @@ class Metric:
     def direction(self) -> Literal["maximize", "minimize"]:
         return "maximize" if self.better == "higher" else "minimize"
 
+    def shown(self, value: float, unit: bool = True) -> str:
+        """A value with the metric's decimals, and its unit if that is dB."""
+        return f"{value:.{self.decimals}f}" + (" dB" if unit and self.unit == "dB" else "")
+
 
 # What is scored, in the order of the ``val/…`` columns of an export.
 METRICS = {
-    "psnr": Metric("dB", "higher", ("psnr",)),
-    "ssim": Metric("at most 1", "higher", ("ssim",)),
-    "mse": Metric("intensity²", "lower", ("mse",), pixel_loss=True),
-    "l1": Metric("intensity", "lower", ("l1",), pixel_loss=True),
-    "bce": Metric("nats per pixel", "lower", ("bce",), pixel_loss=True),
-    "bce_excess": Metric("nats per pixel", "lower", ("bce", "bce_floor"), "difference_of_means"),
-    "sharpness": Metric("ratio", "1", ("restored_gradient", "clean_gradient"), "ratio_of_sums"),
-    "class_kept": Metric("share", "higher", ("class_kept",), needs_judge=True),
+    "psnr": Metric("dB", "higher", 2, ("psnr",)),
+    "ssim": Metric("at most 1", "higher", 4, ("ssim",)),
+    "mse": Metric("intensity²", "lower", 5, ("mse",), pixel_loss=True),
+    "l1": Metric("intensity", "lower", 4, ("l1",), pixel_loss=True),
+    "bce": Metric("nats per pixel", "lower", 4, ("bce",), pixel_loss=True),
+    "bce_excess": Metric("nats per pixel", "lower", 4, ("bce", "bce_floor"), "difference_of_means"),
+    "sharpness": Metric("ratio", "1", 3, ("restored_gradient", "clean_gradient"), "ratio_of_sums"),
+    "class_kept": Metric("share", "higher", 3, ("class_kept",), needs_judge=True),
 }
 SSIM_WINDOW = 11  # pixels; images with a smaller side cannot be scored
 # What a study may rank its trials by: a metric that is a mean over images, so that two models compare image by image.

@@ -1,0 +1,175 @@
+"""What the records of a study say: its trials ranked beside the baselines, counts, and the answer in three sentences.
+
+Comes in: a `Search`, read once. Goes out: a `StudySummary`, from which every table, page, note and picture is made, so
+that they agree. Imports no torch, no pandas and no MLflow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from pipeline.config import StudyConfig, Value
+from pipeline.config.choices import METRICS, Metric
+from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
+
+if TYPE_CHECKING:
+    from pipeline.search.ask_tell import Search
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline and its ``val/…`` metrics."""
+
+    name: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One value of a searched key: of how many complete trials, and their objectives."""
+
+    value: Value
+    trials: int
+    median: float
+    best: float
+
+
+@dataclass(frozen=True)
+class StudySummary:
+    """A study as its records have it."""
+
+    config: StudyConfig
+    records: list[StoredTrial]
+    baselines: Mapping[str, Mapping[str, float]]  # ``val/…`` metrics by name
+    facts: Mapping[str, str]  # digest of the data, device
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric that ranks the trials, such as ``psnr``."""
+        return self.config.objective.metric
+
+    @property
+    def objective(self) -> str:
+        """The same under its recorded name, such as ``val/psnr``."""
+        return f"val/{self.metric}"
+
+    @property
+    def form(self) -> Metric:
+        """Unit, decimals and direction of the objective."""
+        return METRICS[self.metric]
+
+    @property
+    def sign(self) -> int:
+        """1 where a higher objective is better, else -1."""
+        return 1 if self.config.objective.direction == "maximize" else -1
+
+    @property
+    def ended(self) -> list[EndedTrial]:
+        return ended(self.records)
+
+    @property
+    def ranked(self) -> list[EndedTrial]:
+        """Complete trials, the best first; ties by number."""
+        return ranked(self.records, self.config.objective.direction)
+
+    @property
+    def best(self) -> EndedTrial | None:
+        return next(iter(self.ranked), None)
+
+    @property
+    def standing(self) -> list[EndedTrial | Baseline]:
+        """Complete trials and baselines, the best first; of equal ones the baseline."""
+        entries: list[EndedTrial | Baseline] = [Baseline(name, metrics) for name, metrics in self.baselines.items()]
+        entries += self.ranked
+        return sorted(entries, key=lambda entry: -self.sign * self.value(entry))
+
+    @property
+    def best_baseline(self) -> Baseline | None:
+        return next((entry for entry in self.standing if isinstance(entry, Baseline)), None)
+
+    def value(self, entry: EndedTrial | Baseline) -> float:
+        """The objective of a trial, at its best epoch, or of a baseline."""
+        metrics = entry.metrics if isinstance(entry, Baseline) else entry.summary.metrics
+        return metrics[self.objective]
+
+    def gap(self, value: float) -> float | None:
+        """How much better an objective is than the best baseline's, in the objective's unit; None without baselines."""
+        best = self.best_baseline
+        return None if best is None else self.sign * (value - self.value(best))
+
+    @property
+    def beating(self) -> dict[str, int]:
+        """How many complete trials are better than each baseline."""
+        values = [self.sign * self.value(trial) for trial in self.ranked]
+        return {
+            name: sum(value > self.sign * metrics[self.objective] for value in values)
+            for name, metrics in self.baselines.items()
+        }
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials are ``complete``, ``pruned``, ``failed`` and ``unfinished``."""
+        names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
+        states = Counter[str](record.state for record in self.records)
+        return {name: states[state] for state, name in names.items()}
+
+    def reasons(self, state: str) -> dict[str, int]:
+        """Why trials ended as PRUNED or FAIL: the number of trials by reason, the most frequent first."""
+        return dict(Counter(trial.summary.reason for trial in self.ended if trial.state == state).most_common())
+
+    def choices(self, key: str) -> list[Choice]:
+        """The values that complete trials have of a searched key, the best median first."""
+        found: dict[Value, list[float]] = {}
+        for trial in self.ranked:
+            if key in trial.params:
+                found.setdefault(trial.params[key], []).append(self.value(trial))
+        best = max if self.sign > 0 else min
+        choices = [Choice(value, len(values), median(values), best(values)) for value, values in found.items()]
+        return sorted(choices, key=lambda choice: -self.sign * choice.median)
+
+    def answer(self) -> list[str]:
+        """The result in three sentences, or one where there is none. Plain text, also valid as Markdown."""
+        return list(self._sentences())
+
+    def _sentences(self) -> Iterator[str]:
+        best, rival = self.best, self.best_baseline
+        if best is None:
+            yield f"No trial is complete yet; {len(self.ended)} of {self.config.budget.trials} have ended."
+            return
+        value, form = self.value(best), self.form
+        text = f"Trial {best.number} is best: {self.metric} {form.shown(value)} on validation, at epoch "
+        text += f"{best.summary.best_epoch} of {best.summary.epochs}"
+        if rival is not None:
+            gap = self.gap(value) or 0.0
+            where = "better" if gap > 0 else "worse"
+            text += f"; that is {form.shown(abs(gap))} {where} than the best baseline, {rival.name}"
+        yield text + "."
+        settings = ", ".join(f"{key} {shown_value(value)}" for key, value in best.params.items())
+        size = f"{best.summary.cost['parameters']:,} parameters" if "parameters" in best.summary.cost else ""
+        yield f"It has {', '.join(part for part in (settings, size) if part) or 'no searched key'}."
+        text = f"{self.counts['complete']} of {len(self.ended)} trials are complete"
+        if rival is not None:
+            text += f", and {self.beating[rival.name]} of these beat {rival.name}"
+        yield f"{text}; the figures are of one seed, on the images that chose the best trial, so they flatter it."
+
+
+def summarise(search: Search) -> StudySummary:
+    """Read a study once."""
+    return StudySummary(search.config, search.records(), search.baselines, search.facts)
+
+
+def shown_value(value: Value | None) -> str:
+    """A setting as text: three significant digits of a number with decimals, and ``true`` as in a study file."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
