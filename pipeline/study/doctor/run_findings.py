@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.study.doctor.figures import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.metric_findings import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.model_findings import model_problem
 from pipeline.study.doctor.rebuild import complete_run, rebuild, redraw_baseline
 from pipeline.study.session import Session
