@@ -17,7 +17,7 @@ BASELINES = {
     "degraded": {"val/psnr": 9.5, "val/ssim": 0.3, "val/sharpness": 4.7},
     "linear": {"val/psnr": 17.0, "val/ssim": 0.9, "val/sharpness": 0.5},
 }
-STARTED = datetime(2026, 1, 2, 3, 4, 5)
+STARTED, ENDED = datetime(2026, 1, 2, 3, 4, 5), datetime(2026, 1, 2, 3, 4, 9)
 
 
 def record(
@@ -28,7 +28,7 @@ def record(
     if value is not None:
         metrics = {"train/loss": 0.5, "val/psnr": value, "val/ssim": value / 100, "val/sharpness": value / 20}
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5, reason=reason)
-    return EndedTrial(number, params, params, STARTED, state, value if state == "COMPLETE" else None, summary, {})
+    return EndedTrial(number, params, params, STARTED, ENDED, state, value if state == "COMPLETE" else None, summary, {})
 
 
 def running(number: int, **params: Any) -> RunningTrial:
