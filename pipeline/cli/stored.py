@@ -43,7 +43,8 @@ def list_studies(home: Home, as_json: JsonOption = False) -> None:
 @command()
 def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
     """Show one study: leaderboard, baselines, failures, importances."""
-    from pipeline.results.table import summary_rows
+    from pipeline.results.summary import summarise
+    from pipeline.results.table import study_table
     from pipeline.search.records import ended
 
     search = find_study(home, name)
@@ -52,7 +53,7 @@ def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
     document = {
         "name": name,
         "config": config.canonical(),
-        "trials": summary_rows(records, config.objective.direction),
+        "trials": study_table(summarise(search)).records,
         "baselines": baselines,
         "importances": importances,
     }
