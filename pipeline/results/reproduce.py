@@ -27,6 +27,7 @@ from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import MODEL_ID, load_restorer, recorded_weights
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
+from pipeline.tracking.uids import CONFIG_TAG
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]
     """A run of a training, the configuration it records, and the data it was trained on."""
     stored = read_run(home, run_id)
     try:
-        config = TrialConfig.model_validate_json(stored.tags["trial.config"])
+        config = TrialConfig.model_validate_json(stored.tags[CONFIG_TAG])
     except (KeyError, ValidationError):
         role = stored.tags.get("study.role", "other")
         raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
@@ -158,7 +159,7 @@ def _same(recorded: float | None, now: float | None) -> bool:
 def _surroundings(tags: dict[str, str]) -> list[str]:
     """Versions, hardware and code that are not as a run's tags record them."""
     try:
-        recorded = dict(json.loads(tags.get("env.versions", "{}")))
+        recorded = dict(json.loads(tags.get("zz.env.versions", "{}")))
     except (ValueError, TypeError):  # anyone can edit a tag
         recorded = {}
     recorded |= {"hardware": tags.get("env.hardware"), **{key: tags.get(key) for key in git_state()}}

@@ -26,6 +26,7 @@ from pipeline.search.records import EndedTrial, EndState, RunningTrial, StoredTr
 from pipeline.search.samplers import build_pruner, build_sampler
 
 T = TypeVar("T")
+IMPORTANCES_FROM = 50  # ended trials: with fewer, PED-ANOVA compares a handful with all
 OptunaStudy = optuna.Study
 
 
@@ -174,18 +175,23 @@ class Search:
         return {n: {field: values[n] for field, values in fields.items() if n in values} for n in numbers}
 
     def importances(self) -> dict[str, float]:
-        """Importance (PED-ANOVA) of each key that all complete trials have, most first; empty below ten of them."""
-        complete = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        common = [name for name in complete[0].params if all(name in t.params for t in complete)] if complete else []
-        if len(complete) < 10 or not common:
+        """The share (PED-ANOVA over complete trials) of each parameter in reaching the best tenth, most first.
+
+        A parameter is a searched key, or a part of a split one, such as ``lr@sgd``. Empty where fewer than
+        ``IMPORTANCES_FROM`` trials have ended, and where the complete ones do not differ.
+        """
+        trials = self.trials()
+        if sum(trial.state.is_finished() for trial in trials) < IMPORTANCES_FROM:
             return {}
+        # Sorted, since Optuna would take the names from a set, in another order in each process.
+        names = sorted({name for trial in trials if trial.state == TrialState.COMPLETE for name in trial.params})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                found = optuna.importance.get_param_importances(self.study, params=common)
-            except (RuntimeError, ValueError):  # all values equal
-                return {}
-        return {name.partition("@")[0]: share for name, share in found.items()}
+            warnings.simplefilter("ignore")  # `normalize` is experimental; too few trials of a part are warned about
+            found = self.request(
+                lambda: optuna.importance.get_param_importances(self.study, params=names, normalize=False)
+            )
+        total = sum(found.values())
+        return {name: share / total for name, share in found.items()} if total else {}
 
     def _view(self, number: int, trials: list[FrozenTrial], sampler: Any) -> optuna.Study:
         """The study as trial ``number`` may see it, with the study's name, which Hyperband hashes."""
@@ -227,7 +233,9 @@ class Search:
         value = trial.value if trial.state == TrialState.COMPLETE else None
         state = cast(EndState, trial.state.name)
         reported = dict(trial.intermediate_values)
-        return EndedTrial(trial.number, params, values, started, state, value, summary, reported)
+        return EndedTrial(
+            trial.number, params, values, started, trial.datetime_complete or started, state, value, summary, reported
+        )
 
 
 def _suggest(trial: Trial, name: str, dimension: Choices | Range) -> Value:

@@ -45,6 +45,7 @@ class EndedTrial:
     params: dict[str, Value]  # as in `RunningTrial`
     values: dict[str, Value]
     started: datetime
+    ended: datetime
     state: EndState
     value: float | None  # the objective of its best epoch, of complete trials only
     summary: Summary

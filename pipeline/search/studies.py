@@ -4,6 +4,7 @@ Comes in: a home and a study's name. Goes out: a `Search`.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +42,9 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
     study = optuna.create_study(
         storage=storage, study_name=config.name, direction=config.objective.direction, load_if_exists=True
     )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names([config.objective.metric])  # so that Optuna's own dashboard and plots name it
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
     attributes = {"facts": dict(facts), "created": stamp, "uid": uid, "home": home.owner()}
     for key, value in (attributes | {"config": config.canonical()}).items():  # whole once it has a config

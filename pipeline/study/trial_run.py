@@ -22,6 +22,7 @@ from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.study.window import End
+from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.training.checkpoint import found, load
 from pipeline.training.model import cost
 
@@ -161,7 +162,7 @@ def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Create or find a trial's MLflow run, and replay what an earlier process trained."""
     config = session.config.trial(trial.values, trial.number, session.device)
     label = session.label(trial.number)
-    tags = session.tags | label.tags | {"trial.config": config.model_dump_json()}
+    tags = session.tags | label.tags | {CONFIG_TAG: config.model_dump_json()}
     run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data, time.time())
     folder = session.home.checkpoints(session.search.uid, trial.number)
     costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))

@@ -36,7 +36,8 @@ from pipeline.tracking.uids import trial_uid
 if TYPE_CHECKING:
     from pipeline.training.model import Restorer
 
-MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "model.id", "model.sha256", "weights.sha256"  # tags; the last two also of versions
+# Tags; the last two also of versions.
+MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "zz.model.id", "zz.model.sha256", "zz.weights.sha256"
 
 REPAIR = "`study doctor --repair` restores a study's models"
 

@@ -213,6 +213,14 @@ class Tracking:
         return {entry.path for entry in self._client.list_artifacts(run_id)}
 
     @waits
+    def text(self, run_id: str, file: str) -> str | None:
+        """The text of an artifact at the top level; None if there is no such file."""
+        if file not in {entry.path for entry in self._client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._client.download_artifacts(run_id, file, folder)).read_text()
+
+    @waits
     def log_text(self, run_id: str, text: str, file: str) -> None:
         self._client.log_text(run_id, text, file)
 

@@ -27,7 +27,8 @@ def record(number: int, value: float | None, state: EndState = "COMPLETE", **par
     metrics = {} if value is None else {"train/loss": 0.5, "val/psnr": value, "val/ssim": value / 100}
     cost = {"parameters": 1000 + number, "multiply_adds": 900}
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5)
-    return EndedTrial(number, params, params, datetime(2026, 1, 2, 3, 4, 5), state, value, summary, {})
+    started, ended = datetime(2026, 1, 2, 3, 4, 5), datetime(2026, 1, 2, 3, 4, 9)
+    return EndedTrial(number, params, params, started, ended, state, value, summary, {})
 
 
 MIXED = [

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +30,7 @@ from pipeline.config import StudyConfig
 from pipeline.config.study_config import PRUNERS, SAMPLERS
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
-from pipeline.search.ask_tell import OpenTrial, Search
+from pipeline.search.ask_tell import IMPORTANCES_FROM, OpenTrial, Search
 from pipeline.search.records import EndedTrial, RunningTrial, Summary, ranked
 from pipeline.search.studies import load_search, open_search, study_names
 
@@ -330,8 +332,10 @@ def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     opened = search.ask()
     optuna.trial.Trial(search.study, search.trials()[0]._trial_id).set_user_attr("summary", Summary("run-0").__dict__)
     assert isinstance(search.records()[0], RunningTrial)
-    search.tell(search.reopen(opened.number), "FAIL", None, Summary("run-0", reason="because"))
-    assert search.records()[0].summary == Summary("run-0", reason="because")
+    told = search.tell(search.reopen(opened.number), "FAIL", None, Summary("run-0", reason="because"))
+    assert search.records() == [told]
+    assert told.summary == Summary("run-0", reason="because")
+    assert told.started < told.ended <= datetime.now()
 
 
 # --- a trial's values -------------------------------------------------------------------------------------------------
@@ -383,18 +387,38 @@ def test_enqueued_configurations_survive_a_kill(home: Home) -> None:
     assert [trial[3]["bottleneck"] for trial in killed[:2]] == [32, 64]
 
 
-def test_importances_need_ten_complete_trials(home: Home) -> None:
-    config = configuration("random", "none", budget={"trials": 15})
+def test_importances_are_optuna_s_own_with_conditional_and_split_keys(home: Home) -> None:
+    config = configuration("random", "none", budget={"trials": IMPORTANCES_FROM + 5})
     driver = SimulatedDriver(home, config)
-    driver.fill()
-    assert driver.search.importances() == {}
     driver.finish()
-    assert len(ranked(driver.search.records(), "maximize")) >= 10
     importances = driver.search.importances()
+    assert importances.keys() == {
+        *("bottleneck", "depth", "activation", "negative_slope", "dropout"),
+        *("optimizer", "lr@sgd", "lr@default", "momentum"),
+    }
     assert list(importances.values()) == sorted(importances.values(), reverse=True)
-    assert sum(importances.values()) == pytest.approx(1)
-    assert {key.partition("@")[0] for key in importances} <= set(config.space.searched())
-    assert "optimizer" in importances
+    assert list(load_search(home, config.name).importances().items()) == list(importances.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert importances == pytest.approx(optuna.importance.get_param_importances(driver.search.study))
+
+
+@pytest.mark.parametrize(
+    ("trials", "values"),
+    [
+        (IMPORTANCES_FROM - 1, lambda number: float(number)),  # too few
+        (IMPORTANCES_FROM, lambda _: 20.0),  # all equal
+        (IMPORTANCES_FROM, lambda _: None),  # none complete
+    ],
+)
+def test_importances_that_say_nothing_are_left_out(
+    trials: int, values: Callable[[int], float | None], home: Home
+) -> None:
+    search = open_search(home, configuration("random", "none", budget={"trials": trials}), UID, FACTS)
+    for number in range(trials):
+        value = values(number)
+        search.tell(search.ask(), "PRUNED" if value is None else "COMPLETE", value, Summary(f"run-{number}"))
+    assert search.importances() == {}
 
 
 @given(
@@ -414,9 +438,8 @@ def test_ranking_is_by_value_then_by_number(values: list[float | None], directio
 
 def record(number: int, value: float | None) -> EndedTrial:
     state: Any = "COMPLETE" if value is not None else "PRUNED"
-    started = optuna.trial.create_trial(value=0).datetime_start
-    assert started is not None
-    return EndedTrial(number, {}, {}, started, state, value, Summary("run"), {})
+    now = datetime(2026, 1, 2, 3, 4, 5)
+    return EndedTrial(number, {}, {}, now, now, state, value, Summary("run"), {})
 
 
 # --- opening a study -------------------------------------------------------------------------------------------------
@@ -511,10 +534,11 @@ def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Ho
 
 
 @pytest.mark.parametrize(("metric", "direction"), [("psnr", "MAXIMIZE"), ("bce", "MINIMIZE")])
-def test_the_direction_is_the_metric_s(metric: str, direction: str, home: Home) -> None:
+def test_direction_and_name_are_the_metric_s(metric: str, direction: str, home: Home) -> None:
     search = open_search(home, configuration(objective={"metric": metric}), UID, FACTS)
     assert isinstance(search, Search)
     assert search.study.direction.name == direction
+    assert load_search(home, search.config.name).study.metric_names == [metric]
     assert search.ask().number == 0
 
 

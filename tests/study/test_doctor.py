@@ -93,12 +93,12 @@ def model_of_no_run(place: Place) -> None:
 
 
 def failed_model(place: Place) -> None:
-    model_id = run_of(place, "COMPLETE").data.tags["model.id"]
+    model_id = run_of(place, "COMPLETE").data.tags["zz.model.id"]
     place.client().finalize_logged_model(model_id, "FAILED")
 
 
 def deleted_model(place: Place) -> None:
-    place.client().delete_logged_model(run_of(place, "COMPLETE").data.tags["model.id"])
+    place.client().delete_logged_model(run_of(place, "COMPLETE").data.tags["zz.model.id"])
 
 
 def changed_model(place: Place) -> None:
@@ -325,7 +325,7 @@ SINGLE = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.o
 
 def test_a_damaged_model_of_a_single_training_is_found_and_trained_again(place: Place) -> None:
     run = trained(place)
-    folder = Path(urlparse(place.client().get_logged_model(run.data.tags["model.id"]).artifact_location).path)
+    folder = Path(urlparse(place.client().get_logged_model(run.data.tags["zz.model.id"]).artifact_location).path)
     flip(next(folder.rglob("*.pt2")))
     assert f"run {run.info.run_name}: its model's " in doctor(place).stdout
     assert doctor(place, "--repair").code == 0
@@ -405,7 +405,7 @@ def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, fin
     created = next(run for run in finished_copy.runs("trial") if run.data.tags["trial.number"] == str(number))
     assert created.info.run_id != lost.info.run_id
     assert created.data.tags["reconstructed"] == "true"
-    same = ("trial.uid", "trial.state", "trial.config", "study.name", "data.sha256")
+    same = ("trial.uid", "trial.state", "zz.trial.config", "study.name", "data.sha256")
     assert {key: created.data.tags[key] for key in same} == {key: lost.data.tags[key] for key in same}
     assert (created.info.run_name, created.info.status) == (lost.info.run_name, lost.info.status)
     assert created.info.start_time == pytest.approx(lost.info.start_time, abs=60_000)
@@ -508,7 +508,7 @@ def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Pla
     def restored() -> torch.Tensor:
         tags = finished_copy.client().get_run(run_id).data.tags
         with torch.inference_mode():
-            return load_restorer(tags["model.id"], tags["weights.sha256"])(degraded)
+            return load_restorer(tags["zz.model.id"], tags["zz.weights.sha256"])(degraded)
 
     before = restored()
     deleted_model(finished_copy)

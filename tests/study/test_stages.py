@@ -59,7 +59,7 @@ def test_a_training_is_recorded_like_a_trial_with_the_numbers_of_its_epochs(plac
     assert run.data.params["bottleneck"] == "32"
     assert [step for step, _ in panels(place, run)] == list(range(1, EPOCHS + 1))
 
-    config = TrialConfig.model_validate_json(run.data.tags["trial.config"])
+    config = TrialConfig.model_validate_json(run.data.tags["zz.trial.config"])
     assert (config.seed, config.number, config.train.lr, config.model.activation) == (7, 0, 0.01, "relu")
     judge = judge_of(load("mnist-5k", place.home.data_dir), place.home.judges)
     before: Checkpoint | None = None

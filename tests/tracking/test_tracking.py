@@ -110,7 +110,7 @@ def test_every_run_records_code_data_and_versions(finished: Place) -> None:
         assert tags["study.file_sha256"] == file
         assert tags["data.sha256"] == digest
         assert {key: tags[key] for key in ("git.commit", "git.dirty")} == git_state()
-        assert json.loads(tags["env.versions"])["torch"] == version("torch")
+        assert json.loads(tags["zz.env.versions"])["torch"] == version("torch")
         assert "cores" in tags["env.hardware"]
 
 
@@ -135,7 +135,7 @@ def test_params_are_the_resolved_configuration(finished: Place) -> None:
         rest = {"dataset": "mnist-5k", "degrade.kind": "downscale", "degrade.factor": "7", "epochs": "3", "seed": "0"}
         assert rest.items() <= params.items()
         assert {"loss", "batch_size", "depth", "lr_scheduler", "precision", "threads", "device"} <= params.keys()
-        assert json.loads(run.data.tags["trial.config"])["number"] == record.number
+        assert json.loads(run.data.tags["zz.trial.config"])["number"] == record.number
 
 
 def test_metrics_are_logged_at_their_epochs(finished: Place) -> None:
@@ -258,7 +258,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
     for run in of_state(finished, "COMPLETE"):
         model = logged[run.info.run_id]
         assert str(model.status) == "READY"
-        assert run.data.tags["model.id"] == model.model_id
+        assert run.data.tags["zz.model.id"] == model.model_id
         [output] = run.outputs.model_outputs
         assert (output.model_id, output.step) == (model.model_id, run.data.metrics["best_epoch"])
 
@@ -267,7 +267,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
 def logged(finished: Place) -> tuple[Run, Path]:
     """A complete trial's run and the folder of its model."""
     [run, *_] = of_state(finished, "COMPLETE")
-    return run, finished.study_artifacts / "models" / run.data.tags["model.id"] / "artifacts"
+    return run, finished.study_artifacts / "models" / run.data.tags["zz.model.id"] / "artifacts"
 
 
 def test_a_model_has_its_signature_and_requirements(logged: tuple[Run, Path]) -> None:
@@ -288,7 +288,7 @@ def test_models_restore_as_well_as_their_trials_did(finished: Place) -> None:
     judge = judge_of(data, finished.home.judges)
     for run in of_state(finished, "COMPLETE"):
         record = search.records()[int(run.data.tags["trial.number"])]
-        model = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
+        model = load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"])
         scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val", judge).summary()
         assert {f"val/{k}": v for k, v in scored.items()} == pytest.approx(untimed_validation(record.summary.metrics))
 
@@ -317,7 +317,7 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
     trained = without_gradients(trained_restorer(config, data, before))
-    model = without_gradients(load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"]))
+    model = without_gradients(load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"]))
     degraded, clean = next(fixed_batches(data.val, config.degrade, "val"))
     for size in range(1, 6):
         restored = model(degraded[:size])
@@ -351,9 +351,9 @@ def test_the_digests_of_a_model_s_files_are_tags_of_its_run(logged: tuple[Run, P
         for path in folder.rglob("*")
         if path.is_file()
     }
-    assert json.loads(run.data.tags["model.sha256"]) == files
+    assert json.loads(run.data.tags["zz.model.sha256"]) == files
     assert {"MLmodel", "data/model.pt2", "weights.safetensors"} <= set(files)
-    assert run.data.tags["weights.sha256"] == files["weights.safetensors"]
+    assert run.data.tags["zz.weights.sha256"] == files["weights.safetensors"]
 
 
 # --- everything may be written twice ----------------------------------------------------------------------------------
@@ -439,9 +439,9 @@ def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     [run, *_] = of_state(finished_copy, "COMPLETE")
     tags, search = run.data.tags, finished_copy.search()
     client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small", search.uid)
-    model = load_restorer(tags["model.id"], tags["weights.sha256"])
-    config = TrialConfig.model_validate_json(tags["trial.config"])
-    client.delete_logged_model(tags["model.id"])
+    model = load_restorer(tags["zz.model.id"], tags["zz.weights.sha256"])
+    config = TrialConfig.model_validate_json(tags["zz.trial.config"])
+    client.delete_logged_model(tags["zz.model.id"])
     half = client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
     weights = weights_bytes(model, config, (28, 28))
@@ -449,9 +449,9 @@ def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (half.model_id, "READY")
     tags = client.get_run(run.info.run_id).data.tags
-    assert tags["model.id"] == half.model_id
-    assert tags["weights.sha256"] == search.ended(int(tags["trial.number"])).summary.weights_sha256
-    again = load_restorer(half.model_id, tags["weights.sha256"])
+    assert tags["zz.model.id"] == half.model_id
+    assert tags["zz.weights.sha256"] == search.ended(int(tags["trial.number"])).summary.weights_sha256
+    again = load_restorer(half.model_id, tags["zz.weights.sha256"])
     assert torch.equal(again(torch.from_numpy(example)), model(torch.from_numpy(example)))
 
 
@@ -459,7 +459,7 @@ def test_the_exported_program_restores_as_the_weights_do(logged: tuple[Run, Path
     """What is served is what is evaluated; equal but for the last bits, as an exported graph is another program."""
     run, folder = logged
     exported = torch.export.load(folder / "data" / "model.pt2").module()
-    rebuilt = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
+    rebuilt = load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"])
     degraded = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(exported(degraded), rebuilt(degraded), rtol=0, atol=1e-6)

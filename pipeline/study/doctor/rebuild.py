@@ -18,6 +18,7 @@ from pipeline.search.records import EndedTrial
 from pipeline.study.doctor.model_findings import finish_again
 from pipeline.study.session import Session
 from pipeline.tracking.models import MODEL_ID, load_restorer
+from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.training.checkpoint import found
 
 
@@ -50,7 +51,7 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
     saved, panels = _from_checkpoints(session, trial, config)
     tags = label.tags | {
         "study.name": session.config.name,
-        "trial.config": config.model_dump_json(),
+        CONFIG_TAG: config.model_dump_json(),
         "data.sha256": session.data.digest,
         **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
     }

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.study.doctor.figures import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.metric_findings import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.model_findings import model_problem
 from pipeline.study.doctor.rebuild import complete_run, rebuild, redraw_baseline
 from pipeline.study.session import Session
 from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, STUDY_FILES, StoredRun, Tracking
 from pipeline.tracking.uids import (
+    CONFIG_TAG,
     TRAINING,
     baseline_uid,
     judge_uid,
@@ -30,7 +31,7 @@ from pipeline.tracking.uids import (
 from pipeline.training.checkpoint import found
 
 AGAIN = "the next `study run` makes it again"
-OURS = ("study.", "trial.", "data.sha256", "model.")  # begin the tags by which a run shows that this program made it
+OURS = ("study.", "trial.", "data.sha256", "zz.")  # begin the tags by which a run shows that this program made it
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def training_run_findings(tracking: Tracking, study: str, runs: Iterable[StoredR
         uid = run.tags.get("trial.uid", "")
         right = {"study.role": "train", "trial.uid": trial_uid(training_of(study, run.tags), 0)}
         if uid.startswith(TRAINING) and uid != right["trial.uid"]:
-            text = f"run {run.name} ({run.run_id}): its tags trial.uid, trial.config and data.sha256 do not agree"
+            text = f"run {run.name} ({run.run_id}): its tags trial.uid, {CONFIG_TAG} and data.sha256 do not agree"
             yield Finding(text)
         elif uid == right["trial.uid"] or run.tags.get("study.role") == "train" or run.name.startswith(TRAINING):
             if wrong := _wrong_tags(run, right):
@@ -106,7 +107,7 @@ def _expected(session: Session) -> Iterator[Expected]:
     for record in search.records():
         label = session.label(record.number)
         config = session.config.trial(record.values, record.number, session.device)
-        tags = common | label.tags | {"trial.uid": label.uid, "trial.config": config.model_dump_json()}
+        tags = common | label.tags | {"trial.uid": label.uid, CONFIG_TAG: config.model_dump_json()}
         if isinstance(record, RunningTrial):
             yield Expected(f"trial {record.number}", label.name, tags)
         else:
@@ -175,7 +176,7 @@ def _restorable(each: Expected, deleted: list[StoredRun]) -> str | None:
         if run.run_id == each.run_id:
             return run.run_id
         if each.run_id is None and run.tags.get("trial.uid") == each.uid:
-            key = "trial.config" if each.mark is None else "study.role"
+            key = CONFIG_TAG if each.mark is None else "study.role"
             if key not in _wrong_tags(run, {key: each.tags[key]}) and (each.mark is None or run.status == "FINISHED"):
                 return run.run_id
     return None
@@ -252,7 +253,7 @@ def _wrong_tags(run: StoredRun, right: Mapping[str, str]) -> dict[str, str]:
 
 
 def _same_tag(key: str, tag: str, right: str) -> bool:
-    if tag == right or key != "trial.config":
+    if tag == right or key != CONFIG_TAG:
         return tag == right
     try:  # a later version of this program may know more keys
         return TrialConfig.model_validate_json(tag) == TrialConfig.model_validate_json(right)
