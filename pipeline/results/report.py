@@ -28,6 +28,7 @@ from pipeline.results.summary import StudySummary
 from pipeline.results.table import study_table
 from pipeline.search.records import EndedTrial, StoredTrial
 
+LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
 TOP = 20  # trials in the leaderboard; where all are at most half as many again, it has all
 IMPORTANCES = "Importances need 50 ended trials: with fewer, PED-ANOVA would compare a handful with all."
 
@@ -110,7 +111,9 @@ class _Page:
                 shown = summary.form.shown(abs(gap))
                 tiles[f"{'better' if gap > 0 else 'worse'} than {rival.name}"] = shown
         tiles["training time of all trials"] = _duration(sum(trial.summary.duration_s for trial in summary.ended))
-        cells = "".join(f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for what, value in tiles.items())
+        cells = "".join(
+            f"<div><b>{escape(value)}</b><span>{escape(what)}</span></div>" for what, value in tiles.items()
+        )
         return f'<div class="tiles">{cells}</div>'
 
     def pictures(self) -> str:
@@ -125,7 +128,7 @@ class _Page:
             if trial.number in strips and trial.value is not None:
                 row = (self._link(trial, f"trial {trial.number}"), strips[trial.number])
                 rows.append((*row, summary.form.shown(trial.value)))
-        note = f"<p>The same ten validation images as the baselines and the best trials restore them, with the "
+        note = "<p>The same ten validation images as the baselines and the best trials restore them, with the "
         note += f"{escape(summary.metric)} of the whole split.</p>"
         return note + _strips("Ten validation images", rows) if len(rows) > 2 else ""
 
@@ -135,7 +138,9 @@ class _Page:
         table = html_fragment(study_table(self.summary, baselines=True, top=top), links=self.links)
         others = ""
         if top:
-            items = "".join(f"<li>{self._link(trial, f'trial {trial.number}')} {self._state(trial)}</li>" for trial in records)
+            items = "".join(
+                f"<li>{self._link(trial, f'trial {trial.number}')} {self._state(trial)}</li>" for trial in records
+            )
             others = f'<details><summary>All {len(records)} trials</summary><ul class="trials">{items}</ul></details>'
         return f'<div class="scroll">{table}</div>{others}'
 
@@ -150,8 +155,8 @@ class _Page:
             "Exploratory: the search tried promising values more often or ended trials early, so a difference between "
             "values is no claim about them."
             if exploratory(self.summary)
-            else "Values were drawn at random and every trial was trained to its end, so each had the same chance. With "
-            "one seed and few trials per value, differences are still uncertain."
+            else "Values were drawn at random and every trial was trained to its end, so each had the same chance. "
+            "With one seed and few trials per value, differences are still uncertain."
         )
         panels = [figures.key_panel(self.summary, key) for key in self.summary.config.space.searched()]
         drawn = "".join(_figure(panel) for panel in panels if panel)
@@ -213,12 +218,14 @@ class _Page:
         commands = [f"study run {file} --name {config.name} --trials {config.budget.trials}{changes}"]
         commands += [f"study show {config.name}"]
         if summary.best:
-            commands.append(f"study reproduce {summary.best.summary.run_id}    # trains trial {summary.best.number} again")
+            commands.append(
+                f"study reproduce {summary.best.summary.run_id}    # trains trial {summary.best.number} again"
+            )
         facts = {
             "seed": str(config.seed),
             "open trials at once": str(config.budget.concurrency),
             "threads per trial": str(config.budget.threads_per_trial),
-            **{key: value for key, value in summary.facts.items()},
+            **summary.facts,
             **material.environment,
         }
         if material.file:
@@ -271,7 +278,8 @@ def _anchor(title: str) -> str:
 def _header(file: str, name: str) -> str:
     """A paragraph of the comment that a study file begins with, such as ``Question: …``."""
     lines = takewhile(lambda line: line.startswith("#"), file.splitlines())
-    found = re.search(rf"^{name}:(.*?)(?=^[A-Z]\w*:|\Z)", "\n".join(l.lstrip("# ") for l in lines), re.DOTALL | re.MULTILINE)
+    text = "\n".join(line.lstrip("# ") for line in lines)
+    found = re.search(rf"^{name}:(.*?)(?=^[A-Z]\w*:|\Z)", text, re.DOTALL | re.MULTILINE)
     return " ".join(found[1].split()) if found else ""
 
 
@@ -344,8 +352,11 @@ figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: au
 .strips { display: grid; grid-template-columns: max-content minmax(0, 44rem); gap: .3rem 1rem; align-items: center }
 .strips img { width: 100%; image-rendering: pixelated; display: block } .strips b { white-space: nowrap }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-size: .85rem; opacity: .8; padding-bottom: .4rem }
+caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
+  opacity: .8; padding-bottom: .4rem }
+th { vertical-align: bottom } th small { display: block; font-weight: normal; opacity: .8 }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
+th.n, td.n { text-align: right }
 tr.baseline { font-style: italic; background: var(--soft) }
 pre { background: var(--soft); padding: .8rem; border-radius: .5rem; overflow-x: auto; font-size: .82rem }
 details { margin: .8rem 0 } summary { cursor: pointer }
