@@ -44,6 +44,8 @@ STYLE = {
     "text.parse_math": False,  # a dollar is a dollar
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -441,7 +443,7 @@ def _rug(axes: Axes, x: Sequence[float]) -> None:
     """Where pruned trials lie, in grey on the lower edge: what they reached in fewer epochs compares with no other."""
     if x:
         side = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 3}
-        _points(axes, x, [0.0] * len(x), "pruned", GREY, marker="x", linewidths=1.1, s=18, **side)
+        _points(axes, x, [0.02] * len(x), "pruned", GREY, marker="x", linewidths=1.1, s=18, **side)
 
 
 def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> None:

@@ -145,10 +145,7 @@ class _Page:
         return f'<div class="scroll">{table}</div>{others}'
 
     def progress(self) -> str:
-        return self._grid(figures.best_so_far, figures.best_over_time)
-
-    def curves(self) -> str:
-        return self._grid(figures.curves)
+        return self._grid(figures.best_so_far, figures.best_over_time, figures.curves)
 
     def keys(self) -> str:
         note = (
@@ -171,11 +168,10 @@ class _Page:
         )
         return f"<p>{note}</p>{self._grid(figures.importances)}"
 
-    def cost_and_quality(self) -> str:
+    def quality(self) -> str:
         drawn = [figures.front(self.summary, self.material, [name]) for name in AGAINST]
         panels = "".join(_figure(figure) for figure in drawn if figure)
-        note = "<p>Joined: the trials that no other one beats in both.</p>"
-        return f'{note}<div class="grid three">{panels}</div>' if panels else ""
+        return f'<div class="grid">{panels}</div>' if panels else ""
 
     def restorations(self) -> str:
         material, best = self.material, self.summary.best
@@ -188,7 +184,7 @@ class _Page:
             f"Trial {best.number} on the validation images; best, median and worst by the {material.image_metric} of "
             "each image, which is written below it."
         )
-        return f'<p>{note}</p><div class="grid three">{"".join(_figure(figure) for figure in drawn if figure)}</div>'
+        return f'<p>{note}</p><div class="grid">{"".join(_figure(figure) for figure in drawn if figure)}</div>'
 
     def cost(self) -> str:
         summary, ended = self.summary, self.summary.ended
@@ -261,10 +257,9 @@ SECTIONS: dict[str, Callable[[_Page], str]] = {
     "Pictures": _Page.pictures,
     "Leaderboard": _Page.leaderboard,
     "Progress": _Page.progress,
-    "Learning curves": _Page.curves,
     "Searched keys": _Page.keys,
     "Importances": _Page.importances,
-    "Quality and cost": _Page.cost_and_quality,
+    "Quality against cost": _Page.quality,
     "Restorations": _Page.restorations,
     "Cost": _Page.cost,
     "Reproduce": _Page.reproduce,
@@ -336,7 +331,7 @@ CSS = """
   :root { --line: #3a4048; --soft: #20242a; --link: #7db8f5; --ink: #e3e6ea; --page: #15181c }
 }
 * { box-sizing: border-box; stroke-linejoin: round; stroke-linecap: butt }
-body { margin: 0 auto; max-width: 1120px; padding: 1.2rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
+body { margin: 0 auto; max-width: 1400px; padding: 1.2rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--page) }
 h1 { margin: 0; font-size: 1.9rem; overflow-wrap: anywhere } h2 { margin: 0 0 .6rem; font-size: 1.25rem }
 header p { margin: .2rem 0 .8rem; overflow-wrap: anywhere } nav { font-size: .85rem }
@@ -345,17 +340,17 @@ a { color: var(--link) } p { margin: .5rem 0; max-width: 75ch } .lead { font-siz
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .6rem 0 }
 dt { opacity: .7 } dd { margin: 0; overflow-wrap: anywhere }
 figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: auto; max-width: 34rem }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.4rem }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1rem 0 }
 .tiles div { background: var(--soft); border-radius: .5rem; padding: .7rem .9rem }
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2 } .tiles span { font-size: .85rem; opacity: .8 }
 .strips { display: grid; grid-template-columns: max-content minmax(0, 44rem); gap: .3rem 1rem; align-items: center }
 .strips img { width: 100%; image-rendering: pixelated; display: block } .strips b { white-space: nowrap }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
 th { vertical-align: bottom } th small { display: block; font-weight: normal; opacity: .8 }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 th.n, td.n { text-align: right }
 tr.baseline { font-style: italic; background: var(--soft) }
 pre { background: var(--soft); padding: .8rem; border-radius: .5rem; overflow-x: auto; font-size: .82rem }
