@@ -37,7 +37,7 @@ COLOURS = (
 INK, GREY = "#24292f", "#8b8f94"  # text and axes, which become the page's own colour; trials without a value
 TOP = 10  # trials whose learning curves are told apart
 MANY = 400  # points from which on they are drawn as one picture in SVG
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
     "text.color": INK,
@@ -133,8 +133,8 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         return None
     figure, axes = _axes(title, label, _named(summary))
     complete = [trial for trial in summary.ended if trial.value is not None]
-    if pruned := [(places[trial.number], reached) for trial, reached in _pruned(summary)]:
-        x, y = zip(*pruned, strict=True)
+    if pruned := _pruned(summary):
+        x, y = [places[trial.number] for trial, _ in pruned], [reached for _, reached in pruned]
         _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
     if complete:
         x, y = [places[trial.number] for trial in complete], [summary.value(trial) for trial in complete]
@@ -142,7 +142,7 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         reached = (np.maximum if summary.sign > 0 else np.minimum).accumulate(y)
         axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
     _baselines(summary, axes)
-    if "trial" in label[:5]:
+    if label == "trial":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes)
     figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
@@ -166,8 +166,7 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
     axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=0.5, rasterized=len(others) > MANY))
     for trial, colour in reversed(list(zip(best, COLOURS, strict=False))):
-        kind = {"marker": "."} if len(trial.reported) == 1 else {}
-        axes.plot(*zip(*trial.reported.items(), strict=True), color=colour, linewidth=1.5, **kind)
+        axes.plot(*zip(*trial.reported.items(), strict=True), color=colour, linewidth=1.5)
         axes.plot(trial.summary.best_epoch, summary.value(trial), "o", markersize=4, color=colour)
     axes.autoscale_view()
     _baselines(summary, axes)
@@ -251,16 +250,9 @@ def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued
 
     _rug(axes, places(pruned))
     _points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
-    for place, name in enumerate(names):
-        if name in medians:
-            axes.hlines(
-                medians[name].median,
-                place - 0.33,
-                place + 0.33,
-                color=COLOURS[6],
-                linewidth=2,
-                label="median" if not axes.get_legend_handles_labels()[1].count("median") else None,
-            )
+    for label, name in zip(["median", *[""] * len(medians)], medians, strict=False):
+        place = names.index(name)
+        axes.hlines(medians[name].median, place - 0.33, place + 0.33, COLOURS[6], linewidth=2, label=label, zorder=1.5)
     labels = [f"{name}\nn = {medians[name].trials if name in medians else 0}" for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=8 if len(names) < 6 else 6.5)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -368,24 +360,25 @@ def restorations(
     groups = {kind: material.restored[kind] for kind in kinds if material.restored.get(kind)}
     if not groups or summary.best is None:
         return None
-    form, counts = METRICS[material.image_metric], [len(images) for images in groups.values()]
-    cell, (height, width) = WIDTH / 5, next(iter(groups.values()))[0].clean.shape
-    figure = Figure((cell * sum(counts), 3 * cell * height / width + 0.5), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
-    grid = figure.add_gridspec(1, len(groups), width_ratios=counts)
-    for place, (kind, images) in enumerate(groups.items()):
-        part = figure.add_subfigure(grid[place])
-        part.suptitle(f"{kind.capitalize()} of trial {summary.best.number}", x=0.02, ha="left", size=9.5, weight="bold")
-        cells = part.subplots(3, len(images), squeeze=False)
+    form, (rows, columns) = METRICS[material.image_metric], next(iter(groups.values()))[0].clean.shape
+    # In inches, placed by hand, which is faster than a layout engine: the images, and the room for text around them.
+    cell, left, top, below = 0.86, 0.22, 0.28, 0.22
+    tall, width = cell * rows / columns, sum(left + cell * len(images) for images in groups.values())
+    height = top + 3 * tall + below
+    figure, x = Figure((width, height)), 0.0
+    for kind, images in groups.items():
+        title = f"{kind.capitalize()} of trial {summary.best.number}"
+        figure.text((x + left) / width, 1 - 0.08 / height, title, va="top", size=9.5, weight="bold")
+        x += left
         for column, image in enumerate(images):
             shown = {"clean": image.clean, "degraded": image.degraded, "restored": image.restored}
-            for axes, (label, pixels) in zip(cells[:, column], shown.items(), strict=True):
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-                if column == 0:
-                    axes.set_ylabel(label, fontsize=8)
-            cells[2, column].set_xlabel(form.shown(image.value), fontsize=8)
+            for row, (label, pixels) in enumerate(shown.items()):
+                box = (x / width, (below + (2 - row) * tall) / height, 0.96 * cell / width, 0.96 * tall / height)
+                axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+                axes.set_ylabel(label if column == 0 else "", fontsize=8)
+            axes.set_xlabel(form.shown(image.value), fontsize=8)
+            x += cell
     said = [f"{kind} {', '.join(form.shown(image.value) for image in images)}" for kind, images in groups.items()]
     figure.set_label(
         f"Validation images, clean, degraded and as trial {summary.best.number} restores them, with the "
@@ -454,8 +447,8 @@ def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> No
         value = summary.value(entry)
         side = "center" if len(lines) == 1 else "bottom" if value == max(map(summary.value, lines)) else "top"
         axes.axhline(value, color=INK, linewidth=1, linestyle="--")
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
-        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, **place)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, va=side, **place)
 
 
 def _note(axes: Axes, text: str, x: float, y: float) -> None:

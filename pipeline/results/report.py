@@ -16,6 +16,7 @@ from html import escape
 from itertools import takewhile
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.config import ByKey, Range
@@ -245,7 +246,7 @@ class _Page:
             return self.summary.form.shown(trial.value)
         return escape(f"{'pruned' if trial.state == 'PRUNED' else 'failed'}: {trial.summary.reason}")
 
-    def _grid(self, *draw: Callable[[StudySummary, Material], figures.Figure | None]) -> str:
+    def _grid(self, *draw: Callable[[StudySummary, Material], Figure | None]) -> str:
         drawn = "".join(_figure(figure) for make in draw if (figure := make(self.summary, self.material)))
         return f'<div class="grid">{drawn}</div>' if drawn else ""
 
@@ -315,7 +316,7 @@ def _png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(figure: figures.Figure) -> str:
+def _figure(figure: Figure) -> str:
     return f"<figure>{svg(figure)}</figure>"
 
 
