@@ -200,8 +200,8 @@ TEX_WORDS = {
 def tex(content: str) -> tuple[list[list[str]], str]:
     """The cells of a LaTeX table row by row and its caption; fails at anything else that LaTeX would act on."""
     found = re.fullmatch(
-        r"% needs [^\n]*\n\\begin\{table\}\n\\centering\n(?:\\caption\{(.*)\}\n)?"
-        r"\\begin\{tabular\}\{([lr]*)\}\n\\toprule\n(.*)\\midrule\n(.*)\\bottomrule\n\\end\{tabular\}\n\\end\{table\}\n",
+        r"% needs [^\n]*\n\\begin\{table\}\n\\centering\n(?:\\caption\{(.*)\}\n)?\\medskip\n\\resizebox\{[^\n]*\{%\n"
+        r"\\begin\{tabular\}\{([lr]*)\}\n\\toprule\n(.*)\\midrule\n(.*)\\bottomrule\n\\end\{tabular\}\}\n\\end\{table\}\n",
         content,
         re.DOTALL,
     )
@@ -310,7 +310,7 @@ def test_a_page_is_self_contained_and_a_fragment_is_the_table_alone() -> None:
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
     assert not re.search(r"https?:|url\(|@import", content)
     fragment = html_fragment(TABLE, {2: 'http://127.0.0.1/#/?a="1"&b'})
-    assert fragment in content.replace(">2</td>", '><a href="http://127.0.0.1/#/?a=&quot;1&quot;&amp;b">2</a></td>', 1)
+    assert fragment in content.replace(">2</th>", '><a href="http://127.0.0.1/#/?a=&quot;1&quot;&amp;b">2</a></th>', 1)
     assert Page(fragment).attributes["href"] == {'http://127.0.0.1/#/?a="1"&b'}
     assert fragment.startswith("<table>")
 
@@ -337,7 +337,7 @@ def has_booktabs() -> bool:
 def test_latex_compiles(tmp_path: Path) -> None:
     tables = [TABLE, grouped(SUMMARY, "loss"), *(table_of([pair]) for pair in HOSTILE)]
     body = "".join(render(table, "tex").decode() for table in tables)
-    head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+    head = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n"
     (tmp_path / "page.tex").write_text(f"{head}{body}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, env={**os.environ, "TEXMFVAR": str(tmp_path)})
