@@ -41,15 +41,17 @@ STYLE = """\
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem; }
 div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-spacing: 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .8em; overflow-wrap: anywhere; }
 caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 3rem); }
-tbody th { position: sticky; left: 0; background: Canvas; font-weight: normal; }
+tr { background: Canvas; }
+tbody th { font-weight: normal; }
+.trial { position: sticky; left: 0; background: inherit; }
 th, td { padding: .3em .6em; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
-th { vertical-align: bottom; }
+thead th { vertical-align: bottom; }
 th small { display: block; font-weight: normal; opacity: .8; }
 .n { text-align: right; }
-.baseline, tbody tr:hover { background: #8882; }
+.baseline, tbody tr:hover { background: color-mix(in srgb, Canvas 87%, gray); }
 .baseline { font-style: italic; }
 @media (max-width: 40rem) {
   body { font-size: 13px; margin: .8rem; }
@@ -106,8 +108,8 @@ def html_fragment(table: Table, links: Mapping[int, str] | None = None) -> str:
     best = {column.key: table.best(column) for column in table.brief}
 
     def tag(column: Column, name: str, content: str, more: str = "") -> str:
-        side = ' class="n"' if _right(column) else ""
-        return f"<{name}{side}{more}>{content}</{name}>"
+        kind = ' class="n trial"' if column.key == "number" else ' class="n"' if _right(column) else ""
+        return f"<{name}{kind}{more}>{content}</{name}>"
 
     def cell(index: int, row: Mapping[str, Cell], column: Column) -> str:
         content = escape(_one_line(column.text(row)))
