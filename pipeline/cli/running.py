@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result
+from pipeline.cli.leaderboard import leaderboard
+from pipeline.cli.printing import make_table, next_commands, print_result
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
 from pipeline.errors import StudyError
 from pipeline.home import Home
@@ -37,6 +38,8 @@ def run(
     from pipeline.api import run_study
     from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
+    from pipeline.results.summary import summarise
+    from pipeline.search.studies import load_search
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
 
@@ -45,7 +48,7 @@ def run(
     with open_reporter() as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    print_result(leaderboard(config, outcome.records, outcome.baselines))
+    print_result(leaderboard(summarise(load_search(home, config.name))))
     if outcome.seconds:
         say(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
     if outcome.contact_sheet:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.printing import called_as, counted, leaderboard, make_table, print_result
+from pipeline.cli.printing import called_as, counted, make_table, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
 from pipeline.study.reporter import say
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pipeline.results.summary import StudySummary
     from pipeline.search.ask_tell import Search
 
 
@@ -41,29 +45,43 @@ def list_studies(home: Home, as_json: JsonOption = False) -> None:
 
 
 @command()
-def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show one study: leaderboard, baselines, failures, importances."""
+def show(
+    home: Home,
+    name: NameArgument,
+    top: Annotated[int, typer.Option(min=1, help="Show the best N trials.")] = 10,
+    others: Annotated[bool, typer.Option("--all", help="Show every trial: also pruned, failed, unfinished.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one study: leaderboard with baselines, failures, choices, importances."""
+    from pipeline.cli.leaderboard import choices, leaderboard
     from pipeline.results.summary import summarise
     from pipeline.results.table import study_table
-    from pipeline.search.records import ended
 
     search = find_study(home, name)
-    config, records = search.config, search.records()
-    baselines, importances = search.baselines, search.importances()
+    summary, importances = summarise(search), search.importances()
     document = {
         "name": name,
-        "config": config.canonical(),
-        "trials": study_table(summarise(search)).records,
-        "baselines": baselines,
+        "config": summary.config.canonical(),
+        "trials": study_table(summary).records,
+        "baselines": summary.baselines,
         "importances": importances,
+        "counts": summary.counts,
+        "beating": summary.beating,
+        "reasons": {state: summary.reasons(state) for state in ("PRUNED", "FAIL")},
+        "answer": summary.answer(),
     }
-    lines = [f"trial {r.number} failed: {r.summary.reason}" for r in ended(records) if r.state == "FAIL"]
-    if importances:
-        lines.append(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
-        lines += [f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}" for key, share in importances.items()]
-        if left_out := [key for key in config.space.searched() if key not in importances]:
-            lines.append(f"  not compared, because some complete trials do not have them: {', '.join(left_out)}")
-    print_result([*leaderboard(config, records, baselines), *lines], document, as_json)
+    shown = leaderboard(summary, len(summary.records) if others else top, others)
+    print_result([*shown, *choices(summary), *_importances(summary, importances)], document, as_json)
+
+
+def _importances(summary: StudySummary, importances: dict[str, float]) -> Iterator[RenderableType]:
+    complete = counted(summary.counts["complete"], "complete trial")
+    if not importances:
+        yield f"\nimportances: none, {complete} are too few or do not differ"
+        return
+    yield f"\nimportance for {summary.metric}, exploratory (PED-ANOVA on {complete})"
+    rows = [(key, f"{share:.1%}") for key, share in importances.items()]
+    yield make_table(("parameter", "share"), rows, right=("share",))
 
 
 @command()
