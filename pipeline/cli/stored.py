@@ -79,7 +79,7 @@ def show(
     """
     from pipeline.cli.leaderboard import choices, leaderboard, training_table
     from pipeline.results.summary import summarise
-    from pipeline.results.table import summary_rows
+    from pipeline.results.table import study_table
     from pipeline.search.studies import load_search
 
     document: dict[str, Any] = {"name": name}
@@ -96,7 +96,7 @@ def show(
         summary, importances = summarise(search), search.importances()
         document |= {
             "config": summary.config.canonical(),
-            "trials": summary_rows(summary.records, summary.config.objective.direction),
+            "trials": study_table(summary).records,
             "baselines": summary.baselines,
             "importances": importances,
             "state": _state(home, summary),
