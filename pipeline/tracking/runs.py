@@ -28,11 +28,20 @@ from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
-from pipeline.tracking.experiments import create_experiment, find_experiment, owned_path
+from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.registry import RegisteredVersion, every_version
-from pipeline.tracking.store import OpenExperiment, connect, disk_errors, every_page, patience_with, queued, waits
+from pipeline.tracking.store import (
+    OpenExperiment,
+    connect,
+    disk_errors,
+    every_page,
+    patience_with,
+    queued,
+    store_errors,
+    waits,
+)
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset
@@ -54,6 +63,7 @@ class StoredRun:
     metrics: dict[str, float]  # the last value of each
     artifact_uri: str
     deleted: bool = False
+    started: float = 0.0  # in seconds since 1970
 
 
 class Tracking:
@@ -348,6 +358,22 @@ def read_run(home: Home, run_id: str) -> StoredRun:
     raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 
 
+def find_runs(home: Home, query: str, study: str | None = None) -> list[StoredRun]:
+    """The runs of this home's studies, or of one, for which a filter of MLflow's holds; the oldest first.
+
+    Raises:
+        NotFoundError: there is no such study.
+        TrackingError: the store cannot be used.
+    """
+    chosen = [find_by_name(home, study)] if study else home_experiments(home)
+    ids = [each.experiment_id for each in chosen if each.lifecycle_stage == "active"]
+    if not ids:
+        return []
+    search = partial(connect(home).search_runs, ids, query, order_by=["attributes.start_time ASC"])
+    with store_errors(home):
+        return [_stored(run) for run in every_page(search)]
+
+
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
     """Every metric of a run, by step."""
     points = partial(connect(home).get_metric_history, run.run_id)
@@ -363,5 +389,12 @@ def _by_step(points: Iterable[Metric]) -> dict[int, float]:
 def _stored(run: Run) -> StoredRun:
     info, deleted = run.info, run.info.lifecycle_stage != LifecycleStage.ACTIVE
     return StoredRun(
-        info.run_id, info.run_name, info.status, run.data.tags, run.data.metrics, info.artifact_uri, deleted
+        info.run_id,
+        info.run_name,
+        info.status,
+        run.data.tags,
+        run.data.metrics,
+        info.artifact_uri,
+        deleted,
+        info.start_time / 1000,
     )
