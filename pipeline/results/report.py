@@ -23,7 +23,7 @@ from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
 from pipeline.results import figures
 from pipeline.results.figures import AGAINST, exploratory, svg
-from pipeline.results.formats import html_fragment
+from pipeline.results.export import html_fragment
 from pipeline.results.material import Material
 from pipeline.results.summary import StudySummary
 from pipeline.results.table import study_table
