@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.leaderboard import leaderboard
 from pipeline.cli.printing import make_table, next_commands, print_result
 from pipeline.cli.program import (
     DeviceOption,
@@ -45,6 +44,7 @@ def run(
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     from pipeline.api import run_study
+    from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
     from pipeline.results.summary import summarise
