@@ -74,7 +74,7 @@ def trial_note(summary: StudySummary, trial: EndedTrial, experiment_id: str) -> 
     parts = [
         f"{text}. See it beside the others: {_links(experiment_id)}.",
         f"It has {', '.join(settings or ['no searched key'])}; {', '.join(figures)}.",
-        f"![clean, degraded, restored, error]({_file(found.run_id, PANEL_FILE)})",
+        f"Its picture: [{PANEL_FILE}]({run_page(experiment_id, found.run_id, PANEL_FILE)})",  # too wide to stand here
     ]
     return "\n\n".join(parts)[:NOTE_LENGTH]
 
