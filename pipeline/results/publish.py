@@ -14,10 +14,11 @@ import numpy as np
 from pipeline.config import StudyFile
 from pipeline.config.trial import applies
 from pipeline.results.figures import COLOURS, GREY, INK, plots
-from pipeline.results.formats import render
+from pipeline.results.export import render
 from pipeline.results.material import Material, gather
-from pipeline.results.notes import NOTE, experiment_note, study_note, trial_note
+from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet
+from pipeline.results.report import LINK_BASE, report
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.results.table import FIGURES, study_table
 from pipeline.study.driver import StudyOutcome
@@ -40,11 +41,11 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
         summary = summarise(search)
         tags = session.tags | {"study.role": "study"}
         params = {"dataset": session.config.dataset}  # not the total: it may grow, and params cannot change
-        run_id = tracking.run(uid, "study", tags, params, session.data, time.time())
+        run_id = tracking.run(uid, f"study-{session.config.name}", tags, params, session.data, time.time())
         texts = (file.text, json.dumps(session.config.canonical(), indent=2))
         tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
         material = gather(session.home, search, tracking)
-        tracking.log_files(run_id, _files(summary, material))
+        tracking.log_files(run_id, _files(session, summary, material))
         if material.strips:
             tracking.log_picture(run_id, contact_sheet(_labelled(summary, material)), CONTACT_SHEET)
         experiment_id = tracking.experiment_id
@@ -58,9 +59,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
     return replace(outcome, contact_sheet=tracking.local_file(run_id, CONTACT_SHEET))
 
 
-def _files(summary: StudySummary, material: Material) -> dict[str, bytes]:
+def _files(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:
+    """The artifacts that people read first, by path."""
     table = study_table(summary, baselines=True)
     files = {f"leaderboard.{form}": render(table, form) for form in ("md", "csv")}
+    base = LINK_BASE if session.home.local_tracking else session.home.tracking_shown
+    files[REPORT_FILE] = report(summary, material, base).encode()
     return files | {f"plots/{name}": png for name, png in plots(summary, material).items()}
 
 

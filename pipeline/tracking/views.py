@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 VIEWS = {"leaderboard": "Leaderboard", "charts": "Charts", "pictures": "Pictures of the best"}
 TAG = "mlflow.sharedViewState."
@@ -55,6 +56,12 @@ def page(experiment_id: str, view: str | None = None) -> str:
         return f"#/experiments/{experiment_id}/runs?{TRAINING_MODE}"
     mode = "" if view == "leaderboard" else "&compareRunsMode=CHART"
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}&{TRAINING_MODE}{mode}"
+
+
+def studies_page(experiment_ids: Sequence[str]) -> str:
+    """The address of a list of the studies' own runs; MLflow's list of experiments leads to pages in the other mode."""
+    ids, which = json.dumps([*experiment_ids], separators=(",", ":")), "tags.`study.role` = 'study'"
+    return f"#/compare-experiments/s?experiments={quote(ids)}&searchFilter={quote(which)}&{TRAINING_MODE}"
 
 
 def run_page(experiment_id: str, run_id: str, file: str | None = None) -> str:
