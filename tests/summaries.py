@@ -28,7 +28,9 @@ def record(
     if value is not None:
         metrics = {"train/loss": 0.5, "val/psnr": value, "val/ssim": value / 100, "val/sharpness": value / 20}
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5, reason=reason)
-    return EndedTrial(number, params, params, STARTED, ENDED, state, value if state == "COMPLETE" else None, summary, {})
+    return EndedTrial(
+        number, params, params, STARTED, ENDED, state, value if state == "COMPLETE" else None, summary, {}
+    )
 
 
 def running(number: int, **params: Any) -> RunningTrial:
