@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.config import StudyFile
 from pipeline.config.trial import applies
-from pipeline.results.figures import COLOURS, GREY, INK, plots
 from pipeline.results.export import render
+from pipeline.results.figures import COLOURS, GREY, INK, plots
 from pipeline.results.material import Material, gather
 from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet

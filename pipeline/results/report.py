@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from html import escape
@@ -27,12 +28,13 @@ from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table
+from pipeline.search.ask_tell import IMPORTANCES_FROM
 from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.tracking.views import run_page
 
 LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
 TOP = 20  # trials in the leaderboard; where all are at most half as many again, it has all
-IMPORTANCES = "Importances need 50 ended trials: with fewer, PED-ANOVA would compare a handful with all."
+FEW = f"Importances need {IMPORTANCES_FROM} ended trials: with fewer, PED-ANOVA would compare a handful with all."
 
 
 def report(summary: StudySummary, material: Material, link_base: str) -> str:
@@ -163,10 +165,10 @@ class _Page:
 
     def importances(self) -> str:
         if not self.material.importances:
-            return f"<p>{IMPORTANCES}</p>" if len(self.summary.ended) < 50 else ""
+            return f"<p>{FEW}</p>" if len(self.summary.ended) < IMPORTANCES_FROM else ""
         note = (
             f"How much each key decides whether a trial is among the best tenth (PED-ANOVA, {len(self.summary.ended)} "
-            f"ended trials). Exploratory: no claim, and no effect of one value."
+            "ended trials). Exploratory: no claim, and not what one value is worth."
         )
         return f"<p>{note}</p>{self._grid(figures.importances)}"
 
@@ -212,7 +214,7 @@ class _Page:
     def reproduce(self) -> str:
         summary, material, config = self.summary, self.material, self.summary.config
         file = f"{config.name}.toml"
-        changes = f" {material.overrides}" if material.overrides else ""
+        changes = "".join(f" --set {shlex.quote(override)}" for override in material.overrides)
         commands = [f"study run {file} --name {config.name} --trials {config.budget.trials}{changes}"]
         commands += [f"study show {config.name}"]
         if summary.best:
