@@ -203,7 +203,9 @@ class _Page:
             "training": f"{_duration(time)}, summed over {len(ended)} trials",
             "from the first start to the last end": f"{_duration(passed.total_seconds())}, pauses included",
             "epochs trained": f"{epochs:,} of {budget * len(ended):,}",
-            "saved by pruning": f"{saved:,} epochs of {len(pruned)} pruned trials" if pruned else "no trial was pruned",
+            "saved by pruning": f"{saved:,} epochs, in {len(pruned)} pruned trials"
+            if pruned
+            else "no trial was pruned",
         }
         reasons = {state: summary.reasons(state) for state in ("PRUNED", "FAIL")}
         for state, name in (("PRUNED", "why pruned"), ("FAIL", "why failed")):

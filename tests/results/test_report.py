@@ -123,7 +123,7 @@ def test_its_numbers_are_those_of_the_summary(made: tuple[StudySummary, Material
         assert digest in page.text
     assert material.environment["torch"] in page.text
     saved = sum(3 - trial.summary.epochs for trial in summary.ended if trial.state == "PRUNED")
-    assert f"{saved} epochs of {summary.counts['pruned']} pruned trial" in page.text
+    assert f"{saved} epochs, in {summary.counts['pruned']} pruned trial" in page.text
     assert "# A study for tests." in page.text
 
 
