@@ -180,8 +180,9 @@ def _description(
     settings = ", ".join(f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items())
     cost = f"{best.cost['parameters']:,} parameters, {best.cost['multiply_adds']:,} multiply-adds per image"
     load = f'pipeline.load_model("{config.model_name}")'
-    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
-    serve += f" mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
+    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} \\\n"
+    serve += "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \\\n"
+    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
     page = partial(run_page, tracking.experiment_id, run.run_id)
     file = run.tags.get("study.file_sha256", "unknown")
     lines = [
