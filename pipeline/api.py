@@ -10,7 +10,7 @@ from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
-from pipeline.results.formats import frame
+from pipeline.results.export import frame
 from pipeline.results.publish import publish
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table

@@ -233,4 +233,4 @@ def _worth(value: float, better: str) -> float:
 
 
 def _digest(summary: StudySummary) -> str:
-    return f"; data {summary.facts.get('data.sha256', '')[:DIGEST]}"
+    return f"; data sha256 {summary.facts.get('data.sha256', '')[:DIGEST]}"

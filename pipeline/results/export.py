@@ -39,22 +39,26 @@ TEX_LETTERS = "ÀÁÂÃÄÅÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝàáâãäå�
 
 STYLE = """\
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; padding: 0 1rem; max-width: 90rem; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem; }
 div { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-spacing: 0; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .8em; overflow-wrap: anywhere; }
-th, td { padding: .3em .7em; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
-th { vertical-align: bottom; }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 3rem); }
+tr { background: Canvas; }
+tbody th { font-weight: normal; }
+.trial { position: sticky; left: 0; background: inherit; }
+th, td { padding: .3em .6em; text-align: left; white-space: nowrap; border-bottom: 1px solid #8886; }
+thead th { vertical-align: bottom; }
 th small { display: block; font-weight: normal; opacity: .8; }
 .n { text-align: right; }
-.baseline, tbody tr:hover { background: #8882; }
+.baseline, tbody tr:hover { background: color-mix(in srgb, Canvas 87%, gray); }
 .baseline { font-style: italic; }
 @media (max-width: 40rem) {
-  body { font-size: 13px; margin: .8rem 0; padding: 0 .6rem; }
+  body { font-size: 13px; margin: .8rem; }
   th, td { padding: .3em .45em; }
 }
 @media print {
-  body { font-size: 8pt; margin: 0; max-width: none; }
+  body { font-size: 8pt; margin: 0; }
   div { overflow: visible; }
   th, td { padding: .15em .4em; white-space: normal; }
   tr { break-inside: avoid; }
@@ -104,21 +108,23 @@ def html_fragment(table: Table, links: Mapping[int, str] | None = None) -> str:
     best = {column.key: table.best(column) for column in table.brief}
 
     def tag(column: Column, name: str, content: str, more: str = "") -> str:
-        side = ' class="n"' if _right(column) else ""
-        return f"<{name}{side}{more}>{content}</{name}>"
+        kind = ' class="n trial"' if column.key == "number" else ' class="n"' if _right(column) else ""
+        return f"<{name}{kind}{more}>{content}</{name}>"
 
     def cell(index: int, row: Mapping[str, Cell], column: Column) -> str:
         content = escape(_one_line(column.text(row)))
-        number = row.get("number")
-        if column.key == "number" and links and isinstance(number, int) and number in links:
-            content = f'<a href="{escape(links[number])}">{content}</a>'
+        if column.key == "number":
+            number = row.get("number")
+            if links and isinstance(number, int) and number in links:
+                content = f'<a href="{escape(links[number])}">{content}</a>'
+            return tag(column, "th", content, ' scope="row"')
         return tag(column, "td", f"<strong>{content}</strong>" if index in best[column.key] else content)
 
     def head(column: Column) -> str:
         unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
         return tag(column, "th", escape(_one_line(column.heading)) + unit, ' scope="col"')
 
-    lines = [f"<caption>{escape(_one_line(table.caption))}</caption>"] if table.caption else []
+    lines = [f"<caption><span>{escape(_one_line(table.caption))}</span></caption>"] if table.caption else []
     lines.append(f"<thead><tr>{''.join(head(column) for column in table.brief)}</tr></thead>\n<tbody>")
     for index, row in enumerate(table.rows):
         kind = ' class="baseline"' if _is_baseline(row) else ""
@@ -161,8 +167,8 @@ def _parquet(table: Table) -> bytes:
 
 
 def _markdown(table: Table) -> bytes:
-    heads = [_md(column.heading) + (f" ({_md(column.unit)})" if column.unit else "") for column in table.brief]
-    lines = _texts(table, _md, "**{}**".format, "*{}*".format)
+    heads = [md_text(column.heading) + (f" ({md_text(column.unit)})" if column.unit else "") for column in table.brief]
+    lines = _texts(table, md_text, "**{}**".format, "*{}*".format)
     widths = [max(map(len, [head, *cells, "--:"])) for head, *cells in zip(heads, *lines, strict=True)]
     rights = [_right(column) for column in table.brief]
 
@@ -172,7 +178,7 @@ def _markdown(table: Table) -> bytes:
 
     rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, rights, strict=True)]
     text = "".join(map(line, [heads, rule, *lines]))
-    return (text + (f"\n{_md(table.caption)}\n" if table.caption else "")).encode()
+    return (text + (f"\n{md_text(table.caption)}\n" if table.caption else "")).encode()
 
 
 def _tex(table: Table) -> bytes:
@@ -181,17 +187,19 @@ def _tex(table: Table) -> bytes:
     sides = "".join("r" if _right(column) else "l" for column in table.brief)
     rows = _texts(table, _tex_text, "\\textbf{{{}}}".format, "\\emph{{{}}}".format)
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}; the table is scaled down where it is wider than the text",
         "\\begin{table}",
         "\\centering",
         *([f"\\caption{{{_tex_text(table.caption)}}}"] if table.caption else []),
+        "\\medskip",
+        "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%",
         f"\\begin{{tabular}}{{{sides}}}",
         "\\toprule",
         *(f"{' & '.join(cells)} \\\\" for cells in [heads, *([units] if any(units) else [])]),
         "\\midrule",
         *(f"{' & '.join(cells)} \\\\" for cells in rows),
         "\\bottomrule",
-        "\\end{tabular}",
+        "\\end{tabular}}",
         "\\end{table}\n",
     ]
     return "\n".join(lines).encode()
@@ -223,7 +231,7 @@ def _texts(
     return [[cell(index, row, column) for column in table.brief] for index, row in enumerate(table.rows)]
 
 
-def _md(text: str) -> str:
+def md_text(text: str) -> str:
     """A text without meaning in Markdown; the underscore within a word has none."""
     return re.sub(r"[\\`*\[\]<>|~&$#!@]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", _one_line(text))
 
