@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -192,15 +193,18 @@ def promote(
     baselines = ", ".join(f"{baseline} {METRICS[metric].shown(value)}" for baseline, value in done.baselines.items())
     data = load(config.dataset, home.with_data(config.dataset).data_dir)
     height, width = input_size(data.image_size, config.degrade)
-    serve = f"{mlflow_command()} models serve -m models:/{done.model}@champion --env-manager local"
+    mlflow = mlflow_command()
+    environment = f"MLFLOW_TRACKING_URI={shlex.quote(home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
+    if mlflow != "mlflow":  # it looks for its server by name
+        environment += f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     grey = f"import json; print(json.dumps({{'inputs': [[[[0.5] * {width}] * {height}]]}}))"
     shown = [
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
         f"select: {measured(metric, done.select[metric])} (baselines: {baselines})",
         "test, read once: " + ", ".join(measured(key, value) for key, value in done.test.items()),
         "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
-        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
-        f"{serve} --host 127.0.0.1 -p 5001",
+        f"serve it: {environment} {mlflow} models serve -m models:/{done.model}@champion --env-manager local "
+        "--host 127.0.0.1 -p 5001",
         f'ask it (one grey image, [N, 1, {height}, {width}] in [0, 1]): {shlex.quote(sys.executable)} -c "{grey}" | '
         "curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations",
     ]
