@@ -73,6 +73,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     search = load_search(home, study)
     check_owner(home, search)
     config, name = search.config, search.config.model_name
+    home = home.with_data(config.dataset)
     trial = _choose(search.records(), config, number)
     tracking = read_tracking(home, study, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)

@@ -121,8 +121,10 @@ def open_session(
     if options.cluster and options.workers:
         raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
     wanted = _device(options, home, config.name)
+    home = home.with_data(config.dataset)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
+    home.remember_data(config.dataset)
     needs = _needs(home, config, data, wanted)
     with (
         study_lock(home, config.name) as lock,

@@ -97,6 +97,7 @@ def examine(session: Session, thorough: bool = False, retrain: bool = False) -> 
 def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
     search = load_search(home, name)
     config, facts = search.config, search.facts
+    home = home.with_data(config.dataset)
     data = load(config.dataset, home.data_dir)
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")
