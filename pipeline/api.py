@@ -15,8 +15,8 @@ from pipeline.config.messages import shown
 from pipeline.errors import InputError
 from pipeline.home import Home, open_home
 from pipeline.results.best import Best, best_of
+from pipeline.results.export import frame, html_fragment, render
 from pipeline.results.figures import FIGURES, png
-from pipeline.results.formats import frame, html_fragment, render
 from pipeline.results.material import Material, gather
 from pipeline.results.publish import publish
 from pipeline.results.summary import StudySummary, summarise

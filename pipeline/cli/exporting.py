@@ -38,7 +38,7 @@ def export(
 ) -> None:
     """Write a study's summary table to a file or to standard output."""
     from pipeline.files import check_output, write_output
-    from pipeline.results.formats import FOR_PEOPLE, FORMATS, render
+    from pipeline.results.export import FOR_PEOPLE, FORMATS, render
     from pipeline.results.summary import summarise
     from pipeline.results.table import grouped, study_table
 

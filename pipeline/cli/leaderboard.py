@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.printing import console, counted, make_table
+from pipeline.cli.printing import console, counted, make_table, minute, objective
 from pipeline.config import Range
 from pipeline.config.choices import METRICS
-from pipeline.config.forms import parts_of
+from pipeline.config.forms import DEFAULTS, parts_of
 from pipeline.results.summary import Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.study.reporter import printable
@@ -22,9 +22,12 @@ from pipeline.study.reporter import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pipeline.results.lookup import StoredTraining
+
 TOP = 10  # trials on a leaderboard
 MOST_VALUES = 8  # of a range of whole numbers whose values are listed one by one
 LONGEST = 60  # characters of a reason in a table
+RUN_STATES = {"FINISHED": "complete", "FAILED": "failed"}  # of single trainings
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 GAP = 2  # between two columns
 
@@ -48,18 +51,25 @@ class Column:
         return max(map(len, [*self.heading.split("\n"), *self.cells]))
 
 
-def leaderboard(summary: StudySummary, top: int = TOP, others: bool = False) -> Iterator[RenderableType]:
-    """The best ``top`` trials among the baselines; with ``others`` also the trials that are not complete."""
+def leaderboard(summary: StudySummary, state: str, top: int = TOP, others: bool = False) -> Iterator[RenderableType]:
+    """The best ``top`` trials among the baselines; with ``others`` also the trials that are not complete.
+
+    ``state`` is the study's; the open trials of one that is not ``running`` are unfinished.
+    """
     from rich.text import Text
 
-    counts = {name: number for name, number in summary.counts.items() if number}
+    states = STATES | ({"RUNNING": "running"} if state == "running" else {})
+    counts = summary.counts | {"running": 0}
+    if state == "running":
+        counts |= {"running": counts["unfinished"], "unfinished": 0}
+    shown = ", ".join(f"{number} {name}" for name, number in counts.items() if number)
     of = summary.config.budget.trials
-    parts = f" ({', '.join(f'{number} {name}' for name, number in counts.items())})" if counts else ""
-    yield Text.assemble("\n", (summary.name, "bold"), f": {len(summary.ended)} of {of} trials ended{parts}")
+    text = f": {state}, {len(summary.ended)} of {of} trials ended" + (f" ({shown})" if shown else "")
+    yield Text.assemble("\n", (summary.name, "bold"), text)
     rows = _rows(summary, top, others)
     if rows:
         dim = [not isinstance(row, EndedTrial | RunningTrial) for row in rows]
-        yield from fitted(_columns(summary, rows, others), _importance(summary, others), dim)
+        yield from fitted(_columns(summary, rows, states, others), _importance(summary, others), dim)
     yield from (Text(printable(sentence)) for sentence in _sentences(summary))
 
 
@@ -76,7 +86,7 @@ def _rows(summary: StudySummary, top: int, others: bool) -> list[Row]:
     return rows + [record for record in summary.records if record.state != "COMPLETE"] if others else rows
 
 
-def _columns(summary: StudySummary, rows: Sequence[Row], others: bool) -> list[Column]:
+def _columns(summary: StudySummary, rows: Sequence[Row], states: Mapping[str, str], others: bool) -> list[Column]:
     """Every column, in the order in which they are shown."""
     ranks = {trial.number: rank for rank, trial in enumerate(summary.ranked, 1)}
     ended = [row if isinstance(row, EndedTrial) else None for row in rows]
@@ -87,13 +97,13 @@ def _columns(summary: StudySummary, rows: Sequence[Row], others: bool) -> list[C
         return f"{row} more" if isinstance(row, int) else row.name if isinstance(row, Baseline) else str(row.number)
 
     def state(row: Row) -> str:
-        return "" if isinstance(row, int) else "baseline" if isinstance(row, Baseline) else STATES[row.state]
+        return "" if isinstance(row, int) else "baseline" if isinstance(row, Baseline) else states[row.state]
 
     def rank(row: Row) -> str:
         return "…" if isinstance(row, int) else "" if isinstance(row, Baseline) else str(ranks.get(row.number, ""))
 
     def gain(row: Row, score: Mapping[str, float]) -> str:
-        if isinstance(row, RunningTrial | int) or state(row) in ("pruned", "failed"):
+        if isinstance(row, RunningTrial | int) or (isinstance(row, EndedTrial) and row.value is None):
             return ""
         gap = summary.gap(score[summary.objective])
         return "" if gap is None else f"{round(gap, summary.form.decimals) + 0.0:+.{summary.form.decimals}f}"
@@ -120,7 +130,7 @@ def _columns(summary: StudySummary, rows: Sequence[Row], others: bool) -> list[C
             Column("reason", [textwrap.shorten(reason, LONGEST, placeholder=" …") for reason in reasons], True)
         )
     columns += [
-        _metric(name, scores, METRICS[name].unit if METRICS[name].unit == "dB" else "")
+        _metric(name, scores, "dB" if METRICS[name].unit == "dB" else "")
         for name in ("psnr", "ssim", "class_kept", *METRICS)
         if name != metric and any(f"val/{name}" in score for score in scores)
     ]
@@ -177,7 +187,7 @@ def fitted(columns: Sequence[Column], first: Sequence[str] = (), dim: Iterable[b
         row.style = "dim" if dimmed else None
     yield table
     if left_out := [column.name for column in columns if column.name not in kept]:
-        yield Text(f"no room for: {', '.join(left_out)}; a wider terminal or `study export` shows them")
+        yield Text(f"no room for: {', '.join(left_out)}; a wider terminal shows them")
 
 
 def _sentences(summary: StudySummary) -> Iterator[str]:
@@ -219,3 +229,32 @@ def _listed(summary: StudySummary, key: str) -> bool:
     """Whether a key's values are a list, or whole numbers so few that they can be listed."""
     ranges = [part for part in parts_of(summary.config.space.dimension(key)) if isinstance(part, Range)]
     return all(each.integer and each.high - each.low < MOST_VALUES * (each.step or 1) for each in ranges)
+
+
+def training_table(trainings: Sequence[StoredTraining], studies: bool = False) -> Iterator[RenderableType]:
+    """Single trainings with their figures, and the settings that are not the defaults in each of them.
+
+    With ``studies`` there is a column of the studies' names.
+    """
+    params = [training.config.params() if training.config else {} for training in trainings]
+    changed = [
+        key for key in params[0] if key in DEFAULTS and any(p.get(key, DEFAULTS[key]) != DEFAULTS[key] for p in params)
+    ]
+    best = [training.metrics.get("best_epoch") for training in trainings]
+    scores = [(t.config.objective if t.config else "", t.metrics.get("objective")) for t in trainings]
+    figures = [{f"val/{name}": t.metrics.get(f"best/{name}", math.nan) for name in METRICS} for t in trainings]
+    names = [name for name in METRICS if not all(math.isnan(each[f"val/{name}"]) for each in figures)]
+    columns = [
+        *([Column("study", [training.study for training in trainings], left=True)] if studies else []),
+        Column("training", [training.name for training in trainings], left=True),
+        Column("state", [RUN_STATES.get(training.status, "unfinished") for training in trainings], left=True),
+        Column("objective", [objective(*score) if score[0] else "" for score in scores]),
+        Column("epochs", [str(each.get("epochs", "")) for each in params]),
+        Column("best epoch", ["" if epoch is None or math.isnan(epoch) else f"{epoch:.0f}" for epoch in best]),
+        Column("run", [training.run_id[:8] for training in trainings], left=True),
+        *(setting(key, [each.get(key) for each in params]) for key in changed),
+        *(_metric(name, figures, "dB" if METRICS[name].unit == "dB" else "") for name in names),
+        Column("started", [minute(training.started) for training in trainings], left=True),
+    ]
+    yield "\nsingle trainings"
+    yield from fitted(columns)

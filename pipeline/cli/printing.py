@@ -6,10 +6,12 @@ Comes in: rows, any document of JSON values. Goes out: text. May not import pand
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import shutil
 import sys
 from collections.abc import Container, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,18 @@ def make_table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # not markup: a path may contain brackets
     return table
+
+
+def objective(metric: str, value: float | None) -> str:
+    """A metric's name and value, with its unit if that is dB: ``psnr 18.12 dB``. Empty without a value."""
+    from pipeline.config.choices import METRICS
+
+    return "" if value is None or math.isnan(value) else f"{metric} {METRICS[metric].shown(value)}"
+
+
+def minute(time: datetime) -> str:
+    """A time as people read it, in local time."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"
 
 
 def counted(number: int, noun: str) -> str:

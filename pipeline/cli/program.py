@@ -49,7 +49,13 @@ def _study_names(context: typer.Context, incomplete: str) -> list[str]:
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.", autocompletion=_study_names)]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (TOML).")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An MLflow run id, of a trial or a single training.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its id or the beginning of it, STUDY/TRIAL, or a name with --study."),
+]
+StudyOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The study that RUN belongs to.", autocompletion=_study_names)
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
 ]

@@ -8,9 +8,17 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.leaderboard import leaderboard
 from pipeline.cli.printing import make_table, next_commands, print_result
-from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
+from pipeline.cli.program import (
+    DeviceOption,
+    FileArgument,
+    JsonOption,
+    NameOption,
+    RunArgument,
+    SetOption,
+    StudyOption,
+    command,
+)
 from pipeline.errors import StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import figure, say, split_sizes
@@ -36,6 +44,7 @@ def run(
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     from pipeline.api import run_study
+    from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.config import load_study_file
     from pipeline.results.summary import summarise
@@ -48,7 +57,7 @@ def run(
     with open_reporter() as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    print_result(leaderboard(summarise(load_search(home, config.name))))
+    print_result(leaderboard(summarise(load_search(home, config.name)), "complete"))
     if outcome.seconds:
         say(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
     if outcome.contact_sheet:
@@ -96,7 +105,8 @@ def train(
 @command()
 def evaluate(
     home: Home,
-    run_id: RunArgument,
+    run: RunArgument,
+    study: StudyOption = None,
     picture: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the panel to this PNG file.")
     ] = None,
@@ -106,9 +116,10 @@ def evaluate(
 
     The metrics are printed beside those recorded for the run's best epoch.
     """
+    from pipeline.results.lookup import find_run
     from pipeline.results.reproduce import evaluate as evaluate_run
 
-    done = evaluate_run(home, run_id, picture)
+    done = evaluate_run(home, find_run(home, run, study), picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
     rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []

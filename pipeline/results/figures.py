@@ -23,7 +23,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from pipeline.config import ByKey, Range
 from pipeline.config.choices import METRICS
-from pipeline.config.forms import parts_of
+from pipeline.config.forms import Dimension, parts_of
 from pipeline.results.material import Material
 from pipeline.results.summary import Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial
@@ -44,6 +44,8 @@ STYLE = {
     "text.parse_math": False,  # a dollar is a dollar
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -131,7 +133,9 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         return None
     figure, axes = _axes(title, label, _named(summary))
     complete = [trial for trial in summary.ended if trial.value is not None]
-    _unranked(axes, [(places[trial.number], value) for trial, value in _pruned(summary)])
+    if pruned := [(places[trial.number], reached) for trial, reached in _pruned(summary)]:
+        x, y = zip(*pruned, strict=True)
+        _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
     if complete:
         x, y = [places[trial.number] for trial in complete], [summary.value(trial) for trial in complete]
         _points(axes, x, y, label="complete")
@@ -152,13 +156,14 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     if not trials:
         return None
     best = summary.ranked[:TOP]
+    numbers = {trial.number for trial in best}
     figure, axes = _axes(
         f"Learning curves of the best {len(best)}" if best else "Learning curves",
         "epoch",
         _named(summary),
         HEIGHT + 0.5,
     )
-    others = [list(trial.reported.items()) for trial in trials if trial not in best]
+    others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
     axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=0.5, rasterized=len(others) > MANY))
     for trial, colour in reversed(list(zip(best, COLOURS, strict=False))):
         kind = {"marker": "."} if len(trial.reported) == 1 else {}
@@ -186,20 +191,20 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
 def key_panel(summary: StudySummary, key: str) -> Figure | None:
     """The objective against one searched key: a scatter for a range, strips with their medians for choices."""
     trials = [(trial, summary.value(trial)) for trial in summary.ranked if key in trial.params]
-    pruned = [(trial, value) for trial, value in _pruned(summary) if key in trial.params]
+    pruned = [trial for trial, _ in _pruned(summary) if key in trial.params]
     if not trials and not pruned:
         return None
     dimension = summary.config.space.dimension(key)
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
-    values = [trial.params[key] for trial, _ in (*trials, *pruned)]
+    values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    figure, axes = _axes(key, "", _named(summary))
+    figure, axes = _axes(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
     if ranges and numbers:
         log = any(part.log for part in ranges)
         axes.set_xlabel(f"{key} (log scale)" if log else key)
         if log:
             _log(axes, [float(value) for value in values])
-        _unranked(axes, [(float(trial.params[key]), value) for trial, value in pruned])
+        _rug(axes, [float(trial.params[key]) for trial in pruned])
         for (name, group), colour in zip(_by_part(dimension, trials).items(), COLOURS, strict=False):
             _points(axes, [float(t.params[key]) for t, _ in group], [v for _, v in group], name, colour)
         what = f"{len(trials)} complete trials"
@@ -214,34 +219,38 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
 Valued = tuple[EndedTrial, float]
 
 
-def _by_part(dimension: Any, trials: Sequence[Valued]) -> dict[str, list[Valued]]:
-    """Trials by the part of a split key that was theirs."""
-    groups: dict[str, list[Valued]] = {}
+def _by_part(dimension: Dimension, trials: Sequence[Valued]) -> dict[str, list[Valued]]:
+    """Trials by the part of a split key that was theirs, under the values of the other key that have this part."""
+    if not isinstance(dimension, ByKey):
+        return {"": list(trials)}
+    parts: dict[str, list[Valued]] = {}
     for trial, value in trials:
-        name = f"{dimension.by} {dimension.part(trial.values[dimension.by])[0]}" if isinstance(dimension, ByKey) else ""
-        groups.setdefault(name.replace(" default", ": others"), []).append((trial, value))
-    return dict(sorted(groups.items()))
+        parts.setdefault(dimension.part(trial.values[dimension.by])[0], []).append((trial, value))
+    return {
+        ", ".join(sorted({shown_value(trial.values[dimension.by]) for trial, _ in parts[name]})): parts[name]
+        for name in sorted(parts)
+    }
 
 
-def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued], pruned: Sequence[Valued]) -> str:
+def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued], pruned: Sequence[EndedTrial]) -> str:
     """One strip per value, in the file's order; returns the medians as text."""
-    found = {shown_value(trial.params[key]) for trial, _ in (*trials, *pruned)}
+    found = {shown_value(trial.params[key]) for trial in (*(trial for trial, _ in trials), *pruned)}
     names = [shown_value(value) for value in summary.config.space.reachable(key)]
     names = [name for name in names if name in found] + sorted(found - set(names))
     medians = {shown_value(choice.value): choice for choice in summary.choices(key)}
 
-    def places(entries: Sequence[Valued]) -> list[float]:
+    def places(entries: Sequence[EndedTrial]) -> list[float]:
         """Each at its strip, side by side, in the order of the values."""
         counts = dict.fromkeys(names, 0)
         found = []
-        for trial, _ in entries:
+        for trial in entries:
             name = shown_value(trial.params[key])
             found.append(names.index(name) + 0.09 * ((counts[name] % 5) - 2))
             counts[name] += 1
         return found
 
-    _unranked(axes, list(zip(places(pruned), [value for _, value in pruned], strict=True)))
-    _points(axes, places(trials), [value for _, value in trials])
+    _rug(axes, places(pruned))
+    _points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
     for place, name in enumerate(names):
         if name in medians:
             axes.hlines(
@@ -319,8 +328,8 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
         )
         for trial, cost, value in best[:: max(1, len(best) // 6)]:
             _note(axes, str(trial.number), cost, value)
-        _legend(axes)
         said.append(f"{name.replace('_', '-')}: trials {', '.join(str(t.number) for t, *_ in best)}")
+    _legend(figure.axes[0])
     figure.set_label(f"{summary.metric} against {', '.join(groups)}. Not beaten in both, by {'; '.join(said)}.")
     return figure
 
@@ -360,7 +369,8 @@ def restorations(
     if not groups or summary.best is None:
         return None
     form, counts = METRICS[material.image_metric], [len(images) for images in groups.values()]
-    figure = Figure((WIDTH * sum(counts) / 5, WIDTH * 3.9 / 5), layout="constrained")
+    cell, (height, width) = WIDTH / 5, next(iter(groups.values()))[0].clean.shape
+    figure = Figure((cell * sum(counts), 3 * cell * height / width + 0.5), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
     grid = figure.add_gridspec(1, len(groups), width_ratios=counts)
     for place, (kind, images) in enumerate(groups.items()):
@@ -394,6 +404,11 @@ FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
 }
 
 
+def exploratory(summary: StudySummary) -> bool:
+    """Whether the search decided which values were tried more often, or to the end: differences are then no claim."""
+    return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
+
+
 def _axes(title: str, x: str, y: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
     figure = Figure((WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
@@ -424,28 +439,23 @@ def _points(
     axes.scatter(x, y, color=colour, label=label or None, rasterized=len(x) > MANY, **size)
 
 
-def _unranked(axes: Axes, places: Sequence[tuple[float, float]]) -> None:
-    """Pruned trials, in grey: at the best that they reached."""
-    if places:
-        x, y = zip(*places, strict=True)
-        _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
+def _rug(axes: Axes, x: Sequence[float]) -> None:
+    """Where pruned trials lie, in grey on the lower edge: what they reached in fewer epochs compares with no other."""
+    if x:
+        side = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 3}
+        _points(axes, x, [0.02] * len(x), "pruned", GREY, marker="x", linewidths=1.1, s=18, **side)
 
 
 def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> None:
-    """Baselines as lines, named at their right end."""
-    for entry in summary.standing:
-        if isinstance(entry, Baseline) and (not only_best or entry == summary.best_baseline):
-            value = summary.value(entry)
-            axes.axhline(value, color=INK, linewidth=1, linestyle="--")
-            axes.annotate(
-                f"{entry.name} {summary.form.shown(value)}",
-                (1, value),
-                (-2, 2),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                fontsize=7.5,
-            )
+    """Baselines as lines, named in the right margin."""
+    lines = [entry for entry in summary.standing if isinstance(entry, Baseline)]
+    lines = lines[:1] if only_best else lines  # the best first
+    for entry in lines:
+        value = summary.value(entry)
+        side = "center" if len(lines) == 1 else "bottom" if value == max(map(summary.value, lines)) else "top"
+        axes.axhline(value, color=INK, linewidth=1, linestyle="--")
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
+        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, **place)
 
 
 def _note(axes: Axes, text: str, x: float, y: float) -> None:
@@ -462,5 +472,6 @@ def _log(axes: Axes, values: Sequence[float], form: Any = None) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
-        axes.figure.legend(loc="outside lower center", ncol=3)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(handles, labels, loc="outside lower center", ncol=3)

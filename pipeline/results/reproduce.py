@@ -21,6 +21,7 @@ from pipeline.epoch import run_epoch
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
+from pipeline.evaluation.panel import labelled, panel_title
 from pipeline.evaluation.scores import validation
 from pipeline.files import check_output, write_output
 from pipeline.home import Home
@@ -111,12 +112,14 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
     model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
+    epoch = stored.metrics.get("best_epoch", math.nan)
+    best = int(epoch) if math.isfinite(epoch) else 0
     if picture is not None:
         content = io.BytesIO()
-        Image.fromarray(panel).save(content, format="PNG")
+        title = panel_title(stored.name, stored.tags.get("study.name", "?"), figures, best)
+        Image.fromarray(labelled(panel, title)).save(content, format="PNG")
         write_output(picture, content.getvalue())
-    histories, epoch = metric_histories(home, stored), stored.metrics.get("best_epoch", math.nan)
-    best = int(epoch) if math.isfinite(epoch) else 0
+    histories = metric_histories(home, stored)
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded)
 

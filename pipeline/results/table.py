@@ -1,6 +1,6 @@
 """The tables of a study: one row per trial and baseline, or one per value of a searched key.
 
-Comes in: a `StudySummary`. Goes out: a `Table`, which `formats` renders. Imports no torch, no pandas and no MLflow.
+Comes in: a `StudySummary`. Goes out: a `Table`, which `export` renders. Imports no torch, no pandas and no MLflow.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class Search:
 
     uid = _Attribute("uid", "")
     home = _Attribute[dict[str, str]]("home", {})  # id and path of the home that alone may change it
+    created = _Attribute("created", "")  # ISO 8601, UTC
     experiment = _Attribute[str | None]("experiment", None)  # MLflow's id of its experiment
     facts = _Attribute[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run

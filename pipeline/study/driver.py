@@ -24,8 +24,10 @@ from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ranke
 from pipeline.study import window as w
 from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
+from pipeline.study.finish import baseline_figures, log_pictures
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
+from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
@@ -198,10 +200,11 @@ class Driver:
         params = {"dataset": session.config.dataset}
         params |= {f"degrade.{key}": value for key, value in session.config.degrade.model_dump().items()}
         tags = session.tags | {"study.role": "baseline"}
-        uid = baseline_uid(session.search.uid, name)
-        run_id = session.tracking.run(uid, f"baseline-{name}", tags, params, session.data, time.time())
-        session.tracking.log_figures(run_id, metrics | {"objective": metrics[session.objective]})
-        session.tracking.log_panel(run_id, panel, 0, look_first=True)
+        uid, run_name = baseline_uid(session.search.uid, name), f"baseline-{name}"
+        run_id = session.tracking.run(uid, run_name, tags, params, session.data, time.time())
+        session.tracking.log_figures(run_id, baseline_figures(session, metrics))
+        session.tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
+        log_pictures(session, run_id, run_name, panel, metrics)
         session.tracking.end(run_id, "COMPLETE")
         session.search.baselines = session.search.baselines | {name: metrics}
         self.panels[name] = panel

@@ -145,6 +145,29 @@ def lost_panel(place: Place) -> None:
         file.unlink()
 
 
+def lost_restored(place: Place) -> None:
+    for file in artifact(place, run_of(place, "PRUNED"), "images").glob("restored*"):
+        file.unlink()
+
+
+def lost_labelled_panel(place: Place) -> None:
+    artifact(place, run_of(place, "PRUNED"), "panel.png").unlink()
+
+
+def lost_pictures_of_a_baseline(place: Place) -> None:
+    [run, *_] = place.runs("baseline")
+    shutil.rmtree(artifact(place, run, "images"))
+    artifact(place, run, "panel.png").unlink()
+
+
+def lost_pictures(place: Place) -> None:
+    """One of each kind, of a trial without a model, of one with a model, and all of a baseline."""
+    lost_restored(place)
+    lost_panel(place)
+    artifact(place, run_of(place, "COMPLETE"), "panel.png").unlink()
+    lost_pictures_of_a_baseline(place)
+
+
 def several(place: Place) -> None:
     """Nearly every kind of fault at once, on different runs where one would hide another."""
     for damage in (
@@ -185,7 +208,10 @@ FAULTS = {
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files missing": Fault(model_without_files, "the files of its model are not at"),
-    "a lost panel": Fault(lost_panel, "the picture of its best epoch is lost"),
+    "a lost panel": Fault(lost_panel, "of its best epoch panel is lost"),
+    "a lost image of the restored": Fault(lost_restored, "of its best epoch restored is lost"),
+    "a lost labelled panel": Fault(lost_labelled_panel, "of its best epoch panel.png is lost"),
+    "lost pictures": Fault(lost_pictures, "its panel, restored, panel.png are lost", 3),
     "an unexpected file among images": Fault(unexpected_file_among_images, "is not one of the run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
     "an interrupted write": Fault(interrupted_write, "left by an interrupted write"),
@@ -193,7 +219,11 @@ FAULTS = {
 }
 
 
-NOT_SLOW = ("several at once", "a deleted model")  # every case takes seconds, so the others are marked slow
+NOT_SLOW = (
+    "several at once",
+    "a deleted model",
+    "lost pictures",
+)  # every case takes seconds, so the others are marked slow
 
 
 @pytest.mark.parametrize(

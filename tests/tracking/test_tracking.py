@@ -28,6 +28,7 @@ from studies_for_tests import (
     assert_sound,
     copied,
     history,
+    labelled_panel,
     models,
     new_place,
     panels,
@@ -42,6 +43,7 @@ from pipeline.errors import Interrupted, NotFoundError, StudyError, TrackingErro
 from pipeline.evaluation.baselines import baseline
 from pipeline.evaluation.batches import Restore, fixed_batches
 from pipeline.evaluation.judge import judge_of
+from pipeline.evaluation.panel import tiles
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
@@ -54,7 +56,8 @@ pytest_plugins = ["study_fixtures"]
 
 VALIDATION = {f"val/{name}" for name in (*OBJECTIVES, "bce_excess", "sharpness")}
 EPOCH = {"train/loss", "time/epoch_s", "time/images_per_s"} | VALIDATION
-END = {"objective", "best_epoch", "parameters", "multiply_adds"}
+BEST = {key.replace("val/", "best/") for key in VALIDATION}
+END = {"objective", "best_epoch", "parameters", "multiply_adds"} | BEST
 
 
 def of_state(place: Place, state: str) -> list[Run]:
@@ -153,6 +156,7 @@ def test_metrics_are_logged_at_their_epochs(finished: Place) -> None:
             assert dict(written["best_epoch"]) == {0: record.summary.best_epoch}
             for key in VALIDATION:
                 assert dict(written[key])[record.summary.best_epoch] == record.summary.metrics[key]
+                assert dict(written[key.replace("val/", "best/")]) == {0: record.summary.metrics[key]}
             assert record.summary.cost.items() <= run.data.metrics.items()
     assert {0, EPOCHS} <= seen
 
@@ -173,9 +177,10 @@ def test_baselines_have_the_same_metrics_and_a_panel(finished: Place) -> None:
     stored = finished.search().baselines
     for run in finished.runs("baseline"):
         name = run.info.run_name.removeprefix("baseline-")
-        assert set(run.data.metrics) == VALIDATION | {"objective"}
+        assert set(run.data.metrics) == VALIDATION | BEST | {"objective"}
         assert run.data.metrics["objective"] == run.data.metrics["val/psnr"]
         assert {key: run.data.metrics[key] for key in VALIDATION} == stored[name]
+        assert {key: run.data.metrics[key.replace("val/", "best/")] for key in VALIDATION} == stored[name]
         assert run.data.params["degrade.kind"] == "downscale"
         assert [step for step, _ in panels(finished, run)] == [0]
         assert run.info.status == "FINISHED"
@@ -204,11 +209,11 @@ def test_every_run_has_its_data_set_as_input(finished: Place) -> None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def picture(place: Place, run: Run, step: int) -> np.ndarray:
+def picture(place: Place, run: Run, step: int, key: str = "panel") -> np.ndarray:
     [entry] = [
         entry.path
         for entry in place.client().list_artifacts(run.info.run_id, "images")
-        if entry.path.endswith(".png") and f"step+{step}+" in entry.path.replace("%", "+")
+        if entry.path.endswith(".png") and f"{key}+step+{step}+" in entry.path.replace("%", "+")
     ]
     with Image.open(artifact(place, run, entry)) as image:
         return np.asarray(image)
@@ -230,10 +235,24 @@ def test_an_epoch_s_panel_shows_ten_images_in_four_rows(finished: Place) -> None
     assert not np.array_equal(rows[1][2], rows[2][2])
 
 
+def test_every_run_has_the_pictures_of_its_best_epoch(finished: Place) -> None:
+    for run in [*finished.runs("trial"), *finished.runs("baseline")]:
+        if "objective" not in run.data.metrics:
+            continue
+        best = picture(finished, run, int(run.data.metrics.get("best_epoch", 0)))
+        assert np.array_equal(picture(finished, run, 0, "restored"), tiles(best))
+        with Image.open(artifact(finished, run, "panel.png")) as image:
+            labelled = np.asarray(image)
+        height, width = best.shape
+        assert np.array_equal(labelled[-height:, -width:], np.stack([best] * 3, -1))
+        assert labelled.shape[1] < 1100, "it is readable at 900 pixels"
+
+
 def test_the_image_folders_hold_no_other_files(finished: Place) -> None:
     for run in finished.runs():
         for entry in finished.client().list_artifacts(run.info.run_id, "images"):
-            assert Path(entry.path).name.startswith("panel"), "another file there hides all pictures in the UI"
+            name = Path(entry.path).name
+            assert name.startswith(("panel+", "panel%", "restored+", "restored%")), "another file hides all in the UI"
 
 
 def test_the_study_s_run_holds_file_configuration_and_contact_sheet(finished: Place) -> None:
@@ -258,6 +277,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
     for run in of_state(finished, "COMPLETE"):
         model = logged[run.info.run_id]
         assert str(model.status) == "READY"
+        assert model.name == f"small-{run.info.run_name}"
         assert run.data.tags["zz.model.id"] == model.model_id
         [output] = run.outputs.model_outputs
         assert (output.model_id, output.step) == (model.model_id, run.data.metrics["best_epoch"])
@@ -371,6 +391,8 @@ def snapshot(place: Place) -> dict[str, Any]:
             run.data.params,
             history(place, run),
             panels(place, run),
+            panels(place, run, "restored"),
+            labelled_panel(place, run),
             [entry.dataset.to_dictionary() for entry in run.inputs.dataset_inputs],
         )
         for run in place.runs()
@@ -387,7 +409,8 @@ def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> N
         tracking.log_epoch(run_id, EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000))
     panel = tracking.panel(run_id, 1)
     assert panel is not None
-    tracking.log_panel(run_id, panel, 1, look_first=True)
+    tracking.log_image(run_id, "panel", panel, 1, look_first=True)
+    tracking.log_image(run_id, "restored", tiles(panel), 0, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
     assert tracking.models.problem(run_id, tags) is None
     tracking.end(run_id, "COMPLETE")
@@ -415,7 +438,7 @@ def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
         finished_copy.runs("baseline"),
     )
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
-    tracking.log_panel(run.info.run_id, panel, 7)
+    tracking.log_image(run.info.run_id, "panel", panel, 7)
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
 
 
@@ -445,7 +468,7 @@ def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     half = client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
     weights = weights_bytes(model, config, (28, 28))
-    assert tracking.models.log(run.info.run_id, model, example, 3, weights) == half.model_id
+    assert tracking.models.log(run.info.run_id, "a-model", model, example, 3, weights) == half.model_id
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (half.model_id, "READY")
     tags = client.get_run(run.info.run_id).data.tags

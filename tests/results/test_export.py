@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from summaries import BASELINES, record, running, summary_of
 
-from pipeline.results.formats import FOR_PEOPLE, FORMATS, frame, html_fragment, render
+from pipeline.results.export import FOR_PEOPLE, FORMATS, frame, html_fragment, render
 from pipeline.results.table import Column, Table, grouped, study_table
 
 SUMMARY = summary_of(
