@@ -2,36 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from matplotlib.figure import Figure
 from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
-from pipeline.config.messages import shown
-from pipeline.errors import InputError
 from pipeline.home import Home, open_home
-from pipeline.results.best import Best, best_of
 from pipeline.results.export import frame, html_fragment, render
-from pipeline.results.figures import FIGURES, png
-from pipeline.results.material import Material, gather
+from pipeline.results.notebook import Best, Figure, best_of, leaderboard, plot
 from pipeline.results.publish import publish
-from pipeline.results.summary import StudySummary, summarise
-from pipeline.results.table import Table, study_table
+from pipeline.results.summary import summarise
+from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.reporter import PlainLines, Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
-from pipeline.tracking.runs import read_tracking
 from pipeline.workers import cluster_at
-
-TOP = 10  # trials of a leaderboard
-PLOTS = ("curves", "front", "restorations")  # that Optuna does not draw itself
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
@@ -67,19 +57,7 @@ class Study:
         ``optuna.visualization.matplotlib`` draws others of `optuna`. Raises InputError: an unknown kind, or there is
         nothing to draw yet.
         """
-        if kind not in PLOTS:
-            own = "Optuna's own plots take .optuna, such as optuna.visualization.matplotlib.plot_slice(study.optuna)"
-            raise InputError(f"unknown plot {shown(kind)}; allowed: {', '.join(PLOTS)}; {own}")
-        material = Material()
-        if kind == "restorations":
-            material = gather(self.home, self._search, read_tracking(self.home, self.name, self._search.uid))
-        figure = FIGURES[kind](summarise(self._search), material)
-        if figure is None:
-            raise InputError(
-                f"study {self.name} has nothing to draw as {kind}: {material.missing or 'no complete trial'}"
-            )
-        figure._repr_png_ = partial(png, figure)  # type: ignore[attr-defined]  # without pyplot a notebook needs this
-        return figure
+        return plot(self.home, self._search, kind)
 
     @property
     def best(self) -> Best:
@@ -93,14 +71,10 @@ class Study:
 
     def __repr__(self) -> str:
         summary = summarise(self._search)
-        return "\n".join([*summary.answer(), "", render(_leaderboard(summary), "md").decode()])
+        return "\n".join([*summary.answer(), "", render(leaderboard(summary), "md").decode()])
 
     def _repr_html_(self) -> str:
-        return html_fragment(_leaderboard(summarise(self._search)))
-
-
-def _leaderboard(summary: StudySummary) -> Table:
-    return study_table(summary, top=TOP, state=["complete"], baselines=True)
+        return html_fragment(leaderboard(summarise(self._search)))
 
 
 def run(

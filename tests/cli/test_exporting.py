@@ -74,11 +74,12 @@ REFUSED = {
     "a contradiction": (("-o", "table.md", "--format", "csv"), "allowed: .csv"),
     "an unknown format": (("--format", "xlsx"), "'parquet'"),
     "an absent folder": (("-o", "absent/table.csv"), "folder that exists"),
-    "an unknown column": (("-o", "table.csv", "--columns", "rank,val/psn"), "did you mean 'val/psnr'; allowed: rank"),
+    "nearly a column": (("--columns", "val/psn"), "did you mean 'val/psnr'?"),
+    "an unknown column": (("-o", "table.csv", "--columns", "rank,val/psn"), "allowed: rank, number, state"),
     "an unknown state": (("-o", "table.csv", "--state", "done"), "allowed: complete, pruned, failed, unfinished"),
     "a key that is not searched": (("-o", "table.csv", "--by", "depth"), "allowed: "),
     "a key and a number of trials": (("-o", "table.csv", "--by", "lr", "--top", "3"), "leave out --top"),
-    "no trial": (("--top", "0"), "x>=1"),
+    "no trial": (("--top", "0"), "greater than or equal to 1"),
     "a device": (("-o", "/dev/null"), "no suffix"),
 }
 

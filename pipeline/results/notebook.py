@@ -1,26 +1,31 @@
-"""The best trial of a study, to be looked at and used from Python.
+"""What a notebook shows of a study: its leaderboard, figures of its page, and its best trial, which restores pictures.
 
-Comes in: a study's records and MLflow runs; degraded pictures. Goes out: its configuration and figures; restored
-pictures. Nothing is written. May not import mlflow.
+Comes in: a study's records and MLflow runs; degraded pictures. Goes out: a table, figures, restored pictures. Nothing
+is written. May not import mlflow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure as Figure
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
 from pipeline.config import Value
+from pipeline.config.messages import shown
 from pipeline.config.trial import Degrade, applies
 from pipeline.data.degrade import input_size
 from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
 from pipeline.home import Home
-from pipeline.results.summary import summarise
+from pipeline.results.figures import FIGURES, png
+from pipeline.results.material import Material, gather
+from pipeline.results.summary import StudySummary, summarise
+from pipeline.results.table import Table, study_table
 from pipeline.tracking.models import MODEL_ID, load_restorer
 from pipeline.tracking.runs import read_tracking
 
@@ -29,7 +34,30 @@ if TYPE_CHECKING:
     from pipeline.search.records import EndedTrial
     from pipeline.training.model import Restorer
 
+TOP = 10  # trials of the leaderboard
+PLOTS = ("curves", "front", "restorations")  # that Optuna does not draw itself
 Pictures = TypeVar("Pictures", Tensor, np.ndarray, Image)
+
+
+def leaderboard(summary: StudySummary) -> Table:
+    """The best complete trials and the baselines."""
+    return study_table(summary, top=TOP, state=["complete"], baselines=True)
+
+
+def plot(home: Home, search: Search, kind: str) -> Figure:
+    """A figure of the study's page, of `PLOTS`. Raises InputError: another kind, or there is nothing to draw yet."""
+    name = search.config.name
+    if kind not in PLOTS:
+        own = "Optuna's own plots take .optuna, such as optuna.visualization.matplotlib.plot_slice(study.optuna)"
+        raise InputError(f"unknown plot {shown(kind)}; allowed: {', '.join(PLOTS)}; {own}")
+    material = Material()
+    if kind == "restorations":
+        material = gather(home, search, read_tracking(home, name, search.uid))
+    figure = FIGURES[kind](summarise(search), material)
+    if figure is None:
+        raise InputError(f"study {name} has nothing to draw as {kind}: {material.missing or 'no trial is complete'}")
+    figure._repr_png_ = partial(png, figure)  # type: ignore[attr-defined]  # without pyplot a notebook needs this
+    return figure
 
 
 @dataclass(frozen=True)
