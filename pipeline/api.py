@@ -18,7 +18,8 @@ from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
-from pipeline.study.reporter import PlainLines, Reporter
+from pipeline.study.lines import PlainLines
+from pipeline.study.reporter import Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
 from pipeline.workers import cluster_at

@@ -6,7 +6,6 @@ Comes in: rows, any document of JSON values. Goes out: text. May not import pand
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import shutil
 import sys
@@ -57,13 +56,6 @@ def make_table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # not markup: a path may contain brackets
     return table
-
-
-def objective(metric: str, value: float | None) -> str:
-    """A metric's name and value, with its unit if that is dB: ``psnr 18.12 dB``. Empty without a value."""
-    from pipeline.config.choices import METRICS
-
-    return "" if value is None or math.isnan(value) else f"{metric} {METRICS[metric].shown(value)}"
 
 
 def minute(time: datetime) -> str:

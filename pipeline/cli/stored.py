@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.printing import called_as, counted, make_table, minute, objective, print_result
+from pipeline.cli.printing import called_as, counted, make_table, minute, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
@@ -33,6 +33,7 @@ def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: J
     from pipeline.cli.leaderboard import Column, fitted, training_table
     from pipeline.results.summary import summarise
     from pipeline.search.studies import load_searches
+    from pipeline.study.lines import measured
 
     document: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
@@ -45,7 +46,7 @@ def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: J
         progress = {"ended": ended, "trials": of, "metric": summary.metric, "state": state}
         score = {"best": best.value if best else None, "best_trial": best.number if best else None}
         document.append(study | progress | score | {"active": active.isoformat(timespec="seconds")})
-        shown = (objective(summary.metric, summary.value(best)), str(best.number)) if best else ("", "")
+        shown = (measured(summary.metric, summary.value(best)), str(best.number)) if best else ("", "")
         what = (config.degrade.kind, config.dataset)
         rows.append((config.name, f"{ended}/{of}", state, *shown, minute(active), *what))
     headings = ("study", "ended", "state", "best", "trial", "last active", "degradation", "data set")

@@ -167,8 +167,8 @@ def _parquet(table: Table) -> bytes:
 
 
 def _markdown(table: Table) -> bytes:
-    heads = [_md(column.heading) + (f" ({_md(column.unit)})" if column.unit else "") for column in table.brief]
-    lines = _texts(table, _md, "**{}**".format, "*{}*".format)
+    heads = [md_text(column.heading) + (f" ({md_text(column.unit)})" if column.unit else "") for column in table.brief]
+    lines = _texts(table, md_text, "**{}**".format, "*{}*".format)
     widths = [max(map(len, [head, *cells, "--:"])) for head, *cells in zip(heads, *lines, strict=True)]
     rights = [_right(column) for column in table.brief]
 
@@ -178,7 +178,7 @@ def _markdown(table: Table) -> bytes:
 
     rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, rights, strict=True)]
     text = "".join(map(line, [heads, rule, *lines]))
-    return (text + (f"\n{_md(table.caption)}\n" if table.caption else "")).encode()
+    return (text + (f"\n{md_text(table.caption)}\n" if table.caption else "")).encode()
 
 
 def _tex(table: Table) -> bytes:
@@ -231,7 +231,7 @@ def _texts(
     return [[cell(index, row, column) for column in table.brief] for index, row in enumerate(table.rows)]
 
 
-def _md(text: str) -> str:
+def md_text(text: str) -> str:
     """A text without meaning in Markdown; the underscore within a word has none."""
     return re.sub(r"[\\`*\[\]<>|~&$#!@]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", _one_line(text))
 

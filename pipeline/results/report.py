@@ -16,6 +16,7 @@ from html import escape
 from itertools import takewhile
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.config import ByKey, Range
@@ -24,9 +25,10 @@ from pipeline.results import figures
 from pipeline.results.export import html_fragment
 from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.material import Material
-from pipeline.results.summary import StudySummary
+from pipeline.results.summary import STATES, StudySummary
 from pipeline.results.table import study_table
 from pipeline.search.records import EndedTrial, StoredTrial
+from pipeline.tracking.views import run_page
 
 LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
 TOP = 20  # trials in the leaderboard; where all are at most half as many again, it has all
@@ -56,7 +58,7 @@ class _Page:
     def __init__(self, summary: StudySummary, material: Material, base: str) -> None:
         self.summary, self.material = summary, material
         self.links = {
-            trial.number: f"{base}/#/experiments/{material.experiment}/runs/{trial.summary.run_id}"
+            trial.number: f"{base}/{run_page(material.experiment, trial.summary.run_id)}"
             for trial in summary.ended
             if trial.summary.run_id and material.experiment
         }
@@ -240,12 +242,12 @@ class _Page:
 
     def _state(self, trial: StoredTrial) -> str:
         if not isinstance(trial, EndedTrial):
-            return "unfinished"
+            return STATES[trial.state]
         if trial.value is not None:
             return self.summary.form.shown(trial.value)
-        return escape(f"{'pruned' if trial.state == 'PRUNED' else 'failed'}: {trial.summary.reason}")
+        return escape(f"{STATES[trial.state]}: {trial.summary.reason}")
 
-    def _grid(self, *draw: Callable[[StudySummary, Material], figures.Figure | None]) -> str:
+    def _grid(self, *draw: Callable[[StudySummary, Material], Figure | None]) -> str:
         drawn = "".join(_figure(figure) for make in draw if (figure := make(self.summary, self.material)))
         return f'<div class="grid">{drawn}</div>' if drawn else ""
 
@@ -315,7 +317,7 @@ def _png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(figure: figures.Figure) -> str:
+def _figure(figure: Figure) -> str:
     return f"<figure>{svg(figure)}</figure>"
 
 
@@ -365,6 +367,6 @@ details { margin: .8rem 0 } summary { cursor: pointer }
   body { font-size: 11pt; max-width: none; padding: 0 } nav { display: none }
   section { margin-top: .6rem } figure, tr, .strips, .tiles { break-inside: avoid } h2 { break-after: avoid }
   table { font-size: 7.5pt } th, td { padding: .1rem .3rem } .scroll { overflow: visible }
-  pre { white-space: pre-wrap }
+  pre { white-space: pre-wrap } details::details-content { content-visibility: visible; block-size: auto }
 }
 """

@@ -235,12 +235,24 @@ class Tracking:
             return Path(self._client.download_artifacts(run_id, file, folder)).read_text()
 
     @waits
-    def log_text(self, run_id: str, text: str, file: str) -> None:
-        self._client.log_text(run_id, text, file)
-
-    @waits
     def log_picture(self, run_id: str, picture: np.ndarray, file: str) -> None:
         self._client.log_image(run_id, picture, artifact_file=file)
+
+    @waits
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Log artifacts by their paths; of one path the last stays."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+    @waits
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Write tags of the experiment."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
 
     @queued
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 VIEWS = {"leaderboard": "Leaderboard", "charts": "Charts", "pictures": "Pictures of the best"}
 TAG = "mlflow.sharedViewState."
@@ -18,7 +19,21 @@ DRAWN = 10  # runs in a chart, and in an image grid at most
 IMAGE_KEYS = ("panel", "restored")  # MLflow draws a grid for every one that a view does not mention
 TRAINING_MODE = "workflowType=machine_learning"  # else the pages are those for language models
 RUN_NAME, CREATED, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
-WIDTHS = {RUN_NAME: 140, CREATED: 130, DURATION: 80, "tags.`rank`": 60, "tags.`trial.reason`": 260}
+WIDTHS = {RUN_NAME: 125, CREATED: 125, DURATION: 75, "tags.`rank`": 50, "tags.`trial.reason`": 260}  # pixels
+
+LINE = {
+    "lineSmoothness": 0,
+    "xAxisScaleType": "linear",
+    "scaleType": "linear",
+    "range": {},
+    "xAxisKey": "step",
+    "selectedXAxisMetricKey": "",
+    "yAxisKey": "metric",
+    "yAxisExpressions": [],
+    "ignoreOutliers": False,
+    "useGlobalXaxisKey": True,
+    "useGlobalLineSmoothing": True,
+}
 
 
 @dataclass(frozen=True)
@@ -43,9 +58,16 @@ def page(experiment_id: str, view: str | None = None) -> str:
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={view}&{TRAINING_MODE}{mode}"
 
 
-def run_page(experiment_id: str, run_id: str) -> str:
-    """The address of a run's page."""
-    return f"#/experiments/{experiment_id}/runs/{run_id}?{TRAINING_MODE}"
+def studies_page(experiment_ids: Sequence[str]) -> str:
+    """The address of a list of the studies' own runs; MLflow's list of experiments leads to pages in the other mode."""
+    ids, which = json.dumps([*experiment_ids], separators=(",", ":")), "tags.`study.role` = 'study'"
+    return f"#/compare-experiments/s?experiments={quote(ids)}&searchFilter={quote(which)}&{TRAINING_MODE}"
+
+
+def run_page(experiment_id: str, run_id: str, file: str | None = None) -> str:
+    """The address of a run's page, or of one of its artifacts there."""
+    shown = f"/artifacts/{file}" if file else ""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{shown}?{TRAINING_MODE}"
 
 
 def view_tags(views: Views, made: float) -> dict[str, str]:
@@ -76,64 +98,31 @@ def _leaderboard(views: Views) -> dict[str, Any]:
     return _state(views, others, views.ascending) | {
         "selectedColumns": columns,
         "columnOrder": order,
-        "columnWidths": {column: WIDTHS.get(column, 95) for column in order},
+        "columnWidths": {column: WIDTHS.get(column) or _width(column) for column in order},
     }
 
 
+def _width(column: str) -> int:
+    """Wide enough for a column's heading."""
+    return max(75, 8 * len(column.split("`")[1]) + 16)
+
+
 def _charts(views: Views) -> dict[str, Any]:
-    shown = ", ".join(views.axes)
     left_out = [key for key in views.searched if key not in views.axes]
-    title = "searched parameters and the objective" + (f" (without {', '.join(left_out)})" if left_out else "")
+    title = "Which choices are good" + (f" (without {', '.join(left_out)})" if left_out else "")
     sections = [
-        _section("choices", "Which choices are good", 1, 420),
+        _section("choices", title, 1, 420),
         _section("curves", "How they learn", 2, 360),
         _section("cost", "What they cost", 2, 360),
     ]
-    charts = [
-        *(
-            [
-                _chart(
-                    "PARALLEL",
-                    "choices",
-                    displayName=title,
-                    selectedParams=list(views.axes),
-                    selectedMetrics=[views.objective],
-                    showAllRuns=True,
-                )
-            ]
-            if shown
-            else []
-        ),
-        *(
-            _chart("LINE", "curves", metricKey=name, selectedMetricKeys=[name], displayName=name, **LINE)
-            for name in views.curves
-        ),
-        _chart(
-            "SCATTER",
-            "cost",
-            displayName=f"{views.objective} and parameters",
-            runsCountToCompare=100,
-            xaxis={"key": "parameters", "type": "METRIC"},
-            yaxis={"key": views.objective, "type": "METRIC"},
-        ),
-    ]
+    axes = {"selectedParams": list(views.axes), "selectedMetrics": [views.objective]}
+    charts = [_chart("PARALLEL", "choices", showAllRuns=True, **axes)] if views.axes else []
+    for name in views.curves:
+        charts.append(_chart("LINE", "curves", metricKey=name, selectedMetricKeys=[name], displayName=name, **LINE))
+    x, y = {"key": "parameters", "type": "METRIC"}, {"key": views.objective, "type": "METRIC"}
+    charts.append(_chart("SCATTER", "cost", displayName="cost", xaxis=x, yaxis=y, runsCountToCompare=100))
     hidden = list(_deleted(views, {*views.curves}, IMAGE_KEYS))
     return _state(views, "tags.`study.role` = 'trial'", views.ascending) | _arranged(sections, [*charts, *hidden])
-
-
-LINE = {
-    "lineSmoothness": 0,
-    "xAxisScaleType": "linear",
-    "scaleType": "linear",
-    "range": {},
-    "xAxisKey": "step",
-    "selectedXAxisMetricKey": "",
-    "yAxisKey": "metric",
-    "yAxisExpressions": [],
-    "ignoreOutliers": False,
-    "useGlobalXaxisKey": True,
-    "useGlobalLineSmoothing": True,
-}
 
 
 def _pictures(views: Views) -> dict[str, Any]:

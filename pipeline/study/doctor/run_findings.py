@@ -125,7 +125,7 @@ def _expected(session: Session) -> Iterator[Expected]:
         yield Expected("the judge", "judge", tags, mark="judge")
     if search.published is not None:
         tags = common | {"study.role": "study", "trial.uid": study_run_uid(uid)}
-        yield Expected("the study's own run", "study", tags, mark="published")
+        yield Expected("the study's own run", f"study-{session.config.name}", tags, mark="published")
 
 
 def _owners(expected: list[Expected], runs: list[StoredRun]) -> dict[str, StoredRun]:
