@@ -150,6 +150,7 @@ def test_a_real_study_has_one_row_per_trial_with_mlflows_values(finished: Place)
         for name in (key for key in row if key.startswith("val/") and row[key] is not None):
             history = client.get_metric_history(run.info.run_id, name)
             assert [point.value for point in history if point.step == row["best_epoch"]] == [row[name]], name
+            assert run.data.metrics[name.replace("val/", "best/")] == row[name]
             compared += 1
         assert run.data.params["optimizer"] == row["optimizer"]
     assert compared > TRIALS
