@@ -5,6 +5,6 @@
 
 # isort: off
 from pipeline.cli.program import app, main
-from pipeline.cli import running, stored, exporting, checking  # noqa: F401  (in the order of `study --help`)
+from pipeline.cli import planning, running, stored, exporting, checking  # noqa: F401  (in the order of `study --help`)
 
 __all__ = ["app", "main"]
