@@ -10,12 +10,15 @@ from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
+from pipeline.results.export import frame
 from pipeline.results.publish import publish
-from pipeline.results.table import summary_table
+from pipeline.results.summary import summarise
+from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
 from pipeline.study.driver import StudyOutcome, run_to_total
-from pipeline.study.reporter import PlainLines, Reporter
+from pipeline.study.lines import PlainLines
+from pipeline.study.reporter import Reporter
 from pipeline.study.session import Options, open_session
 from pipeline.tracking.registry import load_champion
 from pipeline.workers import cluster_at
@@ -46,7 +49,7 @@ class Study:
 
     def dataframe(self) -> pd.DataFrame:
         """The summary table, with the columns of ``study export``."""
-        return summary_table(self._search.records(), self._search.config.objective.direction)
+        return frame(study_table(summarise(self._search)))
 
     @property
     def optuna(self) -> OptunaStudy:

@@ -33,7 +33,7 @@ def check_output(path: Path, formats: Collection[str]) -> None:
     """InputError if a file of ``-o`` is in another format or cannot be written; called before it is computed."""
     if path.suffix.lower() not in formats:
         raise InputError(f"-o {path}: unknown format {path.suffix or '(no suffix)'!r}; allowed: {', '.join(formats)}")
-    if not path.parent.is_dir() or path.is_dir() or not os.access(path.parent, os.W_OK):
+    if not path.parent.is_dir() or (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
         raise InputError(f"-o {path}: cannot be written there; name a file in a folder that exists")
 
 

@@ -226,8 +226,8 @@ def tag_changed(soak: Soak) -> None:
         "trial.uid": "../../foreign-0",
         "trial.number": "seven",
         "trial.state": "FAIL",
-        "model.id": "m-0",
-        "model.sha256": "{not JSON",
+        "zz.model.id": "m-0",
+        "zz.model.sha256": "{not JSON",
     }
     key = soak.chance.choice(list(tags))
     soak.place.client().set_tag(run.info.run_id, key, tags[key])
@@ -249,7 +249,7 @@ def wrong_metric_logged(soak: Soak) -> None:
 
 @harm
 def model_deleted(soak: Soak) -> None:
-    soak.place.client().delete_logged_model(soak.complete().data.tags["model.id"])
+    soak.place.client().delete_logged_model(soak.complete().data.tags["zz.model.id"])
     soak.settle(repair=True, found=True)
 
 

@@ -157,7 +157,7 @@ class Soak:
         for mine, other in zip(facts(self.place), facts(undisturbed), strict=True):
             number = mine["trial"][0] if "trial" in mine else None
             for key in mine.keys() | other.keys():
-                if number in rebuilt and key in ("last", "history", "panels"):
+                if number in rebuilt and key in ("last", "history", "panels", "best"):
                     continue
                 if mine.get(key) != other.get(key):
                     yield f"trial {number}: {key} {mine.get(key)}, not {other.get(key)}"
@@ -173,12 +173,12 @@ class Soak:
 
     def model_files(self, run: Run) -> list[Path]:
         """The files of a run's model, below the folder of MLflow's artifacts."""
-        found = [path for path in self.place.artifacts.rglob("*") if run.data.tags["model.id"] in path.parts]
+        found = [path for path in self.place.artifacts.rglob("*") if run.data.tags["zz.model.id"] in path.parts]
         return sorted(path for path in found if path.is_file())
 
     def complete(self) -> Run:
         """A run that has a model."""
-        while "model.id" not in (run := self.pick()).data.tags:
+        while "zz.model.id" not in (run := self.pick()).data.tags:
             pass
         return run
 

@@ -90,11 +90,11 @@ class Recorder:
         self.events.append(event)
         self._act(event)
 
-    def begun(self, config: Any, data: Any, ended: int, slots: int) -> None:  # noqa: ARG002
-        self._note("begun", ended, slots)
+    def begun(self, config: Any, data: Any, ended: Any, slots: int, earlier: float) -> None:  # noqa: ARG002
+        self._note("begun", len(ended), slots, earlier)
 
-    def best(self, number: int, value: float) -> None:
-        self._note("best", number, value)
+    def opened(self, number: int, trial: Any, epoch: int) -> None:
+        self._note("opened", number, trial, epoch)
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._note("baseline", name, metrics)
@@ -330,10 +330,14 @@ def facts(place: Place, name: str = "small") -> list[Any]:
                 "last": untimed(run.data.metrics),
                 "history": {key: [v for _, v in steps] for key, steps in untimed(history(place, run)).items()},
                 "panels": panels(place, run),
+                "best": [panels(place, run, "restored"), labelled_panel(place, run)],
                 "state": (run.info.status, run.data.tags["trial.state"], run.data.tags.get("trial.reason")),
             }
         )
-    baselines = {run.info.run_name: run.data.metrics for run in place.runs("baseline", name)}
+    baselines = {
+        run.info.run_name: (run.data.metrics, panels(place, run, "restored"), labelled_panel(place, run))
+        for run in place.runs("baseline", name)
+    }
     return [*found, baselines, place.search(name).baselines]
 
 
@@ -350,17 +354,26 @@ def history(place: Place, run: Run) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def panels(place: Place, run: Run) -> list[tuple[int, str]]:
-    """The (step, SHA-256 of the pixels) pairs of a run's panels, sorted."""
+def panels(place: Place, run: Run, key: str = "panel") -> list[tuple[int, str]]:
+    """The (step, SHA-256 of the pixels) pairs of a run's images under a key, sorted."""
     found = []
     for entry in place.client().list_artifacts(run.info.run_id, "images"):
         file = Path(entry.path).name.replace("%", "+")
         if file.endswith(".png"):
-            key, step, number, *_ = file.split("+")
-            assert (key, step) == ("panel", "step"), file
+            name, step, number, *_ = file.split("+")
+            assert name in ("panel", "restored"), file
+            assert step == "step", file
+            if name != key:
+                continue
             with Image.open(artifact(place, run, entry.path)) as image:
                 found.append((int(number), hashlib.sha256(image.tobytes()).hexdigest()))
     return sorted(found)
+
+
+def labelled_panel(place: Place, run: Run) -> str | None:
+    """The SHA-256 of a run's ``panel.png``; None if it has none."""
+    file = artifact(place, run, "panel.png")
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
 
 
 def artifact(place: Place, run: Run, path: str) -> Path:
@@ -433,11 +446,18 @@ def failed_checks(place: Place, trials: int, epochs: int, name: str) -> Iterator
             expected = steps if key.startswith(("train/", "val/", "time/")) else [0]
             yield from compare(f"{key} of {label}", [step for step, _ in values], expected)
         yield from compare(f"panels of {label}", [step for step, _ in panels(place, run)], steps)
+        best = {f"best/{k.removeprefix('val/')}": v for k, v in summary.metrics.items() if k.startswith("val/")}
+        logged = {key: value for key, value in run.data.metrics.items() if key.startswith("best/")}
+        yield from compare(f"best/ of {label}", logged, best)
+        yield from compare(f"restored of {label}", len(panels(place, run, "restored")), len(steps[:1]))
+        yield from compare(f"panel.png of {label}", labelled_panel(place, run) is not None, bool(steps))
 
     for run in by_id.values():  # the baselines, the judge and the study's own run
         label, role = run.info.run_name, run.data.tags["study.role"]
         yield from compare(f"status of {label}", run.info.status, "FINISHED")
-        yield from compare(f"panels of {label}", [step for step, _ in panels(place, run)], [0] * (role == "baseline"))
+        for key in ("panel", "restored"):
+            yield from compare(f"{key} of {label}", [s for s, _ in panels(place, run, key)], [0] * (role == "baseline"))
+        yield from compare(f"panel.png of {label}", labelled_panel(place, run) is not None, role == "baseline")
         if role == "baseline":
             steps = {step for values in history(place, run).values() for step, _ in values}
             yield from compare(f"steps of {label}", steps, {0})

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.printing import counted, make_table, print_result
-from pipeline.cli.program import JsonOption, RunArgument, app, command
+from pipeline.cli.program import JsonOption, RunArgument, StudyOption, app, command
 from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import say
@@ -17,11 +17,12 @@ app.add_typer(data_commands, name="data")
 
 
 @command()
-def reproduce(home: Home, run_id: RunArgument) -> None:
+def reproduce(home: Home, run: RunArgument, study: StudyOption = None) -> None:
     """Train a recorded trial again and compare every metric."""
+    from pipeline.results.lookup import find_run
     from pipeline.results.reproduce import reproduce as train_again
 
-    done = train_again(home, run_id)
+    done = train_again(home, find_run(home, run, study))
     if done.reconstructed:
         say("the run was lost and rebuilt by doctor: for most epochs it has the objective only")
     if done.identical:
@@ -51,7 +52,7 @@ def doctor(
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
     from pipeline.study.doctor.examine import adopt_home, examine_home
-    from pipeline.study.reporter import PlainLines
+    from pipeline.study.lines import PlainLines
 
     if retrain and not repair:
         raise InputError("--retrain: goes with --repair")

@@ -1,6 +1,6 @@
 """Results on standard output: tables and lines for people, JSON for scripts.
 
-Comes in: rows, a study's records, any document of JSON values. Goes out: text. May not import pandas or torch.
+Comes in: rows, any document of JSON values. Goes out: text. May not import pandas or torch.
 """
 
 from __future__ import annotations
@@ -9,22 +9,17 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Container, Iterable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Container, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.home import DEFAULT_HOME, Home, open_home
-from pipeline.study.reporter import figure, printable, say, standard_output
+from pipeline.study.reporter import printable, say, standard_output
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
-
-    from pipeline.config import StudyConfig
-    from pipeline.search.records import StoredTrial
-
-TOP = 10  # trials on a leaderboard
 
 
 def console() -> Console:
@@ -63,49 +58,9 @@ def make_table(
     return table
 
 
-def leaderboard(
-    config: StudyConfig, records: Sequence[StoredTrial], baselines: dict[str, dict[str, float]]
-) -> Iterator[RenderableType]:
-    """The best trials and the baselines, with as many columns as the terminal has room for."""
-    from rich.text import Text
-
-    from pipeline.config.choices import METRICS
-    from pipeline.search.records import ranked
-
-    states = [record.state for record in records]
-    counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
-    yield Text.assemble("\n", (config.name, "bold"), f": {counted(len(records), 'trial')} ({counts})")
-
-    best = ranked(records, config.objective.direction)[:TOP]
-    scores = [*(trial.summary.metrics for trial in best), *baselines.values()]
-    no_cells = [""] * len(baselines)
-
-    def metrics(*names: str) -> dict[str, list[str]]:
-        recorded = [name for name in names if any(f"val/{name}" in score for score in scores)]
-        return {name: [figure(score.get(f"val/{name}")) for score in scores] for name in recorded}
-
-    columns = {
-        "rank": [*(str(rank) for rank, _ in enumerate(best, 1)), *no_cells],
-        "trial": [*(str(trial.number) for trial in best), *baselines],
-        **metrics(config.objective.metric, "psnr", "ssim", "class_kept"),
-        "parameters": [*(f"{trial.summary.cost['parameters']:,}" for trial in best), *no_cells],
-        **{key: [*(_cell(trial.params.get(key)) for trial in best), *no_cells] for key in config.space.searched()},
-        **metrics("bce", "bce_excess", "sharpness", *METRICS),  # those above keep their places
-    }
-    widths = accumulate(max(map(len, [heading, *cells])) + 2 for heading, cells in columns.items())
-    room = console().width + 2  # the last column needs no gap
-    shown = [heading for heading, width in zip(columns, widths, strict=True) if width <= room]
-    table = make_table(shown, zip(*(columns[heading] for heading in shown), strict=True), right=shown)
-    for row in table.rows[len(best) :]:
-        row.style = "dim"
-    yield table
-    left_out = list(columns)[len(shown) :]
-    if left_out:
-        yield Text(f"no room for: {', '.join(left_out)}; a wider terminal or `study export` shows them")
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+def minute(time: datetime) -> str:
+    """A time as people read it, in local time."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -9,39 +9,79 @@ import inspect
 import io
 import logging
 import os
+import sqlite3
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from pipeline.errors import InputError, Interrupted, StudyError
-from pipeline.home import STORAGE, TRACKING, Home, open_home, passwords
+from pipeline.home import STORAGE, TRACKING, Home, open_home, passwords, sqlite_file
 from pipeline.study.reporter import printable
 
 SHORTEST_PASSWORD = 4
 
 app = typer.Typer(
     name="study",
-    help="Hyperparameter studies of image-restoration autoencoders: run, compare, promote, export.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
+
+def _study_names(context: typer.Context, incomplete: str) -> list[str]:
+    """The names that the shell completes NAME with: those of a sqlite file, read without Optuna, which loads slowly."""
+    try:
+        given = (context.params.get(option) for option in ("home", "storage"))
+        home, storage = (str(value) if value else None for value in given)
+        file = sqlite_file(open_home(Path(home) if home else None, storage=storage).storage_url)
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+            names = [name for (name,) in database.execute("SELECT study_name FROM studies ORDER BY study_name")]
+    except (StudyError, OSError, sqlite3.Error):  # no home, no such file, a server
+        return []
+    return [name for name in names if name.startswith(incomplete) and name.isprintable()]
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The study's name.", autocompletion=_study_names)]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A study file (TOML).")]
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="An MLflow run id, of a trial or a single training.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its id or the beginning of it, STUDY/TRIAL, or a name with --study."),
+]
+StudyOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The study that RUN belongs to.", autocompletion=_study_names)
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
 ]
 NameOption = Annotated[str | None, typer.Option(help="The study's name. [default: the file's]")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print every epoch, with all settings and metrics.")
+]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"study {version('restoration-study')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Hyperparameter studies of image-restoration autoencoders: run, compare, promote, export."""
 
 
 def main() -> None:

@@ -1,18 +1,35 @@
 """The commands that train or prepare training: ``run``, ``train``, ``evaluate``, ``prepare``."""
 
+from __future__ import annotations
+
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.printing import leaderboard, make_table, next_commands, print_result
-from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, RunArgument, SetOption, command
-from pipeline.errors import StudyError
+from pipeline.cli.printing import make_table, next_commands, print_result
+from pipeline.cli.program import (
+    DeviceOption,
+    FileArgument,
+    JsonOption,
+    NameOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    StudyOption,
+    VerboseOption,
+    command,
+)
+from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import figure, say, split_sizes
+
+if TYPE_CHECKING:
+    from pipeline.config import StudyFile
 
 
 @command()
@@ -32,22 +49,31 @@ def run(
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
+    study_file = _read(file, overrides, name, trials, quiet, verbose)
+
     from pipeline.api import run_study
+    from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
-    from pipeline.config import load_study_file
+    from pipeline.results.summary import summarise
+    from pipeline.search.studies import load_search
+    from pipeline.study.pace import clock
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
 
-    study_file = load_study_file(file, overrides or (), name, trials)
     options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device)
-    with open_reporter() as reporter:
+    with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    print_result(leaderboard(config, outcome.records, outcome.baselines))
+    search = load_search(home, config.name)
+    print_result(leaderboard(summarise(search), "complete"))
     if outcome.seconds:
-        say(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
+        earlier = f" ({clock(search.elapsed)} in all sessions)" if search.elapsed > outcome.seconds + 1 else ""
+        busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
+        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
     if outcome.contact_sheet:
         say(f"pictures: {outcome.contact_sheet}")
     commands = [f"ui {config.name}", f"show {config.name}"]
@@ -70,19 +96,21 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The seed. [default: the file's]")] = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train one configuration without a search.
 
     Keys that the file leaves open take the values of its first [[enqueue]] entry.
     """
+    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
+    study_file = _read(file, chosen, name, None, quiet, verbose)
+
     from pipeline.cli.progress import open_reporter
-    from pipeline.config import load_study_file
     from pipeline.study.session import Options
     from pipeline.study.single import train_one
 
-    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
-    study_file = load_study_file(file, chosen, name)
-    with open_reporter() as reporter:
+    with open_reporter(quiet, verbose) as reporter:
         done = train_one(study_file, home, Options(device=device), reporter)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
@@ -90,10 +118,25 @@ def train(
     print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
 
 
+def _read(
+    file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None, quiet: bool, verbose: bool
+) -> StudyFile:
+    """The study file; says that its study is starting, since the libraries need seconds to load."""
+    from pipeline.config import load_study_file
+
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose exclude each other")
+    study_file = load_study_file(file, overrides or (), name, trials)
+    if not quiet:
+        say(f"study {study_file.config.name}: starting")
+    return study_file
+
+
 @command()
 def evaluate(
     home: Home,
-    run_id: RunArgument,
+    run: RunArgument,
+    study: StudyOption = None,
     picture: Annotated[
         Path | None, typer.Option("-o", "--output", help="Also write the panel to this PNG file.")
     ] = None,
@@ -103,9 +146,10 @@ def evaluate(
 
     The metrics are printed beside those recorded for the run's best epoch.
     """
+    from pipeline.results.lookup import find_run
     from pipeline.results.reproduce import evaluate as evaluate_run
 
-    done = evaluate_run(home, run_id, picture)
+    done = evaluate_run(home, find_run(home, run, study), picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
     rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []

@@ -4,65 +4,153 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.printing import called_as, counted, leaderboard, make_table, print_result
+from pipeline.cli.printing import called_as, counted, make_table, minute, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
 from pipeline.study.reporter import say
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pipeline.results.lookup import StoredTraining
+    from pipeline.results.summary import StudySummary
     from pipeline.search.ask_tell import Search
+
+TrainingsOption = Annotated[bool, typer.Option("--trainings", help="Also show single trainings.")]
 
 
 @command("list")
-def list_studies(home: Home, as_json: JsonOption = False) -> None:
+def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: JsonOption = False) -> None:
     """List the studies of a home."""
-    from pipeline.search.records import ranked
+    from pipeline.cli.leaderboard import Column, fitted, training_table
+    from pipeline.results.summary import summarise
     from pipeline.search.studies import load_searches
+    from pipeline.study.lines import measured
 
-    document, rows = [], []
+    document: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     for search in load_searches(home):
-        config, objective, ended = search.config, search.config.objective, search.told()
-        best = next(iter(ranked(search.records(), objective.direction)), None)
+        summary = summarise(search)
+        config, best, of = summary.config, summary.best, summary.config.budget.trials
+        ended, active = len(summary.ended), _last_activity(search, summary)
+        state = _state(home, summary)
         study = {"name": config.name, "dataset": config.dataset, "degrade": config.degrade.kind}
-        progress = {"ended": ended, "trials": config.budget.trials, "metric": objective.metric}
+        progress = {"ended": ended, "trials": of, "metric": summary.metric, "state": state}
         score = {"best": best.value if best else None, "best_trial": best.number if best else None}
-        document.append(study | progress | score)
-        shown = (f"{objective.metric} {best.value:.4g}", str(best.number)) if best else ("", "")
-        rows.append((config.name, config.dataset, config.degrade.kind, f"{ended}/{config.budget.trials}", *shown))
-    table = make_table(("study", "data set", "degradation", "trials", "best", "trial"), rows, wrap=("data set",))
+        document.append(study | progress | score | {"active": active.isoformat(timespec="seconds")})
+        shown = (measured(summary.metric, summary.value(best)), str(best.number)) if best else ("", "")
+        what = (config.degrade.kind, config.dataset)
+        rows.append((config.name, f"{ended}/{of}", state, *shown, minute(active), *what))
+    headings = ("study", "ended", "state", "best", "trial", "last active", "degradation", "data set")
+    columns = [
+        Column(heading, cells, left=heading not in ("ended", "best", "trial"))
+        for heading, *cells in zip(headings, *rows, strict=True)
+    ]
     none = f"no studies in {home.path}; start one with: {called_as()} run FILE"
-    print_result([table if rows else none], document, as_json)
+    parts: list[RenderableType] = [*fitted(columns)] if rows else [none]
+    if with_trainings:
+        from pipeline.results.lookup import trainings
+
+        found = trainings(home)
+        document += [{"training": training.name, **_training(training)} for training in found]
+        parts += training_table(found, studies=True) if found else ["no single trainings"]
+    print_result(parts, document, as_json)
 
 
 @command()
-def show(home: Home, name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show one study: leaderboard, baselines, failures, importances."""
-    from pipeline.results.table import summary_rows
-    from pipeline.search.records import ended
+def show(
+    home: Home,
+    name: NameArgument,
+    top: Annotated[int, typer.Option(min=1, help="Show the best N trials.")] = 10,
+    others: Annotated[bool, typer.Option("--all", help="Show every trial: also pruned, failed, unfinished.")] = False,
+    with_trainings: TrainingsOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one study: leaderboard with baselines, failures, choices, importances.
 
-    search = find_study(home, name)
-    config, records = search.config, search.records()
-    baselines, importances = search.baselines, search.importances()
-    document = {
-        "name": name,
-        "config": config.canonical(),
-        "trials": summary_rows(records, config.objective.direction),
-        "baselines": baselines,
-        "importances": importances,
-    }
-    lines = [f"trial {r.number} failed: {r.summary.reason}" for r in ended(records) if r.state == "FAIL"]
+    Of a name that has single trainings only, these are shown.
+    """
+    from pipeline.cli.leaderboard import choices, leaderboard, training_table
+    from pipeline.results.summary import summarise
+    from pipeline.results.table import study_table
+    from pipeline.search.studies import load_search
+
+    document: dict[str, Any] = {"name": name}
+    parts: list[RenderableType] = []
+    try:
+        search = load_search(home, name)
+    except NotFoundError:
+        from pipeline.tracking.experiments import experiment_names
+
+        if name not in experiment_names(home):
+            raise
+        with_trainings = True
+    else:
+        summary, importances = summarise(search), search.importances()
+        document |= {
+            "config": summary.config.canonical(),
+            "trials": study_table(summary).records,
+            "baselines": summary.baselines,
+            "importances": importances,
+            "state": _state(home, summary),
+            "counts": summary.counts,
+            "beating": summary.beating,
+            "reasons": {state: summary.reasons(state) for state in ("PRUNED", "FAIL")},
+            "answer": summary.answer(),
+        }
+        parts += leaderboard(summary, document["state"], len(summary.records) if others else top, others)
+        parts += [*choices(summary), *_importances(summary, importances)]
+    if with_trainings:
+        from pipeline.results.lookup import trainings
+
+        found = trainings(home, name)
+        document["trainings"] = [_training(training) for training in found]
+        parts += training_table(found) if found else [f"no single trainings of {name}"]
+    print_result(parts, document, as_json)
+
+
+def _state(home: Home, summary: StudySummary) -> str:
+    """Whether a study is ``complete``, ``running`` or ``stopped``."""
+    from pipeline.search.lock import study_holder
+
+    if len(summary.ended) >= summary.config.budget.trials:
+        return "complete"
+    return "running" if study_holder(home, summary.name) else "stopped"
+
+
+def _last_activity(search: Search, summary: StudySummary) -> datetime:
+    """When a trial last started or ended, else when the study was created; in local time."""
+    times = [trial.started for trial in summary.records] + [trial.ended for trial in summary.ended]
+    return max(times, default=datetime.fromisoformat(search.created)).astimezone()
+
+
+def _training(training: StoredTraining) -> dict[str, Any]:
+    """A single training as JSON."""
+    config = training.config.params() if training.config else {}
+    known = {"study": training.study, "name": training.name, "run_id": training.run_id, "status": training.status}
+    return known | {"started": training.started.isoformat(), "params": config, "metrics": training.metrics}
+
+
+def _importances(summary: StudySummary, importances: dict[str, float]) -> Iterator[RenderableType]:
+    from pipeline.search.ask_tell import IMPORTANCES_FROM
+
+    ended, complete = len(summary.ended), counted(summary.counts["complete"], "complete trial")
     if importances:
-        lines.append(f"\nimportance for {config.objective.metric} (PED-ANOVA)")
-        lines += [f"  {key:16s} {share:5.1%} {'█' * round(40 * share)}" for key, share in importances.items()]
-        if left_out := [key for key in config.space.searched() if key not in importances]:
-            lines.append(f"  not compared, because some complete trials do not have them: {', '.join(left_out)}")
-    print_result([*leaderboard(config, records, baselines), *lines], document, as_json)
+        yield f"\nimportance for {summary.metric}, exploratory (PED-ANOVA on {complete})"
+        rows = [(key, f"{share:.1%}") for key, share in importances.items()]
+        yield make_table(("parameter", "share"), rows, right=("share",))
+    elif ended < IMPORTANCES_FROM:
+        yield f"\nimportances: from {IMPORTANCES_FROM} ended trials on; {ended} have ended"
+    else:
+        yield f"\nimportances: none, since {complete} do not differ"
 
 
 @command()
@@ -160,5 +248,5 @@ def find_study(home: Home, name: str) -> Search:
 
         if name not in experiment_names(home):
             raise
-        message = f"{name} has single trainings only, no trials; look at them with: study ui {name}"
+        message = f"{name} has single trainings only, no trials; look at them with: study show {name}"
         raise NotFoundError(message) from None

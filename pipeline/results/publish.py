@@ -1,60 +1,127 @@
-"""The study's own run in MLflow: its file, its resolved form and the contact sheet of the best trials.
+"""What MLflow shows of a study as a whole: its own run, ranks, colours, notes and saved views.
 
-Comes in: a session and the outcome of its driver. Goes out: artifacts of the run ``study``.
+Comes in: a session and the outcome of its driver. Goes out: artifacts, tags and notes, made again when the study has
+grown. Every step may be repeated.
 """
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from pipeline.config import StudyFile
+from pipeline.config.trial import applies
+from pipeline.results.figures import COLOURS, GREY, INK, plots
+from pipeline.results.export import render
+from pipeline.results.material import Material, gather
+from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet
-from pipeline.search.records import ended, ranked
-from pipeline.study.driver import SHEET_TRIALS, StudyOutcome
+from pipeline.results.report import LINK_BASE, report
+from pipeline.results.summary import StudySummary, summarise
+from pipeline.results.table import FIGURES, study_table
+from pipeline.study.driver import StudyOutcome
 from pipeline.study.session import Session
-from pipeline.tracking.runs import CONTACT_SHEET, STUDY_FILES
-from pipeline.tracking.uids import baseline_uid, study_run_uid
+from pipeline.study.session import experiment_note as asked
+from pipeline.tracking.runs import CONTACT_SHEET, STUDY_FILES, StoredRun
+from pipeline.tracking.uids import study_run_uid
+from pipeline.tracking.views import DRAWN, Views, view_tags
+
+RANK, COLOUR = "rank", "mlflow.runColor"
 
 
 def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOutcome:
-    """Write the study's own run, unless the results of all trials are published; add where the contact sheet is."""
+    """Write all of it, unless the results of all trials are published; add where the contact sheet is."""
     search, tracking = session.search, session.tracking
-    uid, trials = study_run_uid(search.uid), ended(outcome.records)
+    uid, told = study_run_uid(search.uid), search.told()
     run = tracking.find(uid)
     run_id = run.run_id if run else None
-    if run_id is None or search.published != len(trials):
+    if run_id is None or search.published != told:
+        summary = summarise(search)
         tags = session.tags | {"study.role": "study"}
         params = {"dataset": session.config.dataset}  # not the total: it may grow, and params cannot change
-        run_id = tracking.run(uid, "study", tags, params, session.data, time.time())
-        for name, text in zip(STUDY_FILES, (file.text, json.dumps(session.config.canonical(), indent=2)), strict=True):
-            tracking.log_text(run_id, text, name)
-        if panels := _panels(session, outcome):
-            tracking.log_picture(run_id, contact_sheet(panels), CONTACT_SHEET)
-        states = [trial.state for trial in trials]
-        counts = {f"trials_{state.lower()}": float(states.count(state)) for state in ("COMPLETE", "PRUNED", "FAIL")}
-        tracking.log_figures(run_id, counts)
+        run_id = tracking.run(uid, f"study-{session.config.name}", tags, params, session.data, time.time())
+        texts = (file.text, json.dumps(session.config.canonical(), indent=2))
+        tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
+        material = gather(session.home, search, tracking)
+        tracking.log_files(run_id, _files(session, summary, material))
+        if material.strips:
+            tracking.log_picture(run_id, contact_sheet(_labelled(summary, material)), CONTACT_SHEET)
+        experiment_id = tracking.experiment_id
+        tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id)})
+        runs = tracking.runs()
+        _mark(session, summary, runs)
+        note = experiment_note(summary, asked(session.config, session.data), experiment_id, run_id)
+        tracking.tag_experiment({NOTE: note} | view_tags(_views(summary, runs), time.time()))
         tracking.end(run_id, "COMPLETE")
-        search.published = len(trials)
+        search.published = told
     return replace(outcome, contact_sheet=tracking.local_file(run_id, CONTACT_SHEET))
 
 
-def _panels(session: Session, outcome: StudyOutcome) -> dict[str, np.ndarray]:
-    """Panels by label: baselines, then the best trials; those of earlier runs are read back from MLflow."""
-    search, tracking, found = session.search, session.tracking, {}
+def _files(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:
+    """The artifacts that people read first, by path."""
+    table = study_table(summary, baselines=True)
+    files = {f"leaderboard.{form}": render(table, form) for form in ("md", "csv")}
+    base = LINK_BASE if session.home.local_tracking else session.home.tracking_shown
+    files[REPORT_FILE] = report(summary, material, base).encode()
+    return files | {f"plots/{name}": png for name, png in plots(summary, material).items()}
 
-    def add(what: str, metrics: Mapping[str, float], key: str | int, run_id: str, epoch: int) -> None:
-        panel = outcome.panels[key] if key in outcome.panels else tracking.panel(run_id, epoch)
-        if panel is not None:
-            found[f"{what}\n{session.config.objective.metric} {metrics[session.objective]:.4g}"] = panel
 
-    for name, metrics in sorted(outcome.baselines.items()):
-        run = tracking.find(baseline_uid(search.uid, name))
-        if run is not None and name != "degraded":  # the sheet's second row shows it already
-            add(f"baseline {name}", metrics, name, run.run_id, 0)
-    for trial in ranked(outcome.records, session.config.objective.direction)[:SHEET_TRIALS]:
-        summary = trial.summary
-        add(f"trial {trial.number}", summary.metrics, trial.number, summary.run_id, summary.best_epoch)
+def _labelled(summary: StudySummary, material: Material) -> dict[str, np.ndarray]:
+    """The strips of the contact sheet by label: clean, degraded, the baselines, the best trials."""
+    values: dict[str | int, float] = {name: metrics[summary.objective] for name, metrics in summary.baselines.items()}
+    values |= {trial.number: summary.value(trial) for trial in summary.ranked}
+    found = {}
+    for key, strip in material.strips.items():
+        label = f"trial {key}" if isinstance(key, int) else f"baseline {key}" if key in values else key
+        found[label + (f"\n{summary.metric} {summary.form.shown(values[key])}" if key in values else "")] = strip
     return found
+
+
+def _mark(session: Session, summary: StudySummary, runs: Iterable[StoredRun]) -> None:
+    """Give the runs of trials their rank, colour and note; what a run has already is not written again.
+
+    The ten best have a colour each, the others are grey. A note is written once, so that a user may change it.
+    """
+    trials = {trial.summary.run_id: trial for trial in summary.ended}
+    ranks = {trial.number: rank for rank, trial in enumerate(summary.ranked, 1)}
+    for run in runs:
+        wanted = {}
+        if run.run_id in trials:
+            trial = trials[run.run_id]
+            rank = ranks.get(trial.number)
+            wanted[COLOUR] = COLOURS[rank - 1] if rank is not None and rank <= DRAWN else GREY
+            if rank is not None:
+                wanted[RANK] = str(rank)
+            if rank is not None and rank <= DRAWN and not run.tags.get(NOTE):
+                wanted[NOTE] = trial_note(summary, trial, session.tracking.experiment_id)
+        elif run.tags.get("study.role") == "baseline":
+            wanted[COLOUR] = INK
+        changed = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
+        if changed:
+            session.tracking.tag(run.run_id, changed)
+
+
+def _views(summary: StudySummary, runs: Iterable[StoredRun]) -> Views:
+    """What the saved views show of a study."""
+    recorded = {name for trial in summary.ended for name in trial.summary.metrics}
+    names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in recorded]
+    shown = summary.ranked[:DRAWN]
+    return Views(
+        objective=f"best/{summary.metric}",
+        ascending=summary.sign < 0,
+        figures=[f"best/{name}" for name in names if name != "sharpness"],
+        curves=[summary.objective, *(f"val/{name}" for name in names), "train/loss"],
+        searched=summary.config.space.searched(),
+        axes=[key for key in summary.config.space.searched() if _is_axis(summary, key)],
+        hidden={name for run in runs for name in run.metrics},
+        bound=summary.value(shown[-1]) if shown else None,
+    )
+
+
+def _is_axis(summary: StudySummary, key: str) -> bool:
+    """Whether parallel coordinates can show a key: MLflow leaves out runs without it, and words among numbers."""
+    values = [trial.values for trial in summary.ended]
+    words = {isinstance(each[key], str | bool) for each in values}
+    return len(words) == 1 and all(applies(key, each) for each in values)

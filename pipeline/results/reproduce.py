@@ -21,12 +21,14 @@ from pipeline.epoch import run_epoch
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
+from pipeline.evaluation.panel import labelled, panel_title
 from pipeline.evaluation.scores import validation
 from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import MODEL_ID, load_restorer, recorded_weights
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
+from pipeline.tracking.uids import CONFIG_TAG
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,14 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
     model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
+    epoch = stored.metrics.get("best_epoch", math.nan)
+    best = int(epoch) if math.isfinite(epoch) else 0
     if picture is not None:
         content = io.BytesIO()
-        Image.fromarray(panel).save(content, format="PNG")
+        title = panel_title(stored.name, stored.tags.get("study.name", "?"), figures, best)
+        Image.fromarray(labelled(panel, title)).save(content, format="PNG")
         write_output(picture, content.getvalue())
-    histories, epoch = metric_histories(home, stored), stored.metrics.get("best_epoch", math.nan)
-    best = int(epoch) if math.isfinite(epoch) else 0
+    histories = metric_histories(home, stored)
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded)
 
@@ -124,7 +128,7 @@ def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]
     """A run of a training, the configuration it records, and the data it was trained on."""
     stored = read_run(home, run_id)
     try:
-        config = TrialConfig.model_validate_json(stored.tags["trial.config"])
+        config = TrialConfig.model_validate_json(stored.tags[CONFIG_TAG])
     except (KeyError, ValidationError):
         role = stored.tags.get("study.role", "other")
         raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
@@ -158,7 +162,7 @@ def _same(recorded: float | None, now: float | None) -> bool:
 def _surroundings(tags: dict[str, str]) -> list[str]:
     """Versions, hardware and code that are not as a run's tags record them."""
     try:
-        recorded = dict(json.loads(tags.get("env.versions", "{}")))
+        recorded = dict(json.loads(tags.get("zz.env.versions", "{}")))
     except (ValueError, TypeError):  # anyone can edit a tag
         recorded = {}
     recorded |= {"hardware": tags.get("env.hardware"), **{key: tags.get(key) for key in git_state()}}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
 
 from pipeline.config import StudyConfig, Value
@@ -18,6 +18,8 @@ from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
 
 if TYPE_CHECKING:
     from pipeline.search.ask_tell import Search
+
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}  # as people read them
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Choice:
     value: Value
     trials: int
     median: float
+    mean: float
+    sd: float | None  # None of one trial
     best: float
 
 
@@ -117,9 +121,8 @@ class StudySummary:
     @property
     def counts(self) -> dict[str, int]:
         """How many trials are ``complete``, ``pruned``, ``failed`` and ``unfinished``."""
-        names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
         states = Counter[str](record.state for record in self.records)
-        return {name: states[state] for state, name in names.items()}
+        return {name: states[state] for state, name in STATES.items()}
 
     def reasons(self, state: str) -> dict[str, int]:
         """Why trials ended as PRUNED or FAIL: the number of trials by reason, the most frequent first."""
@@ -132,7 +135,10 @@ class StudySummary:
             if key in trial.params:
                 found.setdefault(trial.params[key], []).append(self.value(trial))
         best = max if self.sign > 0 else min
-        choices = [Choice(value, len(values), median(values), best(values)) for value, values in found.items()]
+        choices = [
+            Choice(value, len(some), median(some), mean(some), stdev(some) if len(some) > 1 else None, best(some))
+            for value, some in found.items()
+        ]
         return sorted(choices, key=lambda choice: -self.sign * choice.median)
 
     def answer(self) -> list[str]:

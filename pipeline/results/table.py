@@ -1,85 +1,236 @@
-"""The summary table of a study: rows, a pandas DataFrame, or a file in the format of its suffix.
+"""The tables of a study: one row per trial and baseline, or one per value of a searched key.
 
-Imports no torch, and pandas only where a data frame is made.
+Comes in: a `StudySummary`. Goes out: a `Table`, which `formats` renders. Imports no torch, no pandas and no MLflow.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from pipeline.files import check_output, write_output
-from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
+from pipeline.config import Value
+from pipeline.config.choices import METRICS
+from pipeline.config.messages import hint, shown
+from pipeline.errors import InputError
+from pipeline.results.summary import STATES, Baseline, StudySummary, shown_value
+from pipeline.search.records import EndedTrial, StoredTrial
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-COST = ("parameters", "multiply_adds")
-SUMMARY = ("best_epoch", "epochs", "duration_s", "run_id")  # columns that are fields of a trial's summary
-INTEGERS = ("rank", "number", *COST, "best_epoch", "epochs")
-
-WRITERS: dict[str, Callable[[pd.DataFrame], str]] = {
-    ".csv": lambda table: table.to_csv(index=False),
-    ".md": lambda table: _filled(table, "").to_markdown(index=False, floatfmt=".6g") + "\n",
-    ".html": lambda table: _filled(table, "").to_html(index=False, float_format="{:.6g}".format),
-    # pandas' own JSON has ten decimals
-    ".json": lambda table: json.dumps(_filled(table, None).to_dict("records"), indent=2) + "\n",
-}
+Cell = Value | None
+Better = Literal["higher", "lower", "1"]
+FIGURES = ("psnr", "ssim", "class_kept", "sharpness")  # shown to people after the objective, where they are recorded
+BASELINE = "BASELINE"  # the state of a baseline's row
+DIGEST = 12  # characters of the data's digest in a caption
 
 
-def summary_rows(records: Sequence[StoredTrial], direction: str) -> list[dict[str, Any]]:
-    """One row per trial with the columns of `summary_table`: complete trials by rank, then the others by number."""
-    return _rows(records, direction)[1]
+@dataclass(frozen=True)
+class Column:
+    """A column: its key in files for programs, and how people see it."""
+
+    key: str
+    heading: str
+    unit: str = ""
+    decimals: int | None = None  # None: as `shown_value` writes it
+    better: Better | None = None
+    kind: type = str  # of its values: bool, int, float or str
+    brief: bool = False  # also in tables for people
+
+    def text(self, row: Mapping[str, Cell]) -> str:
+        """A row's cell as people see it; empty where there is no value."""
+        value = row.get(self.key)
+        if self.key == "number" and value is None:
+            return str(row.get("baseline") or "")
+        if self.key == "state":
+            return STATES.get(str(value), "baseline")
+        if value is None or value != value:
+            return ""
+        if self.decimals is None or isinstance(value, str):
+            return shown_value(value)
+        return f"{value:,.{self.decimals}f}"
 
 
-def summary_table(records: Sequence[StoredTrial], direction: str) -> pd.DataFrame:
-    """The rows of `summary_rows` as a data frame.
+@dataclass(frozen=True)
+class Table:
+    """Rows for programs and for people. A row may have fewer keys than there are columns."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Cell], ...]
+    caption: str = ""
+
+    @property
+    def brief(self) -> tuple[Column, ...]:
+        """The columns of tables for people."""
+        return tuple(column for column in self.columns if column.brief)
+
+    @property
+    def records(self) -> list[dict[str, Cell]]:
+        """The rows for programs: every column's key, with None where there is no value."""
+        return [{column.key: row.get(column.key) for column in self.columns} for row in self.rows]
+
+    def select(self, keys: Iterable[str]) -> Table:
+        """These columns in this order, for people too. Raises InputError, which lists the columns there are."""
+        known = {column.key: column for column in self.columns}
+        chosen = list(dict.fromkeys(keys))
+        for key in chosen:
+            if key not in known:
+                near = hint(key, known, listing=False)
+                raise InputError(f"unknown column {shown(key)}{near}; allowed: {', '.join(known)}")
+        return replace(self, columns=tuple(replace(known[key], brief=True) for key in chosen))
+
+    def best(self, column: Column) -> frozenset[int]:
+        """The rows that have the best value of a column, as it is shown; trials that are not complete do not count."""
+        if column.better is None:
+            return frozenset()
+        cells = {
+            index: (_worth(float(value), column.better), column.text(row))
+            for index, row in enumerate(self.rows)
+            if row.get("state", "COMPLETE") in ("COMPLETE", BASELINE)
+            and isinstance(value := row.get(column.key), int | float)
+            and value == value
+        }
+        _, text = max(cells.values(), default=(0, ""))
+        return frozenset(index for index, cell in cells.items() if cell[1] == text)
+
+
+def study_table(
+    summary: StudySummary,
+    *,
+    columns: Sequence[str] | None = None,
+    top: int | None = None,
+    state: Collection[str] | None = None,
+    baselines: bool = False,
+) -> Table:
+    """One row per trial: complete ones by rank, then the others by number.
+
+    Args:
+        columns: keys of the columns in their order; without them all for programs, and the usual ones for people.
+        top: only so many trials, the first ones.
+        state: only trials in these states, of `STATES`' values.
+        baselines: also one row per baseline, at its place among the complete trials.
 
     Returns:
-        Columns ``rank`` (from 1; empty for trials that are not complete), ``number``, ``state``, ``objective``, every
-        ``val/…`` metric at the best epoch, the searched parameters, ``parameters`` and ``multiply_adds``,
-        ``best_epoch``, ``epochs``, ``duration_s`` (of training alone), ``run_id``, ``started`` (ISO 8601 with
-        the offset from UTC).
+        Columns ``rank`` (from 1; None for trials that are not complete), ``number``, ``baseline`` (a baseline's name;
+        only with ``baselines``), ``state``, ``objective``, every ``val/…`` metric at the best epoch, the searched keys,
+        ``parameters`` and ``multiply_adds``, ``best_epoch``, ``epochs``, ``duration_s`` (of training alone),
+        ``reason``, ``run_id``, ``started`` (ISO 8601 with the offset from UTC).
+
+    Raises:
+        InputError: an unknown column or state.
     """
-    import pandas as pd
-
-    columns, rows = _rows(records, direction)
-    searched = {key for record in records for key in record.params}
-    integers = [*INTEGERS, *(key for key in searched if {type(row[key]) for row in rows} - {type(None)} == {int})]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(integers, "Int64"))
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table in the format of the file's suffix. InputError as in `check_output` and `write_output`."""
-    check_output(path, WRITERS)
-    write_output(path, WRITERS[path.suffix.lower()](table).encode())
-
-
-def _rows(records: Sequence[StoredTrial], direction: str) -> tuple[list[str], list[dict[str, Any]]]:
-    """The columns of the table in their order, and its rows."""
-    best = ranked(records, direction)
-    ranks = {record.number: rank for rank, record in enumerate(best, 1)}
-    order = [*best, *(record for record in records if record.number not in ranks)]
-    metrics = [name for record in ended(order) for name in record.summary.metrics if name.startswith("val/")]
-    params = [key for record in order for key in record.params]
-    found = dict.fromkeys([*metrics, *params])
-    columns = ["rank", "number", "state", "objective", *found, *COST, *SUMMARY, "started"]
-    rows = [_values(record) | {"rank": ranks.get(record.number)} for record in order]
-    return columns, [{column: row.get(column) for column in columns} for row in rows]
+    for name in state or ():
+        if name not in STATES.values():
+            near = hint(name, STATES.values(), listing=False)
+            raise InputError(f"unknown state {shown(name)}{near}; allowed: {', '.join(STATES.values())}")
+    ranks = {trial.number: rank for rank, trial in enumerate(summary.ranked, 1)}
+    rows: list[Mapping[str, Cell]] = []
+    trials = 0
+    for entry in [*summary.standing, *(record for record in summary.records if record.number not in ranks)]:
+        if isinstance(entry, Baseline):
+            if baselines:
+                rows.append(_baseline(summary, entry))
+        elif (top is None or trials < top) and (not state or STATES[entry.state] in state):
+            rows.append({"rank": ranks.get(entry.number)} | _trial(entry))
+            trials += 1
+    unusual = any(row["state"] not in ("COMPLETE", BASELINE) for row in rows)
+    all_columns = [column for column in _columns(summary, unusual) if baselines or column.key != "baseline"]
+    config, metric = summary.config, summary.metric
+    caption = f"{trials} of {len(summary.records)} trials of study {summary.name} ({config.degrade.kind} on "
+    caption += (
+        f"{config.dataset}), ranked by {metric}; figures of the best epoch on the validation split, one seed each"
+    )
+    table = Table(tuple(all_columns), tuple(rows), f"{caption}{_digest(summary)}")
+    return table if columns is None else table.select(columns)
 
 
-def _values(record: StoredTrial) -> dict[str, Any]:
+def grouped(summary: StudySummary, key: str) -> Table:
+    """One row per value of a searched key, the best mean first: n, mean, standard deviation and best of the objective.
+
+    Complete trials that have the key count. Raises InputError where the key is not searched.
+    """
+    searched = summary.config.space.searched()
+    if key not in searched:
+        near, allowed = hint(key, searched, listing=False), ", ".join(searched) or "none"
+        raise InputError(f"--by {shown(key)}: not a searched key{near}; allowed: {allowed}")
+    form, choices = summary.form, summary.choices(key)
+
+    def figure(key: str, heading: str, better: Better | None) -> Column:
+        return Column(key, heading, form.unit, form.decimals, better, float, brief=True)
+
+    columns = (
+        Column(key, key, kind=_kind(choice.value for choice in choices), brief=True),
+        Column("n", "n", kind=int, brief=True),
+        figure("mean", f"mean {summary.metric}", form.better),
+        figure("sd", "sd", None),
+        figure("best", "best", form.better),
+    )
+    rows: list[Mapping[str, Cell]] = [
+        {key: choice.value, "n": choice.trials, "mean": choice.mean, "sd": choice.sd, "best": choice.best}
+        for choice in sorted(choices, key=lambda choice: -summary.sign * choice.mean)
+    ]
+    caption = f"{sum(choice.trials for choice in choices)} complete trials of study {summary.name} by {key}: "
+    caption += (
+        f"{summary.metric} of the best epoch on the validation split; exploratory, since the search chose the trials"
+    )
+    return Table(columns, tuple(rows), f"{caption}{_digest(summary)}")
+
+
+def _columns(summary: StudySummary, state: bool) -> list[Column]:
+    """All columns; for people, the state where it says something."""
+    form, searched = summary.form, summary.config.space.searched()
+    found = {name for trial in summary.ended for name in trial.summary.metrics}.union(*summary.baselines.values())
+    usual = dict.fromkeys([summary.metric, *FIGURES])
+    metrics = {
+        name: Column(f"val/{name}", name, metric.unit, metric.decimals, metric.better, float, name in usual)
+        for name, metric in METRICS.items()
+        if f"val/{name}" in found
+    }
+    return [
+        Column("rank", "rank", kind=int, brief=True),
+        Column("number", "trial", kind=int, brief=True),
+        Column("baseline", "baseline"),
+        Column("state", "state", brief=state),
+        Column("objective", "objective", form.unit, form.decimals, form.better, float),
+        *metrics.values(),
+        *(
+            Column(key, key, kind=_kind(r.params[key] for r in summary.records if key in r.params), brief=True)
+            for key in searched
+        ),
+        Column("parameters", "parameters", decimals=0, kind=int, brief=True),
+        Column("multiply_adds", "multiply-adds", decimals=0, kind=int),
+        Column("best_epoch", "best epoch", kind=int),
+        Column("epochs", "epochs", kind=int, brief=True),
+        Column("duration_s", "time", "s", 1, kind=float),
+        Column("reason", "reason"),
+        Column("run_id", "run"),
+        Column("started", "started"),
+    ]
+
+
+def _trial(record: StoredTrial) -> dict[str, Cell]:
     """What is known of a trial, by column."""
     started = record.started.astimezone().isoformat(timespec="seconds")
-    known: dict[str, Any] = {"number": record.number, "state": record.state, "started": started}
+    known: dict[str, Cell] = {"number": record.number, "state": record.state, "started": started, **record.params}
     if not isinstance(record, EndedTrial):
-        return known | record.params
-    summary, known["objective"] = record.summary, record.value
-    return known | summary.metrics | record.params | summary.cost | {name: getattr(summary, name) for name in SUMMARY}
+        return known
+    summary = record.summary
+    fields = {name: getattr(summary, name) for name in ("best_epoch", "epochs", "duration_s", "reason", "run_id")}
+    return known | {"objective": record.value} | summary.metrics | summary.cost | fields
 
 
-def _filled(table: pd.DataFrame, missing: str | None) -> pd.DataFrame:
-    """The table with this in place of missing values, whatever the columns' types."""
-    return table.astype(object).where(table.notna(), missing)
+def _baseline(summary: StudySummary, baseline: Baseline) -> dict[str, Cell]:
+    return {"baseline": baseline.name, "state": BASELINE, "objective": summary.value(baseline), **baseline.metrics}
+
+
+def _kind(values: Iterable[Any]) -> type:
+    """The one type of all values; that of decimals for whole and decimal numbers, else that of text."""
+    kinds = {type(value) for value in values}
+    return kinds.pop() if len(kinds) == 1 else float if kinds == {int, float} else str
+
+
+def _worth(value: float, better: str) -> float:
+    """Higher is better."""
+    return {"higher": value, "lower": -value, "1": -abs(value - 1)}[better]
+
+
+def _digest(summary: StudySummary) -> str:
+    return f"; data sha256 {summary.facts.get('data.sha256', '')[:DIGEST]}"

@@ -12,15 +12,17 @@ from contextlib import suppress
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import say
-from pipeline.tracking.experiments import find_by_name
+from pipeline.tracking.experiments import Experiment, find_by_name, home_experiments
+from pipeline.tracking.views import TAG, VIEWS, page, studies_page
 from pipeline.workers import handle_signals
 
 START_SECONDS = 60  # until the server answers
 STOP_SECONDS = 5  # until its processes are killed
+HINT = "where a page shows GenAI at the top left, choose Model training there once; the browser remembers it"
 
 
 def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
-    """Serve the UI until the user interrupts it, opened at a study's runs or at the list of experiments.
+    """Serve the UI until the user interrupts it, opened at a study's leaderboard, or at a list of the studies.
 
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
@@ -29,9 +31,10 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     """
     if not home.has_tracking():
         raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
-    page = f"/#/experiments/{find_by_name(home, study).experiment_id}/runs" if study else "/"
+    page, lines = _pages(home, study)
     if not home.local_tracking:
-        say(f"the tracking server has its own UI: {home.tracking_shown.rstrip('/')}{page}")
+        base = f"{home.tracking_shown.rstrip('/')}/"
+        say("\n".join(["the tracking server has its own UI", *(f"{what}: {base}{where}" for what, where in lines)]))
         return
     port = _free(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
@@ -44,16 +47,35 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     with handle_signals(signal.default_int_handler):
         try:
             _wait(server, port)
-            address = f"http://127.0.0.1:{port}{page}"
-            say(f"MLflow UI: {address}\npress Ctrl-C to stop it")
+            base = f"http://127.0.0.1:{port}/"
+            say("\n".join([*(f"{what}: {base}{where}" for what, where in lines), HINT, "press Ctrl-C to stop it"]))
             if open_browser:
-                webbrowser.open(address)
+                webbrowser.open(base + page)
             server.wait()
             raise StudyError(f"the MLflow server ended unexpectedly with exit code {server.returncode}")
         except KeyboardInterrupt:
             pass
         finally:
             _end(server)
+
+
+def _pages(home: Home, study: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """The page to open, and what to print: pages with their names."""
+    if study is not None:
+        lines = _views(find_by_name(home, study))
+        return lines[0][1], lines
+    found = sorted((e for e in home_experiments(home) if e.lifecycle_stage == "active"), key=lambda e: e.name)
+    lines = [(e.name, _views(e)[0][1]) for e in found]
+    if len(lines) == 1:
+        return lines[0][1], lines
+    several = studies_page([e.experiment_id for e in found])
+    return several, [("studies", several), *lines]
+
+
+def _views(experiment: Experiment) -> list[tuple[str, str]]:
+    """The saved views of a study by name; of one that has none yet, its runs."""
+    found = [(name.lower(), page(experiment.experiment_id, key)) for key, name in VIEWS.items()]
+    return found if TAG + "leaderboard" in experiment.tags else [("runs", page(experiment.experiment_id))]
 
 
 def _free(port: int) -> int:

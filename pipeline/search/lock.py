@@ -11,6 +11,7 @@ import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Protocol
 
 import sqlalchemy
@@ -40,18 +41,34 @@ def study_lock(home: Home, name: str) -> Iterator[StudyLock]:
         InputError: another process holds it; the message says which.
         StudyError: the database cannot be reached.
     """
-    lock = _FileLock(home, name) if home.storage_url.startswith("sqlite:") else _AdvisoryLock(home, name)
-    try:
+    lock = _lock(home, name)
+    with _database_errors(home):
         holder = lock.acquire()
-    except SQLAlchemyError as error:
-        reason = shown(str(getattr(error, "orig", error))).splitlines()[0]
-        raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
     if holder is not None:
         raise InputError(f"study {name!r} is being run by {holder}; wait for it, or stop it first")
     try:
         yield lock
     finally:
         lock.release()
+
+
+def study_holder(home: Home, name: str) -> str | None:
+    """Which process holds a study, if one does; read without taking the lock. Raises StudyError as `study_lock`."""
+    with _database_errors(home):
+        return _lock(home, name).holder()
+
+
+def _lock(home: Home, name: str) -> "_FileLock | _AdvisoryLock":
+    return _FileLock(home, name) if home.storage_url.startswith("sqlite:") else _AdvisoryLock(home, name)
+
+
+@contextmanager
+def _database_errors(home: Home) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = shown(str(getattr(error, "orig", error))).splitlines()[0]
+        raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
 
 
 class _FileLock:
@@ -69,7 +86,16 @@ class _FileLock:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 return str(json.loads(self._holder.read_text())["holder"])
             return "another process"
-        self._holder.write_text(json.dumps({"holder": _this_process()}))
+        known = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+        self._holder.write_text(json.dumps({"holder": _this_process(), **known}))
+        return None
+
+    def holder(self) -> str | None:
+        """Who holds the lock; of a process of this machine that was killed the file is left, and says nothing."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            known = json.loads(self._holder.read_text())
+            if known["host"] != socket.gethostname() or _started(known["pid"]) == known["started"]:
+                return str(known["holder"])
         return None
 
     def ensure(self) -> None:
@@ -101,12 +127,7 @@ class _AdvisoryLock:
         if self._ask(connection, "SELECT pg_try_advisory_lock(:key)"):
             self._connection = connection
             return None
-        holder = self._ask(
-            connection,
-            "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' "
-            "AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-            "AND classid = (((:key)::bigint >> 32) & 4294967295)::oid AND objid = ((:key)::bigint & 4294967295)::oid",
-        )
+        holder = self._holder(connection)
         if holder == self._session:  # the server has not noticed yet that an earlier connection of ours was cut
             self._ask(
                 connection,
@@ -115,6 +136,21 @@ class _AdvisoryLock:
             )
         connection.close()
         return str(holder or "another process").rsplit(" ", 1)[0]
+
+    def holder(self) -> str | None:
+        """As of `_FileLock`."""
+        with self._engine.connect() as connection:
+            found = self._holder(connection)
+        return str(found).rsplit(" ", 1)[0] if found else None
+
+    def _holder(self, connection: sqlalchemy.Connection) -> object:
+        """The name of the session that has the lock."""
+        return self._ask(
+            connection,
+            "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' "
+            "AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND classid = (((:key)::bigint >> 32) & 4294967295)::oid AND objid = ((:key)::bigint & 4294967295)::oid",
+        )
 
     def ensure(self) -> None:
         if self._connection is not None:
@@ -147,3 +183,11 @@ class _AdvisoryLock:
 
 def _this_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"[:54]
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine started, in ticks; empty if it has ended."""
+    with suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if state in "ZX" else fields[18]
+    return ""

@@ -144,8 +144,8 @@ def open_session(
             "study.file_sha256": file.sha256,
             "study.overrides": " ".join(file.overrides),
             "data.sha256": data.digest,
-            "judge.sha256": judge.sha256 if judge else "",
-            "env.versions": json.dumps(versions()),
+            "zz.judge.sha256": judge.sha256 if judge else "",
+            "zz.env.versions": json.dumps(versions()),
             "env.hardware": hardware(),
             **git_state(),
         }

@@ -53,7 +53,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         run = _ended(session)
         if run is None:
             worker = ThisProcess()
-            reporter.begun(session.config, session.data, 0, worker.slots)
+            reporter.begun(session.config, session.data, [], worker.slots, 0.0)
             Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them

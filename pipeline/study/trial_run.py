@@ -22,6 +22,8 @@ from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.study.window import End
+from pipeline.tracking.runs import PANEL
+from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.training.checkpoint import found, load
 from pipeline.training.model import cost
 
@@ -67,7 +69,7 @@ class TrialRun:
         result = self.results[-1]
         self._log(result)
         again = result.epoch in self.logged
-        self.session.tracking.log_panel(self.run_id, self.panels[result.epoch], result.epoch, look_first=again)
+        self.session.tracking.log_image(self.run_id, PANEL, self.panels[result.epoch], result.epoch, look_first=again)
         self.end = self._verdict(result)
         self.session.reporter.epoch(self.trial.number, result.epoch, self.config.epochs, result.metrics)
         best = self.best.epoch
@@ -113,7 +115,7 @@ class TrialRun:
             )
             value = best.metrics[self.session.objective]
         stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)
-        finish(self.session, stored)
+        finish(self.session, stored, panel=self.panels.get(summary.best_epoch))
         self.session.reporter.trial(self.trial.number, end.state, value, end.reason, self.session.search.told())
         return stored
 
@@ -137,7 +139,7 @@ class TrialRun:
                     self.panels[checkpoint.epoch] = history(checkpoint, self.config)[1]
             self.panels[saved.epoch] = panel
             for epoch, panel in self.panels.items():  # the process may have ended before it logged them
-                self.session.tracking.log_panel(self.run_id, panel, epoch, look_first=True)
+                self.session.tracking.log_image(self.run_id, PANEL, panel, epoch, look_first=True)
             return
 
     def _log(self, result: EpochResult) -> None:
@@ -161,7 +163,7 @@ def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Create or find a trial's MLflow run, and replay what an earlier process trained."""
     config = session.config.trial(trial.values, trial.number, session.device)
     label = session.label(trial.number)
-    tags = session.tags | label.tags | {"trial.config": config.model_dump_json()}
+    tags = session.tags | label.tags | {CONFIG_TAG: config.model_dump_json()}
     run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data, time.time())
     folder = session.home.checkpoints(session.search.uid, trial.number)
     costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))

@@ -36,7 +36,8 @@ from pipeline.tracking.uids import trial_uid
 if TYPE_CHECKING:
     from pipeline.training.model import Restorer
 
-MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "model.id", "model.sha256", "weights.sha256"  # tags; the last two also of versions
+# Tags; the last two also of versions.
+MODEL_ID, EXPORT_TAG, WEIGHTS_TAG = "zz.model.id", "zz.model.sha256", "zz.weights.sha256"
 
 REPAIR = "`study doctor --repair` restores a study's models"
 
@@ -49,7 +50,7 @@ class LoggedModels:
         self._client = experiment.client
 
     @waits
-    def log(self, run_id: str, model: Any, example: np.ndarray, epoch: int, weights: bytes) -> str:
+    def log(self, run_id: str, name: str, model: Any, example: np.ndarray, epoch: int, weights: bytes) -> str:
         """Log a model under a run: exported as pt2 (no pickle), and its weights file; returns its id.
 
         The digests go to the run's tags. A model that the run has is written again in place; it stays, and another is
@@ -57,6 +58,7 @@ class LoggedModels:
 
         Args:
             run_id: the run.
+            name: of the model, in MLflow's pages; "." becomes "-", as MLflow allows none.
             model: restoring module in evaluation mode on the CPU.
             example: degraded images, float32 ``[2, 1, h, w]``; a batch of 1 would fix the batch size.
             epoch: whose weights these are.
@@ -84,7 +86,7 @@ class LoggedModels:
             (folder / WEIGHTS_FILE).write_bytes(weights)
             manifest = _manifest(folder)
             logged = next(iter(usable), None) or self._client.create_logged_model(
-                self.experiment.experiment_id, name="model", source_run_id=run_id
+                self.experiment.experiment_id, name=name.replace(".", "-"), source_run_id=run_id
             )
             self._client.log_model_artifacts(logged.model_id, str(folder))
         if usable:

@@ -6,6 +6,7 @@ Comes in: what the driver decided and the epochs returned. Goes out: run ids, ru
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,24 +21,34 @@ import numpy as np
 from mlflow import entities
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.config.outcomes import EpochResult
 from pipeline.errors import NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
-from pipeline.tracking.experiments import create_experiment, find_experiment, owned_path
+from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
 from pipeline.tracking.models import LoggedModels
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.registry import RegisteredVersion, every_version
-from pipeline.tracking.store import OpenExperiment, connect, disk_errors, every_page, patience_with, queued, waits
+from pipeline.tracking.store import (
+    OpenExperiment,
+    connect,
+    disk_errors,
+    every_page,
+    patience_with,
+    queued,
+    store_errors,
+    waits,
+)
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-PANEL = "panel"
+PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
+PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
 CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")  # in the study's own run
 
 
@@ -52,6 +63,7 @@ class StoredRun:
     metrics: dict[str, float]  # the last value of each
     artifact_uri: str
     deleted: bool = False
+    started: float = 0.0  # in seconds since 1970
 
 
 class Tracking:
@@ -148,14 +160,14 @@ class Tracking:
         self._client.log_batch(run_id, metrics=metrics)
 
     @disk_errors()
-    def log_panel(self, run_id: str, panel: np.ndarray, epoch: int, look_first: bool = False) -> None:
-        """Log an epoch's panel; with ``look_first`` only if the epoch has none yet, so that it does not get two."""
+    def log_image(self, run_id: str, key: str, image: np.ndarray, step: int, look_first: bool = False) -> None:
+        """Log an image under a key; with ``look_first`` only if the step has none yet, so that it does not get two."""
 
         def write() -> None:
             nonlocal look_first
             look, look_first = look_first, True  # this request may be sent again
-            if not look or self._panel_file(run_id, epoch) is None:
-                self._client.log_image(run_id, panel, key=PANEL, step=epoch, synchronous=True)
+            if not look or (key, step) not in _images(self._client.get_run(run_id).info.artifact_uri):
+                self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
 
         self.experiment.outbox.put(partial(self.experiment.restoring, write))
 
@@ -163,7 +175,7 @@ class Tracking:
     def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
         """Log metrics without a history, at step 0; a metric that has this value already is left unchanged."""
         logged, stamp = self._client.get_run(run_id).data.metrics, int(time.time() * 1000)
-        new = {key: value for key, value in figures.items() if logged.get(key) != value}
+        new = {key: value for key, value in figures.items() if not same_value(logged.get(key), value)}
         self._client.log_batch(run_id, metrics=[Metric(key, value, stamp, 0) for key, value in new.items()])
 
     @waits
@@ -185,21 +197,23 @@ class Tracking:
 
     @waits
     def panel(self, run_id: str, epoch: int) -> np.ndarray | None:
-        """An epoch's panel, uint8 ``[height, width]``."""
-        file = self._panel_file(run_id, epoch)
+        """An epoch's panel, uint8 ``[height, width]``; None if it is absent or damaged."""
+        file = _images(self._client.get_run(run_id).info.artifact_uri).get((PANEL, epoch))
         if file is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
             picture = self._client.download_artifacts(run_id, file, folder)
-            return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
+            with suppress(UnidentifiedImageError):
+                return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
+        return None
 
     @waits
-    def has_panel(self, run: StoredRun, epoch: int) -> bool:
-        """Whether a run has an epoch's panel."""
-        return _panel_in(run.artifact_uri, epoch) is not None
-
-    def _panel_file(self, run_id: str, epoch: int) -> str | None:
-        return _panel_in(self._client.get_run(run_id).info.artifact_uri, epoch)
+    def lost_pictures(self, run: StoredRun, epoch: int) -> list[str]:
+        """Which of its three pictures of the best epoch a run lacks: PANEL, RESTORED, PANEL_FILE."""
+        images = _images(run.artifact_uri)
+        files = {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(run.artifact_uri)}
+        lost = [key for key, step in ((PANEL, epoch), (RESTORED, 0)) if (key, step) not in images]
+        return lost if PANEL_FILE in files else [*lost, PANEL_FILE]
 
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
@@ -213,12 +227,32 @@ class Tracking:
         return {entry.path for entry in self._client.list_artifacts(run_id)}
 
     @waits
-    def log_text(self, run_id: str, text: str, file: str) -> None:
-        self._client.log_text(run_id, text, file)
+    def text(self, run_id: str, file: str) -> str | None:
+        """The text of an artifact at the top level; None if there is no such file."""
+        if file not in {entry.path for entry in self._client.list_artifacts(run_id)}:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return Path(self._client.download_artifacts(run_id, file, folder)).read_text()
 
     @waits
     def log_picture(self, run_id: str, picture: np.ndarray, file: str) -> None:
         self._client.log_image(run_id, picture, artifact_file=file)
+
+    @waits
+    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        """Log artifacts by their paths; of one path the last stays."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in files.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self._client.log_artifacts(run_id, folder)
+
+    @waits
+    def tag_experiment(self, tags: Mapping[str, str]) -> None:
+        """Write tags of the experiment."""
+        for key, value in tags.items():
+            self._client.set_experiment_tag(self.experiment_id, key, value)
 
     @queued
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -269,14 +303,30 @@ class Tracking:
         return [file for file in files if image_key_and_step(file.name) is None]
 
 
-def _panel_in(artifact_uri: str, epoch: int) -> str | None:
-    """The path of an epoch's panel among a run's artifacts.
+def _images(artifact_uri: str) -> dict[tuple[str, int], str]:
+    """The paths of a run's images by key and step.
 
     Asked by the run's id, MLflow would also look for the run's models, which takes several times as long.
     """
     names = [Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(f"{artifact_uri}/images")]
-    found = (name for name in names if name.endswith(".png") and image_key_and_step(name) == (PANEL, epoch))
-    return next((f"images/{name}" for name in found), None)
+    found = {image_key_and_step(name): f"images/{name}" for name in names if name.endswith(".png")}
+    return {image: path for image, path in found.items() if image is not None}
+
+
+def best_figures(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The ``val/…`` metrics of a trial's best epoch, or of a baseline, as ``best/…``.
+
+    MLflow's table shows the last value of a metric: of ``val/…`` the last epoch's, of ``best/…`` these.
+    """
+    return {f"best/{key.removeprefix('val/')}": value for key, value in metrics.items() if key.startswith("val/")}
+
+
+def same_value(logged: float | None, value: float) -> bool:
+    """Whether MLflow has a value; it stores infinity as the largest number."""
+    if logged is None:
+        return False
+    limit = sys.float_info.max
+    return logged == max(-limit, min(limit, value)) or (logged != logged and value != value)
 
 
 def open_tracking(home: Home, study_name: str, uid: str, note: str, patience: Patience) -> Tracking:
@@ -320,6 +370,22 @@ def read_run(home: Home, run_id: str) -> StoredRun:
     raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 
 
+def find_runs(home: Home, query: str, study: str | None = None) -> list[StoredRun]:
+    """The runs of this home's studies, or of one, for which a filter of MLflow's holds; the oldest first.
+
+    Raises:
+        NotFoundError: there is no such study.
+        TrackingError: the store cannot be used.
+    """
+    chosen = [find_by_name(home, study)] if study else home_experiments(home)
+    ids = [each.experiment_id for each in chosen if each.lifecycle_stage == "active"]
+    if not ids:
+        return []
+    search = partial(connect(home).search_runs, ids, query, order_by=["attributes.start_time ASC"])
+    with store_errors(home):
+        return [_stored(run) for run in every_page(search)]
+
+
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
     """Every metric of a run, by step."""
     points = partial(connect(home).get_metric_history, run.run_id)
@@ -335,5 +401,12 @@ def _by_step(points: Iterable[Metric]) -> dict[int, float]:
 def _stored(run: Run) -> StoredRun:
     info, deleted = run.info, run.info.lifecycle_stage != LifecycleStage.ACTIVE
     return StoredRun(
-        info.run_id, info.run_name, info.status, run.data.tags, run.data.metrics, info.artifact_uri, deleted
+        info.run_id,
+        info.run_name,
+        info.status,
+        run.data.tags,
+        run.data.metrics,
+        info.artifact_uri,
+        deleted,
+        info.start_time / 1000,
     )

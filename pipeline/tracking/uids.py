@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 TRAINING = "train-"  # begins the study uid of a single training
+CONFIG_TAG = "zz.trial.config"  # of a training's run; tags that only programs read begin with "zz.", to come last
 
 
 def trial_uid(study_uid: str, number: int | str) -> str:
@@ -27,7 +28,7 @@ def training_uid(study: str, data_sha256: str, trial: str) -> str:
 
 def training_of(study: str, tags: Mapping[str, str]) -> str:
     """The study uid that a single training has by the configuration and the data in its run's tags."""
-    return training_uid(study, tags.get("data.sha256", ""), tags.get("trial.config", ""))
+    return training_uid(study, tags.get("data.sha256", ""), tags.get(CONFIG_TAG, ""))
 
 
 def baseline_uid(study_uid: str, name: str) -> str:

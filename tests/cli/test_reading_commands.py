@@ -27,7 +27,7 @@ NEEDED = {
     ("list", "--json"): {"optuna"},
     ("show", "small"): {"optuna"},
     ("show", "small", "--json"): {"optuna"},
-    ("export", "small", "-o", "table.csv"): {"optuna", "pandas"},
+    ("export", "small", "-o", "table.csv"): {"optuna"},
     ("models",): {"mlflow", "pandas"},  # mlflow imports pandas itself
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -73,19 +74,45 @@ def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> N
     version = finished_copy.client().get_model_version_by_alias("small", "champion")
     run = finished_copy.client().get_run(done.run_id)
     assert version.run_id == done.run_id
-    assert version.source == f"models:/{run.data.tags['model.id']}"
+    assert version.source == f"models:/{run.data.tags['zz.model.id']}"
     search = finished_copy.search()
     facts = {"study.name": "small", "study.uid": search.uid, "trial.number": str(done.trial)}
-    facts |= {key: run.data.tags[key] for key in ("data.sha256", "model.sha256", "weights.sha256")}
+    facts |= {key: run.data.tags[key] for key in ("data.sha256", "zz.model.sha256", "zz.weights.sha256")}
     assert facts.items() <= version.tags.items()
-    assert version.tags["weights.sha256"] == search.ended(done.trial).summary.weights_sha256
+    assert version.tags["zz.weights.sha256"] == search.ended(done.trial).summary.weights_sha256
     for split, figures in (("select", done.select), ("test", done.test)):
         for name, value in figures.items():
             assert float(version.tags[f"{split}.{name}"]) == pytest.approx(value, rel=1e-5)
-            assert run.data.metrics[f"{split}/{name}"] == value
+            assert run.data.tags[f"{split}.{name}"] == version.tags[f"{split}.{name}"]
     for name, value in done.baselines.items():
         assert float(version.tags[f"baseline.{name}.select.psnr"]) == pytest.approx(value, rel=1e-5)
     assert not list(Path.cwd().glob("mlflow.db")), "MLflow creates versions in the store of its global state"
+
+
+def test_a_version_s_description_says_what_it_is_how_good_and_how_to_use_it(finished_copy: Place) -> None:
+    done, search = promote(finished_copy.home, "small"), finished_copy.search()
+    client, trial = finished_copy.client(), search.ended(done.trial)
+    text = client.get_model_version_by_alias("small", "champion").description
+    for part in (
+        f"**Trial {done.trial} of study small**",
+        "`mnist-5k` after downscale (factor 7, method area)",
+        "It is best of 2 complete trials",
+        "|  | on val | on select | on test | baseline bicubic, on select | baseline linear, on select |",
+        f"bottleneck {trial.params['bottleneck']}",
+        f"{trial.summary.cost['parameters']:,} parameters",
+        f"/runs/{done.run_id}",
+        'pipeline.load_model("small")',
+        "models:/small@champion",
+        f"path=panel.png&run_uuid={done.run_id}",
+    ):
+        assert part in text, text
+    [row] = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| psnr")]
+    shown = [trial.summary.metrics["val/psnr"], done.select["psnr"], done.test["psnr"], *done.baselines.values()]
+    assert row == ["psnr", *(f"{value:.2f} dB" for value in shown)]
+    assert client.get_registered_model("small").description
+    client.update_registered_model("small", "My own words.")
+    promote(finished_copy.home, "small", ranked(search.records(), "maximize")[-1].number, force=True)
+    assert client.get_registered_model("small").description == "My own words."
 
 
 def test_the_study_file_may_name_the_model(finished_copy: Place) -> None:
@@ -122,7 +149,8 @@ def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
 def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     run = finished_copy.client().get_run(done.run_id)
-    assert run.data.metrics["test/psnr"] == done.test["psnr"]
+    assert float(run.data.tags["test.psnr"]) == pytest.approx(done.test["psnr"], rel=1e-5)
+    assert not [key for key in run.data.metrics if key.startswith(("select/", "test/"))], "charts of one bar"
     assert sum(tag.startswith("test.read.") for tag in run.data.tags) == 1
     with pytest.raises(InputError, match="champion already"):
         promote(finished_copy.home, "small")
@@ -133,7 +161,7 @@ def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy:
 
 def test_a_second_champion_replaces_the_first_which_becomes_previous(finished_copy: Place) -> None:
     order = ranked(finished_copy.search().records(), "maximize")
-    promote(finished_copy.home, "small")
+    first_done = promote(finished_copy.home, "small")
     done = promote(finished_copy.home, "small", order[-1].number, force=True)
     assert (done.version, done.replaced, done.trial) == ("2", "1", order[-1].number)
     assert {v.version: v.aliases for v in registered(finished_copy.home)} == {"1": ("previous",), "2": ("champion",)}
@@ -146,8 +174,7 @@ def test_a_second_champion_replaces_the_first_which_becomes_previous(finished_co
     aliases = {v.version: v.aliases for v in registered(finished_copy.home)}
     assert aliases == {"1": (), "2": ("previous",), "3": ("champion",)}
     assert torch.equal(load_champion(finished_copy.home, "small")(degraded), first(degraded))
-    figures = finished_copy.client().get_metric_history(back.run_id, "test/psnr")
-    assert [metric.value for metric in figures] == [back.test["psnr"]], "recorded once, however often it is promoted"
+    assert back.test == first_done.test
 
 
 def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -> None:
@@ -156,10 +183,12 @@ def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -
         promote(place.home, "small")
     assert registered(place.home) == []
     [run] = place.runs("trial")
-    assert not any(key.startswith("test/") for key in run.data.metrics)
+    assert not any(key.startswith("test.") for key in run.data.tags)
     done = promote(place.home, "small", force=True)
     assert done.version == "1"
     assert registered(place.home)[0].tags["forced"] == "true"
+    about = place.client().get_model_version("small", "1").description
+    assert re.search(r"\*\*Promoted by force\*\*: .* is not better than bicubic", about)
 
 
 @pytest.mark.parametrize("number", [-1, 99])
@@ -219,14 +248,14 @@ def test_a_model_whose_files_changed_is_not_promoted(
     harm: Callable[[Path], None], says: str, finished_copy: Place
 ) -> None:
     best = ranked(finished_copy.search().records(), "maximize")[0]
-    model = finished_copy.client().get_run(best.summary.run_id).data.tags["model.id"]
+    model = finished_copy.client().get_run(best.summary.run_id).data.tags["zz.model.id"]
     harm(finished_copy.study_artifacts / "models" / model / "artifacts")
     with pytest.raises(TrackingError, match=says) as refusal:
         promote(finished_copy.home, "small", force=True)
     assert len(str(refusal.value).splitlines()) == 1
     assert registered(finished_copy.home) == []
     run = finished_copy.client().get_run(best.summary.run_id)
-    assert not [key for key in run.data.metrics if key.startswith("test/")]
+    assert not [key for key in run.data.tags if key.startswith("test.")]
 
 
 @pytest.mark.parametrize(("harm", "says"), HARMS)
@@ -235,7 +264,7 @@ def test_a_champion_is_rebuilt_from_its_weights_whatever_became_of_its_export(
 ) -> None:
     done = promote(finished_copy.home, "small")
     before = load_champion(finished_copy.home, "small").state_dict()
-    model = finished_copy.client().get_run(done.run_id).data.tags["model.id"]
+    model = finished_copy.client().get_run(done.run_id).data.tags["zz.model.id"]
     harm(finished_copy.study_artifacts / "models" / model / "artifacts")
     if harm is _remove_all:
         with pytest.raises(TrackingError, match=f"small version 1: {says}"):
@@ -251,7 +280,7 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
     best = ranked(finished_copy.search().records(), "maximize")[0]
     promote(finished_copy.home, "small")
     tags = finished_copy.client().get_run(best.summary.run_id).data.tags
-    folder = finished_copy.study_artifacts / "models" / tags["model.id"] / "artifacts"
+    folder = finished_copy.study_artifacts / "models" / tags["zz.model.id"] / "artifacts"
     _flip(folder, "weights.safetensors")
     with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: weights.safetensors is damaged: its bytes"):
         load_champion(finished_copy.home, "small")
@@ -262,8 +291,8 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
     # Whoever damaged them may have written their digest to every tag, too; Optuna's counts.
     digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
     client = finished_copy.client()
-    client.set_tag(best.summary.run_id, "weights.sha256", digest)
-    client.set_model_version_tag("small", "1", "weights.sha256", digest)
+    client.set_tag(best.summary.run_id, "zz.weights.sha256", digest)
+    client.set_model_version_tag("small", "1", "zz.weights.sha256", digest)
     with pytest.raises(TrackingError, match=r"weights\.safetensors is damaged"):
         load_champion(finished_copy.home, "small")
     assert (
@@ -276,9 +305,9 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
 @pytest.mark.parametrize(
     ("tags", "says"),
     [
-        ({"study.uid": "f" * 32, "weights.sha256": "{}"}, "weights.safetensors is damaged"),
+        ({"study.uid": "f" * 32, "zz.weights.sha256": "{}"}, "weights.safetensors is damaged"),
         ({"study.uid": "", "study.name": "", "trial.number": "x"}, ""),  # the version's own digest is right
-        ({"trial.number": "99", "weights.sha256": ""}, "no weights.sha256 is recorded"),
+        ({"trial.number": "99", "zz.weights.sha256": ""}, "no zz.weights.sha256 is recorded"),
     ],
 )
 def test_edited_tags_of_a_champion_end_in_one_clear_line(tags: dict[str, str], says: str, finished_copy: Place) -> None:
@@ -299,15 +328,15 @@ def test_those_who_have_the_registry_only_verify_with_the_version_s_tags(finishe
     (finished_copy.path / "optuna.db").unlink()
     after = load_champion(finished_copy.home, "small").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    finished_copy.client().delete_model_version_tag("small", "1", "weights.sha256")
-    with pytest.raises(TrackingError, match=r"small version 1: no weights\.sha256 is recorded"):
+    finished_copy.client().delete_model_version_tag("small", "1", "zz.weights.sha256")
+    with pytest.raises(TrackingError, match=r"small version 1: no zz\.weights\.sha256 is recorded"):
         load_champion(finished_copy.home, "small")
 
 
 def test_a_champion_without_its_logged_model_is_one_clear_error(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     client = finished_copy.client()
-    client.delete_logged_model(client.get_run(done.run_id).data.tags["model.id"])
+    client.delete_logged_model(client.get_run(done.run_id).data.tags["zz.model.id"])
     with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: its files cannot be read: .*not found"):
         load_champion(finished_copy.home, "small")
 
@@ -317,14 +346,14 @@ def test_a_hostile_exported_program_is_never_evaluated(finished_copy: Place, tmp
     best = ranked(finished_copy.search().records(), "maximize")[0]
     created = tmp_path / "created"
     client = finished_copy.client()
-    model_id = client.get_run(best.summary.run_id).data.tags["model.id"]
+    model_id = client.get_run(best.summary.run_id).data.tags["zz.model.id"]
     folder = finished_copy.study_artifacts / "models" / model_id / "artifacts"
 
     def harm() -> None:
         _evaluate(folder / "data" / "model.pt2", f"__import__('pathlib').Path({str(created)!r}).touch()")
         digests = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
         manifest = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in digests.items()}
-        client.set_tag(best.summary.run_id, "model.sha256", json.dumps(manifest))  # whoever writes files writes tags
+        client.set_tag(best.summary.run_id, "zz.model.sha256", json.dumps(manifest))  # whoever writes files writes tags
 
     harm()
     torch.export.load(folder / "data" / "model.pt2")
@@ -334,7 +363,7 @@ def test_a_hostile_exported_program_is_never_evaluated(finished_copy: Place, tmp
     assert study("evaluate", best.summary.run_id, "--home", finished_copy.path).code == 0
     promote(finished_copy.home, "small")
     pipeline.load_model("small", home=finished_copy.path)
-    client.set_tag(best.summary.run_id, "model.sha256", "{}")
+    client.set_tag(best.summary.run_id, "zz.model.sha256", "{}")
     assert study("doctor", "--repair", "--home", finished_copy.path).code == 0
     harm()
     for entry in finished_copy.path.rglob("images/*"):

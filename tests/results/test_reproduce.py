@@ -58,8 +58,8 @@ def test_diverged_trial_diverges_again(finished: Place) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests the message without a GPU")
 def test_a_training_on_a_gpu_is_not_reproduced_without_one(finished_copy: Place) -> None:
     run_id = run_id_of(finished_copy, "COMPLETE")
-    config = json.loads(finished_copy.client().get_run(run_id).data.tags["trial.config"])
-    finished_copy.client().set_tag(run_id, "trial.config", json.dumps(config | {"device": "cuda"}))
+    config = json.loads(finished_copy.client().get_run(run_id).data.tags["zz.trial.config"])
+    finished_copy.client().set_tag(run_id, "zz.trial.config", json.dumps(config | {"device": "cuda"}))
     done = reproduce(finished_copy, run_id)
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
     assert "trained on a GPU" in done.stderr
@@ -120,7 +120,7 @@ def test_missing_metric_is_a_difference(finished_copy: Place) -> None:
 @pytest.mark.parametrize(
     ("tag", "value", "said"),
     [
-        ("env.versions", json.dumps({"torch": "1.0.0"}), "torch: recorded 1.0.0, now "),
+        ("zz.env.versions", json.dumps({"torch": "1.0.0"}), "torch: recorded 1.0.0, now "),
         ("env.hardware", "another processor", "hardware: recorded another processor, now "),
         ("git.commit", "0123456", "git.commit: recorded 0123456, now "),
     ],
@@ -163,7 +163,7 @@ def test_a_run_on_other_data_is_refused(finished_copy: Place) -> None:
 @pytest.mark.parametrize("text", ["", "{}", "not json", '{"dataset": "mnist-5k", "epochs": -1}'])
 def test_a_damaged_record_is_refused(finished_copy: Place, text: str) -> None:
     run_id = run_id_of(finished_copy, "COMPLETE")
-    finished_copy.client().set_tag(run_id, "trial.config", text)
+    finished_copy.client().set_tag(run_id, "zz.trial.config", text)
     done = reproduce(finished_copy, run_id)
     assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 

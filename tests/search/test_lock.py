@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -12,10 +13,11 @@ import pytest
 import sqlalchemy
 from servers import Postgres
 from sqlalchemy.exc import OperationalError
+from studies_for_tests import wait_for
 
 from pipeline.errors import InputError, StudyError
 from pipeline.home import Home, open_home
-from pipeline.search.lock import StudyLock, study_lock
+from pipeline.search.lock import StudyLock, study_holder, study_lock
 
 pytest_plugins = ["study_fixtures"]
 
@@ -42,9 +44,12 @@ def test_a_study_is_locked_for_every_home_of_a_storage(homes: tuple[Home, Home])
             study_lock(second, "small"),
         ):
             pass
+        assert re.match(r"process \d+ on ", study_holder(second, "small") or "")
+        assert study_holder(second, "other") is None
         with study_lock(second, "other"):  # another study
             pass
         lock.ensure()
+    assert study_holder(first, "small") is None
     with study_lock(second, "small"):
         pass
 
@@ -64,8 +69,10 @@ def test_a_killed_process_leaves_no_lock(homes: tuple[Home, Home]) -> None:
     assert ready.wait(60)
     with pytest.raises(InputError, match=f"process {process.pid} on "), study_lock(second, "small"):
         pass
+    assert (study_holder(second, "small") or "").startswith(f"process {process.pid} on ")
     process.kill()
     process.join()
+    wait_for(lambda: study_holder(second, "small") is None, "free lock")  # a server notices it after a while
     with acquired(second):
         pass
 

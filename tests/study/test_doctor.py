@@ -93,12 +93,12 @@ def model_of_no_run(place: Place) -> None:
 
 
 def failed_model(place: Place) -> None:
-    model_id = run_of(place, "COMPLETE").data.tags["model.id"]
+    model_id = run_of(place, "COMPLETE").data.tags["zz.model.id"]
     place.client().finalize_logged_model(model_id, "FAILED")
 
 
 def deleted_model(place: Place) -> None:
-    place.client().delete_logged_model(run_of(place, "COMPLETE").data.tags["model.id"])
+    place.client().delete_logged_model(run_of(place, "COMPLETE").data.tags["zz.model.id"])
 
 
 def changed_model(place: Place) -> None:
@@ -145,6 +145,29 @@ def lost_panel(place: Place) -> None:
         file.unlink()
 
 
+def lost_restored(place: Place) -> None:
+    for file in artifact(place, run_of(place, "PRUNED"), "images").glob("restored*"):
+        file.unlink()
+
+
+def lost_labelled_panel(place: Place) -> None:
+    artifact(place, run_of(place, "PRUNED"), "panel.png").unlink()
+
+
+def lost_pictures_of_a_baseline(place: Place) -> None:
+    [run, *_] = place.runs("baseline")
+    shutil.rmtree(artifact(place, run, "images"))
+    artifact(place, run, "panel.png").unlink()
+
+
+def lost_pictures(place: Place) -> None:
+    """One of each kind, of a trial without a model, of one with a model, and all of a baseline."""
+    lost_restored(place)
+    lost_panel(place)
+    artifact(place, run_of(place, "COMPLETE"), "panel.png").unlink()
+    lost_pictures_of_a_baseline(place)
+
+
 def several(place: Place) -> None:
     """Nearly every kind of fault at once, on different runs where one would hide another."""
     for damage in (
@@ -185,7 +208,10 @@ FAULTS = {
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files missing": Fault(model_without_files, "the files of its model are not at"),
-    "a lost panel": Fault(lost_panel, "the picture of its best epoch is lost"),
+    "a lost panel": Fault(lost_panel, "of its best epoch panel is lost"),
+    "a lost image of the restored": Fault(lost_restored, "of its best epoch restored is lost"),
+    "a lost labelled panel": Fault(lost_labelled_panel, "of its best epoch panel.png is lost"),
+    "lost pictures": Fault(lost_pictures, "its panel, restored, panel.png are lost", 3),
     "an unexpected file among images": Fault(unexpected_file_among_images, "is not one of the run's images"),
     "checkpoints of an ended trial": Fault(old_checkpoints, "checkpoints of an ended trial"),
     "an interrupted write": Fault(interrupted_write, "left by an interrupted write"),
@@ -193,7 +219,11 @@ FAULTS = {
 }
 
 
-NOT_SLOW = ("several at once", "a deleted model")  # every case takes seconds, so the others are marked slow
+NOT_SLOW = (
+    "several at once",
+    "a deleted model",
+    "lost pictures",
+)  # every case takes seconds, so the others are marked slow
 
 
 @pytest.mark.parametrize(
@@ -325,7 +355,7 @@ SINGLE = ("enqueue=[]", "model.bottleneck=32", "model.activation=relu", "train.o
 
 def test_a_damaged_model_of_a_single_training_is_found_and_trained_again(place: Place) -> None:
     run = trained(place)
-    folder = Path(urlparse(place.client().get_logged_model(run.data.tags["model.id"]).artifact_location).path)
+    folder = Path(urlparse(place.client().get_logged_model(run.data.tags["zz.model.id"]).artifact_location).path)
     flip(next(folder.rglob("*.pt2")))
     assert f"run {run.info.run_name}: its model's " in doctor(place).stdout
     assert doctor(place, "--repair").code == 0
@@ -405,7 +435,7 @@ def test_a_lost_run_is_created_again_from_optuna_s_database(finished: Place, fin
     created = next(run for run in finished_copy.runs("trial") if run.data.tags["trial.number"] == str(number))
     assert created.info.run_id != lost.info.run_id
     assert created.data.tags["reconstructed"] == "true"
-    same = ("trial.uid", "trial.state", "trial.config", "study.name", "data.sha256")
+    same = ("trial.uid", "trial.state", "zz.trial.config", "study.name", "data.sha256")
     assert {key: created.data.tags[key] for key in same} == {key: lost.data.tags[key] for key in same}
     assert (created.info.run_name, created.info.status) == (lost.info.run_name, lost.info.status)
     assert created.info.start_time == pytest.approx(lost.info.start_time, abs=60_000)
@@ -508,7 +538,7 @@ def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Pla
     def restored() -> torch.Tensor:
         tags = finished_copy.client().get_run(run_id).data.tags
         with torch.inference_mode():
-            return load_restorer(tags["model.id"], tags["weights.sha256"])(degraded)
+            return load_restorer(tags["zz.model.id"], tags["zz.weights.sha256"])(degraded)
 
     before = restored()
     deleted_model(finished_copy)

@@ -27,7 +27,7 @@ pytest_plugins = ["study_fixtures"]
 
 EXPERIMENT_TAGS = ("study.name", "study.uid", "study.home")
 GARBAGE = "{'not json: \x1b[31m]"
-TAGS = ("study.role", "trial.uid", "trial.number", "trial.state", "trial.config", "study.name", "data.sha256")
+TAGS = ("study.role", "trial.uid", "trial.number", "trial.state", "zz.trial.config", "study.name", "data.sha256")
 
 
 def doctored(place: Place, findings: int, *said: str) -> None:
@@ -64,14 +64,14 @@ def retag(place: Place, run: Run, **tags: str | None) -> None:
 def test_edited_tags_of_trials_are_repaired(finished: Place, finished_copy: Place) -> None:
     complete, pruned, failed = (trial_run(finished_copy, state) for state in ("COMPLETE", "PRUNED", "FAIL"))
     other = trial_run(finished_copy, "COMPLETE", last=True)
-    retag(finished_copy, complete, study__role="banana", trial__config="{", data__sha256=None)
+    retag(finished_copy, complete, study__role="banana", zz__trial__config="{", data__sha256=None)
     retag(finished_copy, other, trial__uid=complete.data.tags["trial.uid"], trial__number="99")
     retag(finished_copy, pruned, trial__uid=GARBAGE, trial__state="COMPLETE", study__name="../..")
     retag(finished_copy, failed, **{key.replace(".", "__"): None for key in TAGS}, trial__reason="bad luck")
     doctored(
         finished_copy,
         4,
-        "its tags data.sha256, study.role, trial.config are not as of trial",
+        "its tags data.sha256, study.role, zz.trial.config are not as of trial",
         "its tags trial.number, trial.uid are not as of trial",
         "its tags study.name, trial.state, trial.uid are not as of trial",
         "trial.reason",

@@ -81,8 +81,8 @@ def everything(place: Place) -> None:
     """The run deleted, the files damaged, and tags edited."""
     flip(folder(place) / "weights.safetensors")
     change_export(place)
-    edit_version(place, model_sha256="[1]")
-    edit_run(place, model_id="m-0")
+    edit_version(place, zz_model_sha256="[1]")
+    edit_run(place, zz_model_id="m-0")
     place.client().delete_run(run_id(place))
 
 
@@ -92,8 +92,10 @@ IN_PLACE: dict[str, Callable[[Place], Any]] = {
     "the export changed": change_export,
     "the folder removed": lambda place: shutil.rmtree(folder(place)),
     "the model marked as failed": lambda place: place.client().finalize_logged_model(champion_model(place), "FAILED"),
-    "the run's tags edited": partial(edit_run, model_sha256="no JSON", weights_sha256="0" * 64, model_id="m-0"),
-    "the version's digests edited": partial(edit_version, model_sha256="no JSON", weights_sha256="0" * 64),
+    "the run's tags edited": partial(
+        edit_run, zz_model_sha256="no JSON", zz_weights_sha256="0" * 64, zz_model_id="m-0"
+    ),
+    "the version's digests edited": partial(edit_version, zz_model_sha256="no JSON", zz_weights_sha256="0" * 64),
     "the version's origin edited": partial(edit_version, study_uid="f" * 32, trial_number="x"),
     "everything": everything,
 }
@@ -134,7 +136,7 @@ def test_one_repair_restores_the_champion(harm: Callable[[Place], Any], lost: bo
         assert versions[0].tags["test.psnr"] == before.tags["test.psnr"]
     else:
         assert [(v.version, v.aliases, v.model_id) for v in versions] == [("1", ("champion",), before.model_id)]
-    assert versions[0].tags["weights.sha256"] == before.tags["weights.sha256"]
+    assert versions[0].tags["zz.weights.sha256"] == before.tags["zz.weights.sha256"]
     restored = pipeline.load_model("small", home=promoted.path).state_dict()
     assert all(torch.equal(value, restored[name]) for name, value in weights.items())
     assert "champion already" in study("promote", "small", "--home", promoted.path).stderr
@@ -149,9 +151,9 @@ def test_weights_that_cannot_be_trained_again_to_the_bit_become_a_new_version(pr
     [lost] = registered(promoted.home)
     number, other = int(lost.tags["trial.number"]), "0" * 64
     promoted.search().replace_weights(number, other)
-    manifest = json.dumps(json.loads(lost.tags["model.sha256"]) | {"weights.safetensors": other})
-    edit_run(promoted, weights_sha256=other, model_sha256=manifest)
-    edit_version(promoted, weights_sha256=other, model_sha256=manifest)
+    manifest = json.dumps(json.loads(lost.tags["zz.model.sha256"]) | {"weights.safetensors": other})
+    edit_run(promoted, zz_weights_sha256=other, zz_model_sha256=manifest)
+    edit_version(promoted, zz_weights_sha256=other, zz_model_sha256=manifest)
 
     if command == "run":
         _, recorder = promoted.run()
@@ -164,8 +166,8 @@ def test_weights_that_cannot_be_trained_again_to_the_bit_become_a_new_version(pr
 
     new, old = registered(promoted.home)
     assert (new.aliases, old.aliases, old.model_id) == (("champion",), (), lost.model_id)
-    assert (new.tags["weights.sha256"], old.tags["weights.sha256"]) == (lost.tags["weights.sha256"], other)
-    assert promoted.search().ended(number).summary.weights_sha256 == new.tags["weights.sha256"]
+    assert (new.tags["zz.weights.sha256"], old.tags["zz.weights.sha256"]) == (lost.tags["zz.weights.sha256"], other)
+    assert promoted.search().ended(number).summary.weights_sha256 == new.tags["zz.weights.sha256"]
     pipeline.load_model("small", home=promoted.path)
     assert study("evaluate", new.run_id, "--home", promoted.path).code == 0
     assert "champion already" in study("promote", "small", "--home", promoted.path).stderr
@@ -209,7 +211,7 @@ def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served:
         [after] = registered(served.home)
         assert (after.model_id, after.aliases) == (before.model_id, before.aliases)
     with pytest.raises(StudyError, match="is unreachable") as caught, without(server):
-        load_restorer(before.model_id, before.tags["weights.sha256"])
+        load_restorer(before.model_id, before.tags["zz.weights.sha256"])
     assert not isinstance(caught.value, TrackingError), "nothing is known of the model, so it is not repaired"
     everything(served)
     LOST["the logged model deleted"](served)
@@ -272,7 +274,7 @@ def test_a_sound_model_of_a_run_left_running_is_neither_trained_nor_logged_again
     finished_copy.client().update_run(run.info.run_id, status="RUNNING")
     assert "training trial" not in doctor(finished_copy, "--repair").stdout
     after = finished_copy.client().get_run(run.info.run_id)
-    assert json.loads(after.data.tags["model.sha256"]) == json.loads(run.data.tags["model.sha256"])
+    assert json.loads(after.data.tags["zz.model.sha256"]) == json.loads(run.data.tags["zz.model.sha256"])
 
 
 def test_a_model_whose_location_was_edited_in_the_database_is_left_alone(
@@ -285,7 +287,7 @@ def test_a_model_whose_location_was_edited_in_the_database_is_left_alone(
     run = next(run for run in finished_copy.runs("trial") if run.data.tags["trial.state"] == "COMPLETE")
     with contextlib.closing(sqlite3.connect(finished_copy.path / "mlflow.db")) as database, database:
         change = "update logged_models set artifact_location = ? where model_id = ?"
-        database.execute(change, (theirs.as_uri(), run.data.tags["model.id"]))
+        database.execute(change, (theirs.as_uri(), run.data.tags["zz.model.id"]))
     assert "which is not in its experiment" in doctor(finished_copy).stdout
     assert doctor(finished_copy, "--repair").code == 0
     assert doctor(finished_copy).lines == [f"{finished_copy.path}: {ALL_WELL}"]
@@ -298,7 +300,7 @@ def test_a_registered_single_training_is_trained_again_in_place(place: Place) ->
     file = load_study_file(place.file, overrides, "alone")
     train_one(file, place.home, Options(device="cpu"), Recorder())
     (run,) = place.runs("train", "alone")
-    model_id, client = run.data.tags["model.id"], place.client()
+    model_id, client = run.data.tags["zz.model.id"], place.client()
     client.create_registered_model("by-hand")
     client.create_model_version("by-hand", f"models:/{model_id}", run.info.run_id, model_id=model_id)
     [artifacts] = (place.path / "artifacts").glob(f"alone-*/models/{model_id}/artifacts")
@@ -306,7 +308,7 @@ def test_a_registered_single_training_is_trained_again_in_place(place: Place) ->
     assert "run the same `study train` again" in doctor(place, "--repair").stdout
     train_one(file, place.home, Options(device="cpu"), Recorder())
     (again,) = place.runs("train", "alone")
-    assert again.data.tags["model.id"] == model_id
-    assert again.data.tags["weights.sha256"] == run.data.tags["weights.sha256"]
+    assert again.data.tags["zz.model.id"] == model_id
+    assert again.data.tags["zz.weights.sha256"] == run.data.tags["zz.weights.sha256"]
     assert doctor(place).lines == [f"{place.path}: {ALL_WELL}"]
     assert study("evaluate", again.info.run_id, "--home", place.path).code == 0

@@ -51,7 +51,7 @@ def stored(place: Place) -> dict[str, tuple[str, ...]]:
     """What would change if a trial was trained again: its run, its model and the digests of the model's files."""
     ready = {model.source_run_id: model.model_id for model in models(place)}
     return {
-        run.info.run_name: (run.info.run_id, ready.get(run.info.run_id, ""), run.data.tags.get("model.sha256", ""))
+        run.info.run_name: (run.info.run_id, ready.get(run.info.run_id, ""), run.data.tags.get("zz.model.sha256", ""))
         for run in place.runs()
     }
 

@@ -85,7 +85,7 @@ def test_names_of_images(name: str, key_and_step: tuple[str, int] | None) -> Non
 def test_loading_a_registered_model_adds_one_known_file(finished_copy: Place, tmp_path: Path) -> None:
     """Otherwise every model that is loaded through the registry would be refused as changed."""
     done = promote(finished_copy.home, "small", force=True)
-    logged = json.loads(finished_copy.client().get_run(done.run_id).data.tags["model.sha256"])
+    logged = json.loads(finished_copy.client().get_run(done.run_id).data.tags["zz.model.sha256"])
     connect(finished_copy.home)
     there = tmp_path / "downloaded"
     there.mkdir()

@@ -28,6 +28,7 @@ from studies_for_tests import (
     assert_sound,
     copied,
     history,
+    labelled_panel,
     models,
     new_place,
     panels,
@@ -42,6 +43,7 @@ from pipeline.errors import Interrupted, NotFoundError, StudyError, TrackingErro
 from pipeline.evaluation.baselines import baseline
 from pipeline.evaluation.batches import Restore, fixed_batches
 from pipeline.evaluation.judge import judge_of
+from pipeline.evaluation.panel import tiles
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
@@ -54,7 +56,8 @@ pytest_plugins = ["study_fixtures"]
 
 VALIDATION = {f"val/{name}" for name in (*OBJECTIVES, "bce_excess", "sharpness")}
 EPOCH = {"train/loss", "time/epoch_s", "time/images_per_s"} | VALIDATION
-END = {"objective", "best_epoch", "parameters", "multiply_adds"}
+BEST = {key.replace("val/", "best/") for key in VALIDATION}
+END = {"objective", "best_epoch", "parameters", "multiply_adds"} | BEST
 
 
 def of_state(place: Place, state: str) -> list[Run]:
@@ -110,7 +113,7 @@ def test_every_run_records_code_data_and_versions(finished: Place) -> None:
         assert tags["study.file_sha256"] == file
         assert tags["data.sha256"] == digest
         assert {key: tags[key] for key in ("git.commit", "git.dirty")} == git_state()
-        assert json.loads(tags["env.versions"])["torch"] == version("torch")
+        assert json.loads(tags["zz.env.versions"])["torch"] == version("torch")
         assert "cores" in tags["env.hardware"]
 
 
@@ -135,7 +138,7 @@ def test_params_are_the_resolved_configuration(finished: Place) -> None:
         rest = {"dataset": "mnist-5k", "degrade.kind": "downscale", "degrade.factor": "7", "epochs": "3", "seed": "0"}
         assert rest.items() <= params.items()
         assert {"loss", "batch_size", "depth", "lr_scheduler", "precision", "threads", "device"} <= params.keys()
-        assert json.loads(run.data.tags["trial.config"])["number"] == record.number
+        assert json.loads(run.data.tags["zz.trial.config"])["number"] == record.number
 
 
 def test_metrics_are_logged_at_their_epochs(finished: Place) -> None:
@@ -153,6 +156,7 @@ def test_metrics_are_logged_at_their_epochs(finished: Place) -> None:
             assert dict(written["best_epoch"]) == {0: record.summary.best_epoch}
             for key in VALIDATION:
                 assert dict(written[key])[record.summary.best_epoch] == record.summary.metrics[key]
+                assert dict(written[key.replace("val/", "best/")]) == {0: record.summary.metrics[key]}
             assert record.summary.cost.items() <= run.data.metrics.items()
     assert {0, EPOCHS} <= seen
 
@@ -173,9 +177,10 @@ def test_baselines_have_the_same_metrics_and_a_panel(finished: Place) -> None:
     stored = finished.search().baselines
     for run in finished.runs("baseline"):
         name = run.info.run_name.removeprefix("baseline-")
-        assert set(run.data.metrics) == VALIDATION | {"objective"}
+        assert set(run.data.metrics) == VALIDATION | BEST | {"objective"}
         assert run.data.metrics["objective"] == run.data.metrics["val/psnr"]
         assert {key: run.data.metrics[key] for key in VALIDATION} == stored[name]
+        assert {key: run.data.metrics[key.replace("val/", "best/")] for key in VALIDATION} == stored[name]
         assert run.data.params["degrade.kind"] == "downscale"
         assert [step for step, _ in panels(finished, run)] == [0]
         assert run.info.status == "FINISHED"
@@ -204,11 +209,11 @@ def test_every_run_has_its_data_set_as_input(finished: Place) -> None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def picture(place: Place, run: Run, step: int) -> np.ndarray:
+def picture(place: Place, run: Run, step: int, key: str = "panel") -> np.ndarray:
     [entry] = [
         entry.path
         for entry in place.client().list_artifacts(run.info.run_id, "images")
-        if entry.path.endswith(".png") and f"step+{step}+" in entry.path.replace("%", "+")
+        if entry.path.endswith(".png") and f"{key}+step+{step}+" in entry.path.replace("%", "+")
     ]
     with Image.open(artifact(place, run, entry)) as image:
         return np.asarray(image)
@@ -230,10 +235,24 @@ def test_an_epoch_s_panel_shows_ten_images_in_four_rows(finished: Place) -> None
     assert not np.array_equal(rows[1][2], rows[2][2])
 
 
+def test_every_run_has_the_pictures_of_its_best_epoch(finished: Place) -> None:
+    for run in [*finished.runs("trial"), *finished.runs("baseline")]:
+        if "objective" not in run.data.metrics:
+            continue
+        best = picture(finished, run, int(run.data.metrics.get("best_epoch", 0)))
+        assert np.array_equal(picture(finished, run, 0, "restored"), tiles(best))
+        with Image.open(artifact(finished, run, "panel.png")) as image:
+            labelled = np.asarray(image)
+        height, width = best.shape
+        assert np.array_equal(labelled[-height:, -width:], np.stack([best] * 3, -1))
+        assert labelled.shape[1] < 1100, "it is readable at 900 pixels"
+
+
 def test_the_image_folders_hold_no_other_files(finished: Place) -> None:
     for run in finished.runs():
         for entry in finished.client().list_artifacts(run.info.run_id, "images"):
-            assert Path(entry.path).name.startswith("panel"), "another file there hides all pictures in the UI"
+            name = Path(entry.path).name
+            assert name.startswith(("panel+", "panel%", "restored+", "restored%")), "another file hides all in the UI"
 
 
 def test_the_study_s_run_holds_file_configuration_and_contact_sheet(finished: Place) -> None:
@@ -258,7 +277,8 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
     for run in of_state(finished, "COMPLETE"):
         model = logged[run.info.run_id]
         assert str(model.status) == "READY"
-        assert run.data.tags["model.id"] == model.model_id
+        assert model.name == f"small-{run.info.run_name}"
+        assert run.data.tags["zz.model.id"] == model.model_id
         [output] = run.outputs.model_outputs
         assert (output.model_id, output.step) == (model.model_id, run.data.metrics["best_epoch"])
 
@@ -267,7 +287,7 @@ def test_only_complete_trials_have_a_model(finished: Place) -> None:
 def logged(finished: Place) -> tuple[Run, Path]:
     """A complete trial's run and the folder of its model."""
     [run, *_] = of_state(finished, "COMPLETE")
-    return run, finished.study_artifacts / "models" / run.data.tags["model.id"] / "artifacts"
+    return run, finished.study_artifacts / "models" / run.data.tags["zz.model.id"] / "artifacts"
 
 
 def test_a_model_has_its_signature_and_requirements(logged: tuple[Run, Path]) -> None:
@@ -288,7 +308,7 @@ def test_models_restore_as_well_as_their_trials_did(finished: Place) -> None:
     judge = judge_of(data, finished.home.judges)
     for run in of_state(finished, "COMPLETE"):
         record = search.records()[int(run.data.tags["trial.number"])]
-        model = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
+        model = load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"])
         scored = evaluate(without_gradients(model), data.val, search.config.degrade, "val", judge).summary()
         assert {f"val/{k}": v for k, v in scored.items()} == pytest.approx(untimed_validation(record.summary.metrics))
 
@@ -317,7 +337,7 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
     trained = without_gradients(trained_restorer(config, data, before))
-    model = without_gradients(load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"]))
+    model = without_gradients(load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"]))
     degraded, clean = next(fixed_batches(data.val, config.degrade, "val"))
     for size in range(1, 6):
         restored = model(degraded[:size])
@@ -351,9 +371,9 @@ def test_the_digests_of_a_model_s_files_are_tags_of_its_run(logged: tuple[Run, P
         for path in folder.rglob("*")
         if path.is_file()
     }
-    assert json.loads(run.data.tags["model.sha256"]) == files
+    assert json.loads(run.data.tags["zz.model.sha256"]) == files
     assert {"MLmodel", "data/model.pt2", "weights.safetensors"} <= set(files)
-    assert run.data.tags["weights.sha256"] == files["weights.safetensors"]
+    assert run.data.tags["zz.weights.sha256"] == files["weights.safetensors"]
 
 
 # --- everything may be written twice ----------------------------------------------------------------------------------
@@ -371,6 +391,8 @@ def snapshot(place: Place) -> dict[str, Any]:
             run.data.params,
             history(place, run),
             panels(place, run),
+            panels(place, run, "restored"),
+            labelled_panel(place, run),
             [entry.dataset.to_dictionary() for entry in run.inputs.dataset_inputs],
         )
         for run in place.runs()
@@ -387,7 +409,8 @@ def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> N
         tracking.log_epoch(run_id, EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000))
     panel = tracking.panel(run_id, 1)
     assert panel is not None
-    tracking.log_panel(run_id, panel, 1, look_first=True)
+    tracking.log_image(run_id, "panel", panel, 1, look_first=True)
+    tracking.log_image(run_id, "restored", tiles(panel), 0, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
     assert tracking.models.problem(run_id, tags) is None
     tracking.end(run_id, "COMPLETE")
@@ -415,7 +438,7 @@ def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
         finished_copy.runs("baseline"),
     )
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
-    tracking.log_panel(run.info.run_id, panel, 7)
+    tracking.log_image(run.info.run_id, "panel", panel, 7)
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
 
 
@@ -439,19 +462,19 @@ def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     [run, *_] = of_state(finished_copy, "COMPLETE")
     tags, search = run.data.tags, finished_copy.search()
     client, tracking = finished_copy.client(), read_tracking(finished_copy.home, "small", search.uid)
-    model = load_restorer(tags["model.id"], tags["weights.sha256"])
-    config = TrialConfig.model_validate_json(tags["trial.config"])
-    client.delete_logged_model(tags["model.id"])
+    model = load_restorer(tags["zz.model.id"], tags["zz.weights.sha256"])
+    config = TrialConfig.model_validate_json(tags["zz.trial.config"])
+    client.delete_logged_model(tags["zz.model.id"])
     half = client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
     weights = weights_bytes(model, config, (28, 28))
-    assert tracking.models.log(run.info.run_id, model, example, 3, weights) == half.model_id
+    assert tracking.models.log(run.info.run_id, "a-model", model, example, 3, weights) == half.model_id
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (half.model_id, "READY")
     tags = client.get_run(run.info.run_id).data.tags
-    assert tags["model.id"] == half.model_id
-    assert tags["weights.sha256"] == search.ended(int(tags["trial.number"])).summary.weights_sha256
-    again = load_restorer(half.model_id, tags["weights.sha256"])
+    assert tags["zz.model.id"] == half.model_id
+    assert tags["zz.weights.sha256"] == search.ended(int(tags["trial.number"])).summary.weights_sha256
+    again = load_restorer(half.model_id, tags["zz.weights.sha256"])
     assert torch.equal(again(torch.from_numpy(example)), model(torch.from_numpy(example)))
 
 
@@ -459,7 +482,7 @@ def test_the_exported_program_restores_as_the_weights_do(logged: tuple[Run, Path
     """What is served is what is evaluated; equal but for the last bits, as an exported graph is another program."""
     run, folder = logged
     exported = torch.export.load(folder / "data" / "model.pt2").module()
-    rebuilt = load_restorer(run.data.tags["model.id"], run.data.tags["weights.sha256"])
+    rebuilt = load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"])
     degraded = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(exported(degraded), rebuilt(degraded), rtol=0, atol=1e-6)

@@ -29,7 +29,7 @@ def test_a_single_training_has_a_study_uid_of_its_own() -> None:
     uid = training_uid("digits", "ab12", '{"seed":0}')
     assert uid == "train-" + hashlib.sha256(b'digits ab12{"seed":0}').hexdigest()[:16]
     assert uid.startswith(TRAINING)
-    tags = {"data.sha256": "ab12", "trial.config": '{"seed":0}', "trial.uid": trial_uid(uid, 0)}
+    tags = {"data.sha256": "ab12", "zz.trial.config": '{"seed":0}', "trial.uid": trial_uid(uid, 0)}
     assert training_of("digits", tags) == uid
     assert training_of("digits", {}) != uid
 

@@ -1,4 +1,4 @@
-"""Make again what MLflow lost of a trial's run or a baseline's: the run itself, its figures, its model, its pictures.
+"""Make again what MLflow lost: a trial's run with its figures, its model and its pictures; a baseline's pictures.
 
 Comes in: a session and an ended trial. Goes out: a run that says what Optuna and the checkpoints say.
 """
@@ -12,26 +12,13 @@ from pipeline.config.outcomes import EpochResult
 from pipeline.epoch import history
 from pipeline.errors import CheckpointError
 from pipeline.evaluation.baselines import baseline_scores
-from pipeline.evaluation.batches import threads, without_gradients
-from pipeline.evaluation.panel import panel
 from pipeline.search.records import EndedTrial
 from pipeline.study.doctor.model_findings import finish_again
+from pipeline.study.finish import log_pictures
 from pipeline.study.session import Session
-from pipeline.tracking.models import MODEL_ID, load_restorer
+from pipeline.tracking.runs import PANEL
+from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.training.checkpoint import found
-
-
-def complete_run(session: Session, trial: EndedTrial) -> None:
-    """Finish an ended trial again, with a new model or panel where that is lost or damaged."""
-    tracking, run_id, epoch = session.tracking, trial.summary.run_id, trial.summary.best_epoch
-    finish_again(session, trial)
-    run = tracking.read(run_id)
-    if trial.state == "COMPLETE" and run and not tracking.has_panel(run, epoch):
-        sha256 = session.search.ended(trial.number).summary.weights_sha256
-        model = load_restorer(run.tags[MODEL_ID], sha256)
-        with threads(session.config.budget.threads_per_trial):
-            picture = panel(without_gradients(model), session.data.val, session.config.degrade, "val")
-        tracking.log_panel(run_id, picture, epoch, look_first=True)
 
 
 def rebuild(session: Session, trial: EndedTrial) -> None:
@@ -50,7 +37,7 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
     saved, panels = _from_checkpoints(session, trial, config)
     tags = label.tags | {
         "study.name": session.config.name,
-        "trial.config": config.model_dump_json(),
+        CONFIG_TAG: config.model_dump_json(),
         "data.sha256": session.data.digest,
         **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
     }
@@ -60,16 +47,19 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
         if result.epoch not in logged:
             tracking.log_epoch(run_id, result)
     for epoch, picture in panels.items():
-        tracking.log_panel(run_id, picture, epoch, look_first=True)
+        tracking.log_image(run_id, PANEL, picture, epoch, look_first=True)
     search.adopt(trial.number, run_id)
-    complete_run(session, search.ended(trial.number))
+    finish_again(session, search.ended(trial.number))
 
 
 def redraw_baseline(session: Session, name: str, run_id: str) -> None:
-    """Log a baseline's panel again."""
-    config = session.config
-    _, picture = baseline_scores(name, config.dataset, config.degrade, session.home.data_dir)
-    session.tracking.log_panel(run_id, picture, 0, look_first=True)
+    """Log a baseline's pictures again: from its panel, which is drawn again if that is lost too."""
+    config, tracking = session.config, session.tracking
+    panel = tracking.panel(run_id, 0)
+    if panel is None:
+        _, panel = baseline_scores(name, config.dataset, config.degrade, session.home.data_dir)
+        tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
+    log_pictures(session, run_id, f"baseline-{name}", panel, session.search.baselines[name])
 
 
 def _from_checkpoints(

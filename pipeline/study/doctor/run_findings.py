@@ -4,7 +4,7 @@ Comes in: a session. Goes out: findings. People edit and delete runs in MLflow's
 trusted: Optuna's summary says which run is a trial's, and what its tags and figures must be.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,13 +12,15 @@ from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.study.doctor.figures import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.findings import Finding
-from pipeline.study.doctor.model_findings import model_problem
-from pipeline.study.doctor.rebuild import complete_run, rebuild, redraw_baseline
+from pipeline.study.doctor.metric_findings import last_figures, restore_figures, wrong_figures
+from pipeline.study.doctor.model_findings import finish_again, model_problem
+from pipeline.study.doctor.rebuild import rebuild, redraw_baseline
+from pipeline.study.finish import baseline_figures
 from pipeline.study.session import Session
-from pipeline.tracking.runs import CONTACT_SHEET, RUN_STATUS, STUDY_FILES, StoredRun, Tracking
+from pipeline.tracking.runs import CONTACT_SHEET, PANEL, RUN_STATUS, STUDY_FILES, StoredRun, Tracking
 from pipeline.tracking.uids import (
+    CONFIG_TAG,
     TRAINING,
     baseline_uid,
     judge_uid,
@@ -30,7 +32,7 @@ from pipeline.tracking.uids import (
 from pipeline.training.checkpoint import found
 
 AGAIN = "the next `study run` makes it again"
-OURS = ("study.", "trial.", "data.sha256", "model.")  # begin the tags by which a run shows that this program made it
+OURS = ("study.", "trial.", "data.sha256", "zz.")  # begin the tags by which a run shows that this program made it
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def training_run_findings(tracking: Tracking, study: str, runs: Iterable[StoredR
         uid = run.tags.get("trial.uid", "")
         right = {"study.role": "train", "trial.uid": trial_uid(training_of(study, run.tags), 0)}
         if uid.startswith(TRAINING) and uid != right["trial.uid"]:
-            text = f"run {run.name} ({run.run_id}): its tags trial.uid, trial.config and data.sha256 do not agree"
+            text = f"run {run.name} ({run.run_id}): its tags trial.uid, {CONFIG_TAG} and data.sha256 do not agree"
             yield Finding(text)
         elif uid == right["trial.uid"] or run.tags.get("study.role") == "train" or run.name.startswith(TRAINING):
             if wrong := _wrong_tags(run, right):
@@ -106,7 +108,7 @@ def _expected(session: Session) -> Iterator[Expected]:
     for record in search.records():
         label = session.label(record.number)
         config = session.config.trial(record.values, record.number, session.device)
-        tags = common | label.tags | {"trial.uid": label.uid, "trial.config": config.model_dump_json()}
+        tags = common | label.tags | {"trial.uid": label.uid, CONFIG_TAG: config.model_dump_json()}
         if isinstance(record, RunningTrial):
             yield Expected(f"trial {record.number}", label.name, tags)
         else:
@@ -116,14 +118,14 @@ def _expected(session: Session) -> Iterator[Expected]:
     common |= {"trial.state": "COMPLETE"}
     for name, metrics in search.baselines.items():
         tags = common | {"study.role": "baseline", "trial.uid": baseline_uid(uid, name)}
-        figures = metrics | {"objective": metrics[session.objective]}
+        figures = baseline_figures(session, metrics)
         yield Expected(f"baseline {name}", f"baseline-{name}", tags, mark="baselines", figures=figures)
     if search.judge is not None:
         tags = common | {"study.role": "judge", "trial.uid": judge_uid(uid, search.judge)}
         yield Expected("the judge", "judge", tags, mark="judge")
     if search.published is not None:
         tags = common | {"study.role": "study", "trial.uid": study_run_uid(uid)}
-        yield Expected("the study's own run", "study", tags, mark="published")
+        yield Expected("the study's own run", f"study-{session.config.name}", tags, mark="published")
 
 
 def _owners(expected: list[Expected], runs: list[StoredRun]) -> dict[str, StoredRun]:
@@ -175,7 +177,7 @@ def _restorable(each: Expected, deleted: list[StoredRun]) -> str | None:
         if run.run_id == each.run_id:
             return run.run_id
         if each.run_id is None and run.tags.get("trial.uid") == each.uid:
-            key = "trial.config" if each.mark is None else "study.role"
+            key = CONFIG_TAG if each.mark is None else "study.role"
             if key not in _wrong_tags(run, {key: each.tags[key]}) and (each.mark is None or run.status == "FINISHED"):
                 return run.run_id
     return None
@@ -213,17 +215,19 @@ def _examined(session: Session, each: Expected, run: StoredRun, thorough: bool) 
 
 
 def _unfinished(session: Session, trial: EndedTrial, run: StoredRun) -> Finding | None:
-    """An ended trial's run that was not brought to its end, or whose model or panel is lost."""
+    """An ended trial's run that was not brought to its end, or whose model or pictures are lost."""
     wrong, complete = [], trial.state == "COMPLETE"
     if run.status != RUN_STATUS[trial.state]:
         wrong.append(f"it is {run.status}, its trial {trial.state}")
     if complete and (problem := model_problem(session, trial, run)):
         wrong.append(problem)
-    elif complete and not session.tracking.has_panel(run, trial.summary.best_epoch):
-        wrong.append("the picture of its best epoch is lost")
+    elif trial.summary.metrics:
+        lost = session.tracking.lost_pictures(run, trial.summary.best_epoch)
+        if lost and (complete or PANEL not in lost):  # only a trial with a model can draw its panel again
+            wrong.append(f"of its best epoch {_lost(lost)}")
     if not wrong:
         return None
-    return Finding(f"run {run.name}: {'; '.join(wrong)}", partial(complete_run, session, trial))
+    return Finding(f"run {run.name}: {'; '.join(wrong)}", partial(finish_again, session, trial))
 
 
 def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Iterator[Finding]:
@@ -232,18 +236,19 @@ def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Itera
     if run.status != "FINISHED":
         text = f"run {run.name} is {run.status}, and was finished"
         yield Finding(text, partial(tracking.end, run.run_id, "COMPLETE"))
-    if each.mark == "baselines" and not tracking.has_panel(run, 0):
+    if each.mark == "baselines" and (lost := tracking.lost_pictures(run, 0)):
         name = each.name.removeprefix("baseline-")
-        yield Finding(f"run {run.name}: its picture is lost", partial(redraw_baseline, session, name, run.run_id))
+        yield Finding(f"run {run.name}: its {_lost(lost)}", partial(redraw_baseline, session, name, run.run_id))
     if each.mark == "published":
         best = any(isinstance(trial, EndedTrial) and trial.state == "COMPLETE" for trial in session.search.records())
-        lost = {*STUDY_FILES, *([CONTACT_SHEET] if best else [])} - tracking.files(run.run_id)
-        if lost:
-            what = ", ".join("the contact sheet" if file == CONTACT_SHEET else file for file in sorted(lost))
-            text = (
-                f"run {run.name}: {what} {'is' if len(lost) == 1 else 'are'} lost; the next `study run` makes it again"
-            )
-            yield Finding(text, partial(_forget, session, each))
+        absent = sorted({*STUDY_FILES, *([CONTACT_SHEET] if best else [])} - tracking.files(run.run_id))
+        if absent:
+            what = _lost(["the contact sheet" if file == CONTACT_SHEET else file for file in absent])
+            yield Finding(f"run {run.name}: {what}; {AGAIN}", partial(_forget, session, each))
+
+
+def _lost(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} lost"
 
 
 def _wrong_tags(run: StoredRun, right: Mapping[str, str]) -> dict[str, str]:
@@ -252,7 +257,7 @@ def _wrong_tags(run: StoredRun, right: Mapping[str, str]) -> dict[str, str]:
 
 
 def _same_tag(key: str, tag: str, right: str) -> bool:
-    if tag == right or key != "trial.config":
+    if tag == right or key != CONFIG_TAG:
         return tag == right
     try:  # a later version of this program may know more keys
         return TrialConfig.model_validate_json(tag) == TrialConfig.model_validate_json(right)

@@ -3,12 +3,12 @@
 Comes in: a session, a run, and the trial that is its own. Goes out: what differs, and the same figures logged again.
 """
 
-import sys
 from collections.abc import Iterator, Mapping
 
 from pipeline.search.records import EndedTrial
+from pipeline.study.finish import end_figures
 from pipeline.study.session import Session
-from pipeline.tracking.runs import StoredRun
+from pipeline.tracking.runs import StoredRun, same_value
 
 
 def last_figures(session: Session, trial: EndedTrial) -> dict[str, float]:
@@ -16,8 +16,7 @@ def last_figures(session: Session, trial: EndedTrial) -> dict[str, float]:
     summary, last = trial.summary, max(trial.reported, default=0)
     if not summary.metrics:
         return {}
-    figures = {"objective": summary.metrics[session.objective], "best_epoch": float(summary.best_epoch)}
-    figures |= {key: float(value) for key, value in summary.cost.items()}
+    figures = end_figures(session, summary)
     if last != summary.epochs:  # the last epoch failed, and its objective was not reported
         return figures
     if last == summary.best_epoch:
@@ -35,13 +34,13 @@ def wrong_figures(
     wrong = [
         f"metric {key} is {run.metrics.get(key, 'missing')}, and was {value}"
         for key, value in figures.items()
-        if not _same(run.metrics.get(key), value)
+        if not same_value(run.metrics.get(key), value)
     ]
     if thorough and trial is not None:
         wrong += [
             f"metric {key} of epoch {epoch} is {'missing' if found is None else found}, and was {value}"
             for key, epoch, found, value in _wrong_points(session, trial, run.run_id)
-            if key not in figures or _same(run.metrics.get(key), figures[key])
+            if key not in figures or same_value(run.metrics.get(key), figures[key])
         ]
     return wrong
 
@@ -55,7 +54,7 @@ def _wrong_points(session: Session, trial: EndedTrial, run_id: str) -> Iterator[
     for key, points in right.items():
         logged = session.tracking.history(run_id, key)
         for epoch, value in points.items():
-            if not _same(logged.get(epoch), value):
+            if not same_value(logged.get(epoch), value):
                 yield key, epoch, logged.get(epoch), value
 
 
@@ -72,13 +71,5 @@ def restore_figures(session: Session, figures: Mapping[str, float], trial: Ended
             tracking.log_again(run_id, key, value, epoch)
     run = tracking.read(run_id)
     for key, value in figures.items():
-        if run is not None and not _same(run.metrics.get(key), value):
+        if run is not None and not same_value(run.metrics.get(key), value):
             tracking.log_again(run_id, key, value)
-
-
-def _same(logged: float | None, value: float) -> bool:
-    """Whether MLflow has a value; it stores infinity as the largest number."""
-    if logged is None:
-        return False
-    limit = sys.float_info.max
-    return logged == max(-limit, min(limit, value)) or (logged != logged and value != value)

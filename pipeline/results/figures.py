@@ -1,0 +1,467 @@
+"""The figures of a study, by name. The page shows them as SVG, the study's run has them as PNG, a notebook as they are.
+
+Comes in: a `StudySummary` and its `Material`. Goes out: matplotlib figures, each with its alternative text as label.
+They are drawn without pyplot, which keeps state, so not by Optuna's own plots; equal studies give equal bytes. May not
+import torch.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from pipeline.config import ByKey, Range
+from pipeline.config.choices import METRICS
+from pipeline.config.forms import Dimension, parts_of
+from pipeline.results.material import Material
+from pipeline.results.summary import Baseline, StudySummary, shown_value
+from pipeline.search.records import EndedTrial
+
+# Ten colours that people with any colour vision tell apart, on white and on black. Source: Petroff, "Accessible color
+# sequences for data visualization", 2021, arXiv:2107.02270.
+COLOURS = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+INK, GREY = "#24292f", "#8b8f94"  # text and axes, which become the page's own colour; trials without a value
+TOP = 10  # trials whose learning curves are told apart
+MANY = 400  # points from which on they are drawn as one picture in SVG
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar is a dollar
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": INK,
+    "grid.alpha": 0.13,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "study",
+    "figure.facecolor": "white",
+    "savefig.dpi": 160,
+}
+WIDTH, HEIGHT = 4.6, 3.1  # inches: as wide as a phone shows without shrinking the text
+LEFT, RIGHT, ABOVE, BELOW = 0.7, 0.62, 0.3, 0.78  # inches around axes, for their text and the legend
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
+        with mpl.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    styled.__doc__ = draw.__doc__
+    return styled
+
+
+def figures(summary: StudySummary, material: Material) -> dict[str, Figure]:
+    """All figures of a study by name, in the order of the page; those without anything to show are left out."""
+    drawn: dict[str, Figure | None] = {name: draw(summary, material) for name, draw in FIGURES.items()}
+    drawn |= {f"key-{key}": key_panel(summary, key) for key in summary.config.space.searched()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def plots(summary: StudySummary, material: Material) -> dict[str, bytes]:
+    """The figures as PNG files, by file name."""
+    return {f"{name}.png": png(figure) for name, figure in figures(summary, material).items()}
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file; without matplotlib's version, so that equal figures have equal bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """A figure as an SVG element for a page: transparent, its text and axes in the colour of the text around it."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)  # ids of a page differ
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text).replace(INK, "currentColor")
+    box, label = re.findall(r'viewBox="([^"]*)"', text)[0], escape(str(figure.get_label()))
+    head = f'<svg role="img" viewBox="{box}" aria-label="{label}">'
+    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
+
+
+@_styled
+def best_so_far(summary: StudySummary, _: Material | None = None) -> Figure | None:
+    """The objective of every trial by its number, the best so far, and the baselines."""
+    return _progress(summary, "Best so far, by trial", "trial", {t.number: t.number for t in summary.ended})
+
+
+@_styled
+def best_over_time(summary: StudySummary, _: Material | None = None) -> Figure | None:
+    """The same over the time spent training, summed over the trials: it does not depend on workers or pauses."""
+    spent = np.cumsum([trial.summary.duration_s for trial in summary.ended])
+    total = float(spent[-1]) if len(spent) else 0.0
+    unit, seconds = next(((u, s) for u, s in (("h", 3600), ("min", 60)) if total > 2 * s), ("s", 1))
+    places = {trial.number: float(end) / seconds for trial, end in zip(summary.ended, spent, strict=True)}
+    return _progress(summary, "Best so far, by training time", f"training time of all trials so far ({unit})", places)
+
+
+def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int, float]) -> Figure | None:
+    """Trials at their places, and the best so far as a line."""
+    if not summary.ended:
+        return None
+    figure, axes = _axes(title, label, _named(summary))
+    complete = [trial for trial in summary.ended if trial.value is not None]
+    if pruned := _pruned(summary):
+        x, y = [places[trial.number] for trial, _ in pruned], [reached for _, reached in pruned]
+        _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
+    if complete:
+        x, y = [places[trial.number] for trial in complete], [summary.value(trial) for trial in complete]
+        _points(axes, x, y, label="complete")
+        reached = (np.maximum if summary.sign > 0 else np.minimum).accumulate(y)
+        axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
+    _baselines(summary, axes)
+    if label == "trial":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes)
+    figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
+    return figure
+
+
+@_styled
+def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
+    """The objective by epoch: the best ten trials in colour, the others in grey."""
+    trials = [trial for trial in summary.ended if trial.reported]
+    if not trials:
+        return None
+    best = summary.ranked[:TOP]
+    numbers = {trial.number for trial in best}
+    title = f"Learning curves of the best {len(best)}" if best else "Learning curves"
+    figure, axes = _axes(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
+    others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
+    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=0.5, rasterized=len(others) > MANY))
+    for rank, (trial, colour) in enumerate(zip(best, COLOURS, strict=False)):
+        style: dict[str, Any] = {"color": colour, "zorder": 3 - rank / TOP}
+        axes.plot(list(trial.reported), list(trial.reported.values()), label=str(trial.number), linewidth=1.5, **style)
+        axes.plot(trial.summary.best_epoch, summary.value(trial), "o", markersize=4, **style)
+    axes.autoscale_view()
+    _baselines(summary, axes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes, ncol=5, title="trial, best first", title_fontsize=8)
+    ranking = ", ".join(f"{t.number} {summary.form.shown(summary.value(t))}" for t in best)
+    figure.set_label(f"{summary.metric} by epoch; trials, best first: {ranking or 'none is complete'}.")
+    return figure
+
+
+@_styled
+def key_panel(summary: StudySummary, key: str) -> Figure | None:
+    """The objective against one searched key: a scatter for a range, strips with their medians for choices."""
+    trials = [(trial, summary.value(trial)) for trial in summary.ranked if key in trial.params]
+    pruned = [trial for trial, _ in _pruned(summary) if key in trial.params]
+    if not trials and not pruned:
+        return None
+    dimension = summary.config.space.dimension(key)
+    ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
+    values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    figure, axes = _axes(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
+    if ranges and numbers:
+        log = any(part.log for part in ranges)
+        axes.set_xlabel(f"{key} (log scale)" if log else key)
+        if log:
+            _log(axes, [float(value) for value in values])
+        _rug(axes, [float(trial.params[key]) for trial in pruned])
+        for (name, group), colour in zip(_by_part(dimension, trials).items(), COLOURS, strict=False):
+            _points(axes, [float(t.params[key]) for t, _ in group], [v for _, v in group], name, colour)
+        what = f"{len(trials)} complete trials"
+    else:
+        what = _strips(summary, axes, key, trials, pruned)
+    _baselines(summary, axes, only_best=True)
+    _legend(axes)
+    figure.set_label(f"{summary.metric} against {key}: {what}.")
+    return figure
+
+
+Valued = tuple[EndedTrial, float]
+
+
+def _by_part(dimension: Dimension, trials: Sequence[Valued]) -> dict[str, list[Valued]]:
+    """Trials by the part of a split key that was theirs, under the values of the other key that have this part."""
+    if not isinstance(dimension, ByKey):
+        return {"": list(trials)}
+    parts: dict[str, list[Valued]] = {}
+    for trial, value in trials:
+        parts.setdefault(dimension.part(trial.values[dimension.by])[0], []).append((trial, value))
+    return {
+        ", ".join(sorted({shown_value(trial.values[dimension.by]) for trial, _ in parts[name]})): parts[name]
+        for name in sorted(parts)
+    }
+
+
+def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued], pruned: Sequence[EndedTrial]) -> str:
+    """One strip per value, in the file's order; returns the medians as text."""
+    found = {shown_value(trial.params[key]) for trial in (*(trial for trial, _ in trials), *pruned)}
+    names = [shown_value(value) for value in summary.config.space.reachable(key)]
+    names = [name for name in names if name in found] + sorted(found - set(names))
+    medians = {shown_value(choice.value): choice for choice in summary.choices(key)}
+
+    def places(entries: Sequence[EndedTrial]) -> list[float]:
+        """Each at its strip, side by side, in the order of the values."""
+        counts = dict.fromkeys(names, 0)
+        found = []
+        for trial in entries:
+            name = shown_value(trial.params[key])
+            found.append(names.index(name) + 0.09 * ((counts[name] % 5) - 2))
+            counts[name] += 1
+        return found
+
+    _rug(axes, places(pruned))
+    _points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
+    for label, name in zip(["median", *[""] * len(medians)], medians, strict=False):
+        place = names.index(name)
+        axes.hlines(medians[name].median, place - 0.33, place + 0.33, COLOURS[6], linewidth=2, label=label, zorder=1.5)
+    labels = [f"{name}\nn = {medians[name].trials if name in medians else 0}" for name in names]
+    axes.set_xticks(range(len(names)), labels, fontsize=8 if len(names) < 6 else 6.5)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="x")
+    shown = [f"{name} {summary.form.shown(medians[name].median)} (n = {medians[name].trials})" for name in medians]
+    return f"medians {', '.join(shown)}" if shown else "pruned trials only"
+
+
+@_styled
+def importances(_: StudySummary, material: Material) -> Figure | None:
+    """The importance of each searched key (PED-ANOVA), the most important first."""
+    if not material.importances:
+        return None
+    names, shares = list(material.importances), list(material.importances.values())
+    room: dict[str, Any] = {"left": 0.25 + 0.072 * max(map(len, names)), "below": 0.45}
+    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", 0.8 + 0.27 * len(names), **room)
+    bars = axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.65)
+    axes.bar_label(bars, [f"{share:.2f}" for share in shares[::-1]], padding=3, fontsize=8)
+    axes.set_xlim(0, max(shares) * 1.15 or 1)
+    axes.grid(visible=False, axis="y")
+    figure.set_label("Importances: " + ", ".join(f"{k} {v:.2f}" for k, v in material.importances.items()) + ".")
+    return figure
+
+
+AGAINST = {
+    "sharpness": "sharpness (ratio; 1 is as sharp as the clean images)",
+    "parameters": "parameters",
+    "multiply_adds": "multiply-adds per image",
+}
+
+
+@_styled
+def front(summary: StudySummary, _: Material | None = None, against: Sequence[str] = tuple(AGAINST)) -> Figure | None:
+    """The objective against sharpness and cost; the trials that no other one beats in both are joined."""
+    groups = {name: found for name in against if (found := _costs(summary, name))}
+    if not groups:
+        return None
+    figure = Figure((WIDTH * len(groups), HEIGHT))
+    said = []
+    for place, (name, found) in enumerate(groups.items()):
+        axes = _placed(figure, place)
+        axes.set(title=f"{summary.metric} against {name.replace('_', '-')}", xlabel=AGAINST[name])
+        axes.set_ylabel(_named(summary))
+        x, y = [cost for _, cost, _ in found], [value for *_, value in found]
+        if name == "sharpness":
+            known = [(b, b.metrics.get("val/sharpness", 0.0)) for b in summary.standing if isinstance(b, Baseline)]
+            known = [(b, sharpness) for b, sharpness in known if sharpness > 0 and math.isfinite(sharpness)]
+            axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
+            for baseline, sharpness in known:
+                axes.plot(sharpness, summary.value(baseline), "D", color=INK, markersize=4)
+                _note(axes, baseline.name, sharpness, summary.value(baseline))
+            _log(axes, [*x, *(sharpness for _, sharpness in known), 1.0])
+        else:
+            _log(axes, x, EngFormatter(sep=""))
+            _baselines(summary, axes)
+        _points(axes, x, y)
+        best = _front(summary, found, name)
+        axes.plot(
+            [c for _, c, _ in best],
+            [v for *_, v in best],
+            color=COLOURS[6],
+            linewidth=1.2,
+            marker="o",
+            markersize=5,
+            label="no other is better in both",
+        )
+        for trial, cost, value in best[:: max(1, len(best) // 6)]:
+            _note(axes, str(trial.number), cost, value)
+        said.append(f"{name.replace('_', '-')}: trials {', '.join(str(t.number) for t, *_ in best)}")
+    _legend(figure.axes[0])
+    figure.set_label(f"{summary.metric} against {', '.join(groups)}. Not beaten in both, by {'; '.join(said)}.")
+    return figure
+
+
+Costed = tuple[EndedTrial, float, float]
+
+
+def _costs(summary: StudySummary, name: str) -> list[Costed]:
+    """Complete trials with their cost and their objective."""
+    found = []
+    for trial in summary.ranked:
+        cost = trial.summary.metrics.get("val/sharpness") if name == "sharpness" else trial.summary.cost.get(name)
+        if cost is not None and cost > 0 and math.isfinite(cost):
+            found.append((trial, float(cost), summary.value(trial)))
+    return found
+
+
+def _front(summary: StudySummary, found: Sequence[Costed], name: str) -> list[Costed]:
+    """Those that no other one beats in both, by their cost; of sharpness, the cost is the distance from 1."""
+
+    def cost(entry: Costed) -> float:
+        return abs(math.log(entry[1])) if name == "sharpness" else entry[1]
+
+    best: list[Costed] = []
+    for entry in sorted(found, key=lambda entry: (cost(entry), -summary.sign * entry[2])):
+        if not best or summary.sign * entry[2] > summary.sign * best[-1][2]:
+            best.append(entry)
+    return best
+
+
+@_styled
+def restorations(
+    summary: StudySummary, material: Material, kinds: Sequence[str] = ("best", "median", "worst")
+) -> Figure | None:
+    """The best, the median and the worst restorations of the best trial: clean, degraded and restored, with scores."""
+    groups = {kind: material.restored[kind] for kind in kinds if material.restored.get(kind)}
+    if not groups or summary.best is None:
+        return None
+    form, (rows, columns) = METRICS[material.image_metric], next(iter(groups.values()))[0].clean.shape
+    # In inches, placed by hand, which is faster than a layout engine: the images, and the room for text around them.
+    cell, left, top, below = 0.86, 0.22, 0.28, 0.22
+    tall, width = cell * rows / columns, sum(left + cell * len(images) for images in groups.values())
+    height = top + 3 * tall + below
+    figure, x = Figure((width, height)), 0.0
+    for kind, images in groups.items():
+        title = f"{kind.capitalize()} of trial {summary.best.number}"
+        figure.text((x + left) / width, 1 - 0.08 / height, title, va="top", size=9.5, weight="bold")
+        x += left
+        for column, image in enumerate(images):
+            shown = {"clean": image.clean, "degraded": image.degraded, "restored": image.restored}
+            for row, (label, pixels) in enumerate(shown.items()):
+                box = (x / width, (below + (2 - row) * tall) / height, 0.96 * cell / width, 0.96 * tall / height)
+                axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+                axes.set_ylabel(label if column == 0 else "", fontsize=8)
+            axes.set_xlabel(form.shown(image.value), fontsize=8)
+            x += cell
+    said = [f"{kind} {', '.join(form.shown(image.value) for image in images)}" for kind, images in groups.items()]
+    figure.set_label(
+        f"Validation images, clean, degraded and as trial {summary.best.number} restores them, with the "
+        f"{material.image_metric} of each: {'; '.join(said)}."
+    )
+    return figure
+
+
+FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
+    "best-so-far": best_so_far,
+    "best-over-time": best_over_time,
+    "curves": curves,
+    "front": front,
+    "importances": importances,
+    "restorations": restorations,
+}
+
+
+def exploratory(summary: StudySummary) -> bool:
+    """Whether the search decided which values were tried more often, or to the end: differences are then no claim."""
+    return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
+
+
+def _axes(title: str, x: str, y: str, height: float = HEIGHT, **room: float) -> tuple[Figure, Axes]:
+    figure = Figure((WIDTH, height))
+    axes = _placed(figure, **room)
+    axes.set(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _placed(figure: Figure, place: int = 0, left: float = LEFT, below: float = BELOW) -> Axes:
+    """Axes at their place in a row, with this room around them; a layout engine would take twice the time."""
+    width, height = figure.get_size_inches()
+    box = (place * WIDTH + left, below, WIDTH - left - RIGHT, height - below - ABOVE)
+    return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
+
+
+def _named(summary: StudySummary) -> str:
+    """The objective as a label, with its unit."""
+    return f"val {summary.metric} ({summary.form.unit})"
+
+
+def _counted(summary: StudySummary) -> str:
+    return ", ".join(f"{count} {state}" for state, count in summary.counts.items() if count) + " trials"
+
+
+def _pruned(summary: StudySummary) -> list[Valued]:
+    """Pruned trials and the best objective that each one reached."""
+    best = max if summary.sign > 0 else min
+    pruned = [trial for trial in summary.ended if trial.state == "PRUNED" and trial.reported]
+    return [(trial, best(trial.reported.values())) for trial in pruned]
+
+
+def _points(
+    axes: Axes, x: Sequence[float], y: Sequence[float], label: str = "", colour: str = COLOURS[0], **kind: Any
+) -> None:
+    size = {"s": 22 if len(x) < 100 else 9, "alpha": 0.85, "linewidths": 0} | kind
+    axes.scatter(x, y, color=colour, label=label or None, rasterized=len(x) > MANY, **size)
+
+
+def _rug(axes: Axes, x: Sequence[float]) -> None:
+    """Where pruned trials lie, in grey on the lower edge: what they reached in fewer epochs compares with no other."""
+    if x:
+        side = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 3}
+        _points(axes, x, [0.02] * len(x), "pruned", GREY, marker="x", linewidths=1.1, s=18, **side)
+
+
+def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> None:
+    """Baselines as lines, named in the right margin."""
+    lines = [entry for entry in summary.standing if isinstance(entry, Baseline)]
+    lines = lines[:1] if only_best else lines  # the best first
+    for entry in lines:
+        value = summary.value(entry)
+        side = "center" if len(lines) == 1 else "bottom" if value == max(map(summary.value, lines)) else "top"
+        axes.axhline(value, color=INK, linewidth=1, linestyle="--")
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, va=side, **place)
+
+
+def _note(axes: Axes, text: str, x: float, y: float) -> None:
+    axes.annotate(text, (x, y), (4, 4), textcoords="offset points", fontsize=7.5)
+
+
+def _log(axes: Axes, values: Sequence[float], form: Any = None) -> None:
+    """A logarithmic axis that names 1, 2 and 5 of each decade, or the decades where there are many."""
+    wide = math.log10(max(values) / min(values)) > 2
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(form or FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: Axes, **settings: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(handles, labels, loc="lower center", **{"ncol": 3} | settings)

@@ -1,0 +1,105 @@
+"""The notes that MLflow shows of a study: of its experiment, of its own run, of its best trials.
+
+Comes in: a `StudySummary` and the ids of MLflow's experiment and runs. Goes out: Markdown. What a study file says is
+escaped. Links and pictures are relative to the page that shows the note, whatever its server. May not import mlflow.
+"""
+
+from urllib.parse import quote
+
+from pipeline.config.choices import METRICS
+from pipeline.results.export import md_text, render
+from pipeline.results.summary import StudySummary, shown_value
+from pipeline.results.table import FIGURES, study_table
+from pipeline.search.records import EndedTrial
+from pipeline.tracking.runs import CONTACT_SHEET, PANEL_FILE, STUDY_FILES
+from pipeline.tracking.views import VIEWS, page, run_page
+
+NOTE = "mlflow.note.content"
+NOTE_LENGTH = 8000  # characters that a store takes
+TABLE_TRIALS = 10
+REPORT_FILE = "report.html"
+
+
+def experiment_note(summary: StudySummary, asked: str, experiment_id: str, run_id: str) -> str:
+    """The experiment's heading. MLflow shows its first line, and the rest after a click.
+
+    Args:
+        summary: the study.
+        asked: what it searches for, Markdown.
+        experiment_id: the experiment's.
+        run_id: of the study's own run.
+    """
+    parts = [
+        f"**{md_text(summary.name)}**: {_links(experiment_id)} · {_report(experiment_id, run_id)}",
+        _answer(summary),
+        *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
+        asked,
+        "How to reproduce it:",
+        _commands(summary),
+    ]
+    for trials in range(TABLE_TRIALS, -1, -1):  # a table with many long values may be too long
+        table = render(study_table(summary, top=trials, state=("complete",), baselines=True), "md").decode()
+        note = "\n\n".join([*parts[:3], table.strip(), *parts[3:]])
+        if len(note) <= NOTE_LENGTH:
+            return note
+    return "\n\n".join(parts)[:NOTE_LENGTH]
+
+
+def study_note(summary: StudySummary, experiment_id: str, run_id: str) -> str:
+    """The description of the study's own run."""
+    counts = ", ".join(f"{number} {what}" for what, number in summary.counts.items() if number)
+    parts = [
+        f"**{md_text(summary.name)}**: {_links(experiment_id)}",
+        _answer(summary),
+        f"Trials: {counts or 'none'}. Under Artifacts: {_report(experiment_id, run_id)} ({REPORT_FILE}), the "
+        f"leaderboard, the figures (plots) and the study file ({STUDY_FILES[0]}).",
+        *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
+        _commands(summary),
+    ]
+    return "\n\n".join(parts)[:NOTE_LENGTH]
+
+
+def trial_note(summary: StudySummary, trial: EndedTrial, experiment_id: str) -> str:
+    """The description of a complete trial's run. It holds nothing that changes as the study grows."""
+    metrics, found = trial.summary.metrics, trial.summary
+    rival, value = summary.best_baseline, summary.value(trial)
+    text = f"**Trial {trial.number} of {md_text(summary.name)}**: {summary.metric} {summary.form.shown(value)} on "
+    text += f"validation, at epoch {found.best_epoch} of {found.epochs}"
+    if rival is not None and (gap := summary.gap(value)) is not None:
+        text += f"; that is {summary.form.shown(abs(gap))} {'better' if gap > 0 else 'worse'} than {rival.name}"
+    settings = [f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items()]
+    names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in metrics]
+    figures = [f"{name} {METRICS[name].shown(metrics[f'val/{name}'])}" for name in names]
+    figures += [f"{value:,} {key.replace('_', '-')}" for key, value in found.cost.items()]
+    parts = [
+        f"{text}. See it beside the others: {_links(experiment_id)}.",
+        f"It has {', '.join(settings or ['no searched key'])}; {', '.join(figures)}.",
+        f"Its picture: [{PANEL_FILE}]({run_page(experiment_id, found.run_id, PANEL_FILE)})",  # too wide to stand here
+    ]
+    return "\n\n".join(parts)[:NOTE_LENGTH]
+
+
+def _answer(summary: StudySummary) -> str:
+    return " ".join(map(md_text, summary.answer()))
+
+
+def _links(experiment_id: str) -> str:
+    return " · ".join(f"[{name.lower()}]({page(experiment_id, view)})" for view, name in VIEWS.items())
+
+
+def _report(experiment_id: str, run_id: str) -> str:
+    return f"[report]({run_page(experiment_id, run_id, REPORT_FILE)})"
+
+
+def _file(run_id: str, file: str) -> str:
+    """The address of an artifact, for a picture in a note."""
+    return f"get-artifact?path={quote(file)}&run_uuid={run_id}"
+
+
+def _commands(summary: StudySummary) -> str:
+    """The commands that make the study again, and its best trial alone."""
+    name = summary.name
+    lines = [f"study run {STUDY_FILES[0]} --name {name} --trials {summary.config.budget.trials}"]
+    if summary.best is not None:
+        lines.append(f"study reproduce {summary.best.summary.run_id}")
+    return "```sh\n" + "\n".join(lines) + "\n```"
