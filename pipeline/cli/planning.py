@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from pipeline.study.reporter import task
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pipeline.config import Value
     from pipeline.config.volume import Parameter
     from pipeline.study.plan import Plan
 
@@ -53,12 +54,12 @@ def _shown(plan: Plan) -> Iterator[RenderableType]:
         yield make_table(("", "values", "only with"), map(_row, plan.parameters), wrap=("values", "only with"))
 
     yield f"\ntimed: {counted(sum(one.steps for one in plan.timed), 'training step')} on {plan.device}"
-    headings = ("", "parameters", "multiply-adds", "batch", "s an epoch")
+    headings = ("", "parameters", "multiply-adds", "s an epoch", "with")
     rows = (
-        (one.what, f"{one.parameters:,}", f"{one.multiply_adds:,}", f"{one.batch_size:,}", f"{one.epoch_s:.2f}")
+        (one.what, f"{one.parameters:,}", f"{one.multiply_adds:,}", f"{one.epoch_s:.2f}", _listed(one.sizes))
         for one in plan.timed
     )
-    yield make_table(headings, rows, right=headings[1:])
+    yield make_table(headings, rows, right=headings[1:4], wrap=("with",))
 
     who = counted(plan.workers, "worker") if plan.workers else "this process"
     yield f"\ntime with {who}, training and validating for {plan.busy:.0%} of it (assumed)"
@@ -89,10 +90,22 @@ def _volume(plan: Plan) -> str:
 
 
 def _row(parameter: Parameter) -> tuple[str, str, str]:
-    form = str(parameter.dimension) + (", log" if getattr(parameter.dimension, "log", False) else "")
-    form += ", continuous" if parameter.continuous else ""
-    conditions = "; ".join(f"{key} {', '.join(map(str, values))}" for key, values in parameter.conditions.items())
-    return parameter.name, form, conditions
+    from pipeline.config import Choices
+    from pipeline.results.summary import shown_value
+
+    form = parameter.dimension
+    if isinstance(form, Choices):
+        values = ", ".join(map(shown_value, form.values))
+    else:
+        values = f"{form}{', log' * form.log}{', continuous' * parameter.continuous}"
+    conditions = (f"{key} {', '.join(map(shown_value, allowed))}" for key, allowed in parameter.conditions.items())
+    return parameter.name, values, "; ".join(conditions)
+
+
+def _listed(values: Mapping[str, Value]) -> str:
+    from pipeline.results.summary import shown_value
+
+    return ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())
 
 
 def _document(plan: Plan) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 from statistics import mean
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
 from pipeline.config import Choices, ModelConfig, Range, StudyConfig, TrialConfig, Value
+from pipeline.config.catalogue import CATALOGUE
 from pipeline.config.volume import Parameter, combinations, configurations, drawn, parameters
 from pipeline.data import Dataset, verify
 from pipeline.data.degrade import input_size
@@ -45,7 +47,7 @@ BUSY = 0.8  # of the workers' time goes into training and validation; it was 0.8
 # The share of all epochs that is trained where a pruner acts: in quickstart 72 % and in denoise 81 %, both guided; of
 # trials in random order 24 to 48 %, when median, Hyperband and successive halving were replayed on recorded curves.
 TRAINED = {"tpe": 0.75, "random": 0.4}
-TRAINED_BEFORE = {"tpe": "72 % and 81 %, in two guided studies", "random": "24 to 48 %, in pruners replayed"}
+TRAINED_BEFORE = {"tpe": "72% and 81% in two guided studies", "random": "24 to 48% in recorded curves"}
 CHECKPOINTS = 3  # of an open trial: the last two, and the best
 MODEL_COPIES = 2  # of a complete trial's weights: as a weights file, and as an exported program
 WEIGHT_BYTES = 4  # a parameter
@@ -65,6 +67,11 @@ class Timed:
     batch_size: int
     epoch_s: float
     checkpoint_bytes: int
+
+    @property
+    def sizes(self) -> dict[str, Value]:
+        """The values that decide about its size and its batches."""
+        return {key: value for key, value in self.values.items() if key in (*SIZE_KEYS, "batch_size")}
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,8 @@ def _data(config: StudyConfig, data_dir: Path) -> Dataset:
     except DataError as error:
         if verify(config.dataset, data_dir, quick=True).state != "absent":
             raise
-        hint = "`study prepare FILE` downloads it; nothing can be timed without it"
+        source = urlsplit(CATALOGUE[config.dataset].files[0].urls[0]).hostname
+        hint = f"nothing can be timed without it; `study prepare FILE` downloads it from {source}"
         raise DataError(f"{str(error).splitlines()[0]}\n{hint}") from None
 
 
