@@ -62,6 +62,7 @@ def _shown(plan: Plan) -> Iterator[RenderableType]:
     yield make_table(headings, rows, right=headings[1:4], wrap=("with",))
 
     who = counted(plan.workers, "worker") if plan.workers else "this process"
+    who += f" ({plan.at_once} at a time)" if plan.workers > plan.at_once else ""
     yield f"\ntime with {who}, training and validating for {plan.busy:.0%} of it (assumed)"
     whole = plan.seconds(plan.epoch_s)
     least, most = (_duration(plan.seconds(choose(one.epoch_s for one in plan.timed))) for choose in (min, max))
@@ -119,6 +120,7 @@ def _document(plan: Plan) -> dict[str, Any]:
         ],
         "device": plan.device,
         "workers": plan.workers,
+        "at_once": plan.at_once,
         "timed": [asdict(one) for one in plan.timed],
         "seconds": {
             "epoch": plan.epoch_s,

@@ -82,6 +82,7 @@ class Plan:
     data: Dataset
     device: Device
     workers: int
+    at_once: int  # of them, which have a core or a GPU and a trial each
     parameters: list[Parameter]
     combinations: int | None  # None where a parameter is continuous
     timed: list[Timed]
@@ -108,8 +109,7 @@ class Plan:
     def seconds(self, epoch_s: float, trained: float = 1.0) -> float:
         """The time of the whole study, if an epoch takes so long and such a share of all is trained."""
         budget = self.config.budget
-        at_once = max(1, min(self.workers, budget.concurrency, budget.trials))
-        return START_S + budget.trials * budget.epochs * trained * epoch_s / (at_once * BUSY)
+        return START_S + budget.trials * budget.epochs * trained * epoch_s / (self.at_once * BUSY)
 
     @property
     def disk_bytes(self) -> dict[str, int]:
@@ -150,6 +150,7 @@ def plan(config: StudyConfig, data_dir: Path, device: Device, workers: int | Non
         data,
         device,
         slots,
+        max(1, min(slots, room, config.budget.concurrency, config.budget.trials)),
         parameters(config.space),
         combinations(config.space),
         timed,

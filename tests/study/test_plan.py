@@ -11,11 +11,13 @@ import torch
 
 from pipeline.config import StudyConfig, StudyFile, load_study_file
 from pipeline.config.catalogue import CATALOGUE
+from pipeline.config.study_config import Budget
 from pipeline.data import load
 from pipeline.errors import ConfigError, DataError
 from pipeline.study import plan as planning
 from pipeline.study.advice import advice
 from pipeline.study.plan import Plan, extremes, plan
+from pipeline.workers.machine import room_for
 
 STUDIES = sorted((Path(__file__).parents[2] / "studies").glob("*.toml"))
 SPACE = {
@@ -62,8 +64,9 @@ def test_a_plan_times_real_steps_of_the_extremes_and_of_trials_between(tiny_data
 
 def test_the_forecast_follows_from_the_timings(tiny_data: Path) -> None:
     made = plan(study(budget={"trials": 12, "epochs": 5}), tiny_data, "cpu", 2)
-    training = 12 * 5 * made.epoch_s / 2 / made.busy
+    training = 12 * 5 * made.epoch_s / made.at_once / made.busy
     assert made.seconds(made.epoch_s) == pytest.approx(planning.START_S + training)
+    assert plan(study(), tiny_data, "cpu", 999).at_once == min(room_for("cpu", 1), Budget().concurrency)
     assert made.seconds(made.epoch_s, made.trained) < made.seconds(made.epoch_s)
     assert plan(study(pruner={"name": "none"}), tiny_data, "cpu", 0).trained == 1
     assert made.disk_bytes["databases and pictures"] == 60 * (planning.EPOCH_BYTES + made.picture_bytes)
