@@ -72,9 +72,9 @@ def _shown(plan: Plan) -> Iterator[RenderableType]:
         yield f"  with pruning     {pruned}, if {plan.trained:.0%} of the epochs are trained"
         yield f"                   (assumed; it was {plan.trained_before})"
     yield f"memory: {_size(plan.worker_bytes)} a worker (measured here), about 1 GB the driver (not measured)"
-    checkpoints, *kept = (f"{_size(size)} of {what}" for what, size in plan.disk_bytes.items())
-    yield f"disk, at most: {' and '.join(kept)},"
-    yield f"  and while it runs {checkpoints}"
+    disk = {what: _size(size) for what, size in plan.disk_bytes.items()}
+    yield f"disk, at most: {disk['models']} of models and {disk['records']} of databases and pictures,"
+    yield f"  and while it runs {disk['checkpoints']} of checkpoints"
     yield from (f"warning: {text}" for text in plan.warnings)
 
 

@@ -113,12 +113,15 @@ class Plan:
 
     @property
     def disk_bytes(self) -> dict[str, int]:
-        """What a study takes: checkpoints only while it runs, the rest to stay; at most, as if nothing were pruned."""
+        """What a study takes at most, without pruning: checkpoints while it runs; models and records, which stay.
+
+        Records are the two databases and the pictures.
+        """
         budget = self.config.budget
         return {
             "checkpoints": budget.concurrency * CHECKPOINTS * max(timed.checkpoint_bytes for timed in self.timed),
             "models": budget.trials * MODEL_COPIES * self.weights_bytes,
-            "databases and pictures": budget.trials * budget.epochs * (EPOCH_BYTES + self.picture_bytes),
+            "records": budget.trials * budget.epochs * (EPOCH_BYTES + self.picture_bytes),
         }
 
     @property

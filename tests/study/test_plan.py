@@ -69,7 +69,7 @@ def test_the_forecast_follows_from_the_timings(tiny_data: Path) -> None:
     assert plan(study(), tiny_data, "cpu", 999).at_once == min(room_for("cpu", 1), Budget().concurrency)
     assert made.seconds(made.epoch_s, made.trained) < made.seconds(made.epoch_s)
     assert plan(study(pruner={"name": "none"}), tiny_data, "cpu", 0).trained == 1
-    assert made.disk_bytes["databases and pictures"] == 60 * (planning.EPOCH_BYTES + made.picture_bytes)
+    assert made.disk_bytes["records"] == 60 * (planning.EPOCH_BYTES + made.picture_bytes)
 
 
 def test_a_study_of_one_configuration_has_one_timing(tiny_data: Path) -> None:
