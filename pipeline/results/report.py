@@ -141,7 +141,7 @@ class _Page:
         top = None if len(records) <= TOP * 3 // 2 else TOP
         table = html_fragment(study_table(self.summary, baselines=True, top=top), links=self.links)
         others = ""
-        if top:
+        if top or self.summary.counts["complete"] < len(records):  # the reasons of the others
             items = "".join(
                 f"<li>{self._link(trial, f'trial {trial.number}')} {self._state(trial)}</li>" for trial in records
             )
@@ -350,12 +350,15 @@ figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: au
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2 } .tiles span { font-size: .85rem; opacity: .8 }
 .strips { display: grid; grid-template-columns: max-content minmax(0, 44rem); gap: .3rem 1rem; align-items: center }
 .strips img { width: 100%; image-rendering: pixelated; display: block } .strips b { white-space: nowrap }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto } table { border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
-thead th { vertical-align: bottom } tbody th { font-weight: normal } th small { display: block; font-weight: normal; opacity: .8 }
+thead th { vertical-align: bottom } tbody th { font-weight: normal }
+th small { display: block; font-weight: normal; opacity: .8 }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 th.n, td.n { text-align: right }
+tr { background: var(--page) } .trial { position: sticky; left: 0; background: inherit }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem) }
 tr.baseline { font-style: italic; background: var(--soft) }
 pre { background: var(--soft); padding: .8rem; border-radius: .5rem; overflow-x: auto; font-size: .82rem }
 details { margin: .8rem 0 } summary { cursor: pointer }
