@@ -90,11 +90,11 @@ class Recorder:
         self.events.append(event)
         self._act(event)
 
-    def begun(self, config: Any, data: Any, ended: int, slots: int) -> None:  # noqa: ARG002
-        self._note("begun", ended, slots)
+    def begun(self, config: Any, data: Any, ended: Any, slots: int, earlier: float) -> None:  # noqa: ARG002
+        self._note("begun", len(ended), slots, earlier)
 
-    def best(self, number: int, value: float) -> None:
-        self._note("best", number, value)
+    def opened(self, number: int, trial: Any, epoch: int) -> None:
+        self._note("opened", number, trial, epoch)
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._note("baseline", name, metrics)

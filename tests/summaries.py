@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -30,6 +32,27 @@ def record(
     summary = Summary(f"run{number}", 3, 2, metrics, cost, 1.5, reason=reason)
     objective = value if state == "COMPLETE" else None
     return EndedTrial(number, params, params, STARTED, ENDED, state, objective, summary, {})
+
+
+def trained(number: int, value: float | None, *arguments: Any, **params: Any) -> EndedTrial:
+    """A trial of three epochs, whose objective rises to its value."""
+    made = record(
+        number, value, *arguments, **{"width": "auto", "batch_norm": True, "loss": "bce", "lr": 0.01} | params
+    )
+    return replace(made, reported={} if value is None else {epoch: value - (3 - epoch) for epoch in (1, 2, 3)})
+
+
+def drawn_at_random(count: int) -> list[StoredTrial]:
+    """So many trials of `SPACE`, two of three complete and the others pruned; the same for the same count."""
+    draw = random.Random(count)
+    keys = {"width": ["auto", 512], "batch_norm": [True, False], "loss": ["bce", "mse", "l1"], "batch_size": [32, 64]}
+    states = ["COMPLETE", "COMPLETE", "PRUNED"]
+    found: list[StoredTrial] = []
+    for number in range(count):
+        params: dict[str, Any] = {key: draw.choice(values) for key, values in keys.items()}
+        params["lr"] = 10 ** draw.uniform(-6, 0)
+        found.append(trained(number, draw.uniform(8, 20), draw.choice(states), **params))
+    return found
 
 
 def running(number: int, **params: Any) -> RunningTrial:

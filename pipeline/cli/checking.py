@@ -52,7 +52,7 @@ def doctor(
 ) -> None:
     """Find where Optuna, MLflow, checkpoints and artifacts disagree."""
     from pipeline.study.doctor.examine import adopt_home, examine_home
-    from pipeline.study.reporter import PlainLines
+    from pipeline.study.lines import PlainLines
 
     if retrain and not repair:
         raise InputError("--retrain: goes with --repair")

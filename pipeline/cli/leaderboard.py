@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.printing import console, counted, make_table, minute, objective
+from pipeline.cli.printing import console, counted, make_table, minute
 from pipeline.config import Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import DEFAULTS, parts_of
 from pipeline.results.summary import Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial, RunningTrial
+from pipeline.study.lines import measured
 from pipeline.study.reporter import printable
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
     """How many trials beat each baseline, and why trials are not complete."""
     complete, beating = summary.counts["complete"], summary.beating
     if complete and beating:
-        parts = [f"{n} beat{'s' if n == 1 else ''} {name}" for name, n in beating.items()]
+        parts = [f"{n or 'none'} beat{'s' if n <= 1 else ''} {name}" for name, n in beating.items()]
         yield f"Of {counted(complete, 'complete trial')}, {' and '.join(parts)}."
     for state in ("PRUNED", "FAIL"):
         reasons = [f"{reason} ({n})" if n > 1 else reason for reason, n in summary.reasons(state).items()]
@@ -248,7 +249,7 @@ def training_table(trainings: Sequence[StoredTraining], studies: bool = False) -
         *([Column("study", [training.study for training in trainings], left=True)] if studies else []),
         Column("training", [training.name for training in trainings], left=True),
         Column("state", [RUN_STATES.get(training.status, "unfinished") for training in trainings], left=True),
-        Column("objective", [objective(*score) if score[0] else "" for score in scores]),
+        Column("objective", [measured(*score) if score[0] else "" for score in scores]),
         Column("epochs", [str(each.get("epochs", "")) for each in params]),
         Column("best epoch", ["" if epoch is None or math.isnan(epoch) else f"{epoch:.0f}" for epoch in best]),
         Column("run", [training.run_id[:8] for training in trainings], left=True),

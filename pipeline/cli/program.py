@@ -60,6 +60,10 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=1e-3.")
 ]
 NameOption = Annotated[str | None, typer.Option(help="The study's name. [default: the file's]")]
+QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Print the result only.")]
+VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print every epoch, with all settings and metrics.")
+]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")]
 
 

@@ -1,27 +1,33 @@
 """The commands that train or prepare training: ``run``, ``train``, ``evaluate``, ``prepare``."""
 
+from __future__ import annotations
+
 import shlex
-import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.printing import make_table, next_commands, print_result
+from pipeline.cli.printing import make_table, mlflow_command, next_commands, print_result
 from pipeline.cli.program import (
     DeviceOption,
     FileArgument,
     JsonOption,
     NameOption,
+    QuietOption,
     RunArgument,
     SetOption,
     StudyOption,
+    VerboseOption,
     command,
 )
-from pipeline.errors import StudyError
+from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import figure, say, split_sizes
+
+if TYPE_CHECKING:
+    from pipeline.config import StudyFile
 
 
 @command()
@@ -41,25 +47,31 @@ def run(
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
+    study_file = _read(file, overrides, name, trials, quiet, verbose)
+
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
-    from pipeline.config import load_study_file
     from pipeline.results.summary import summarise
     from pipeline.search.studies import load_search
+    from pipeline.study.pace import clock
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
 
-    study_file = load_study_file(file, overrides or (), name, trials)
     options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device)
-    with open_reporter() as reporter:
+    with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    print_result(leaderboard(summarise(load_search(home, config.name)), "complete"))
+    search = load_search(home, config.name)
+    print_result(leaderboard(summarise(search), "complete"))
     if outcome.seconds:
-        say(f"\n{outcome.seconds:.0f} s; training and validation took {outcome.busy_share:.0%} of the workers' time")
+        earlier = f" ({clock(search.elapsed)} in all sessions)" if search.elapsed > outcome.seconds + 1 else ""
+        busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
+        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
     if outcome.contact_sheet:
         say(f"pictures: {outcome.contact_sheet}")
     commands = [f"ui {config.name}", f"show {config.name}"]
@@ -67,8 +79,7 @@ def run(
         commands += [f"promote {config.name}", f"export {config.name} -o {config.name}.csv"]
     print_result(["next:", *next_commands(home, *commands)])
     if home.local_tracking:
-        mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
-        ui = f"{mlflow} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
+        ui = f"{mlflow_command()} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
         say(f"  {ui}   (the same UI without this program)")
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
@@ -82,24 +93,40 @@ def train(
     seed: Annotated[int | None, typer.Option(help="The seed. [default: the file's]")] = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Train one configuration without a search.
 
     Keys that the file leaves open take the values of its first [[enqueue]] entry.
     """
+    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
+    study_file = _read(file, chosen, name, None, quiet, verbose)
+
     from pipeline.cli.progress import open_reporter
-    from pipeline.config import load_study_file
     from pipeline.study.session import Options
     from pipeline.study.single import train_one
 
-    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
-    study_file = load_study_file(file, chosen, name)
-    with open_reporter() as reporter:
+    with open_reporter(quiet, verbose) as reporter:
         done = train_one(study_file, home, Options(device=device), reporter)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
     say(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
     print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
+
+
+def _read(
+    file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None, quiet: bool, verbose: bool
+) -> StudyFile:
+    """The study file; says that its study is starting, since the libraries need seconds to load."""
+    from pipeline.config import load_study_file
+
+    if quiet and verbose:
+        raise InputError("--quiet and --verbose exclude each other")
+    study_file = load_study_file(file, overrides or (), name, trials)
+    if not quiet:
+        say(f"study {study_file.config.name}: starting")
+    return study_file
 
 
 @command()
@@ -141,7 +168,11 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
 
     config = load_study_file(file, overrides or ()).config
     check(config)
+    home = home.with_data(config.dataset)
     data = prepare_data(config, home.data_dir)
+    if home.data_dir_given and home.original is None:
+        home.prepare()
+        home.remember_data(config.dataset)
     # A folder of pictures was just read completely, and nothing published exists to compare it with.
     found = verify(data.name, home.data_dir, quick=data.name.startswith(PICTURE_FOLDER))
     height, width = data.image_size

@@ -37,7 +37,7 @@ COLOURS = (
 INK, GREY = "#24292f", "#8b8f94"  # text and axes, which become the page's own colour; trials without a value
 TOP = 10  # trials whose learning curves are told apart
 MANY = 400  # points from which on they are drawn as one picture in SVG
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
     "text.color": INK,
@@ -52,6 +52,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.ymargin": 0.08,
     "axes.grid": True,
     "grid.color": INK,
     "grid.alpha": 0.13,
@@ -64,6 +65,7 @@ STYLE = {
     "savefig.dpi": 160,
 }
 WIDTH, HEIGHT = 4.6, 3.1  # inches: as wide as a phone shows without shrinking the text
+LEFT, RIGHT, ABOVE, BELOW = 0.7, 0.62, 0.3, 0.78  # inches around axes, for their text and the legend
 P = ParamSpec("P")
 
 
@@ -133,8 +135,8 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         return None
     figure, axes = _axes(title, label, _named(summary))
     complete = [trial for trial in summary.ended if trial.value is not None]
-    if pruned := [(places[trial.number], reached) for trial, reached in _pruned(summary)]:
-        x, y = zip(*pruned, strict=True)
+    if pruned := _pruned(summary):
+        x, y = [places[trial.number] for trial, _ in pruned], [reached for _, reached in pruned]
         _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
     if complete:
         x, y = [places[trial.number] for trial in complete], [summary.value(trial) for trial in complete]
@@ -142,8 +144,9 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         reached = (np.maximum if summary.sign > 0 else np.minimum).accumulate(y)
         axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
     _baselines(summary, axes)
-    if "trial" in label[:5]:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if label == "trial":
+        axes.set_xlim(min(places.values()) - 0.5, max(places.values()) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _legend(axes)
     figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
     return figure
@@ -157,31 +160,19 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
         return None
     best = summary.ranked[:TOP]
     numbers = {trial.number for trial in best}
-    figure, axes = _axes(
-        f"Learning curves of the best {len(best)}" if best else "Learning curves",
-        "epoch",
-        _named(summary),
-        HEIGHT + 0.5,
-    )
+    title = f"Learning curves of the best {len(best)}" if best else "Learning curves"
+    figure, axes = _axes(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
     others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
-    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=0.5, rasterized=len(others) > MANY))
-    for trial, colour in reversed(list(zip(best, COLOURS, strict=False))):
-        kind = {"marker": "."} if len(trial.reported) == 1 else {}
-        axes.plot(*zip(*trial.reported.items(), strict=True), color=colour, linewidth=1.5, **kind)
-        axes.plot(trial.summary.best_epoch, summary.value(trial), "o", markersize=4, color=colour)
+    alpha = 0.5 if len(others) < MANY else 0.1
+    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=alpha, rasterized=alpha < 0.5))
+    for rank, (trial, colour) in enumerate(zip(best, COLOURS, strict=False)):
+        style: dict[str, Any] = {"color": colour, "zorder": 3 - rank / TOP}
+        axes.plot(list(trial.reported), list(trial.reported.values()), label=str(trial.number), linewidth=1.5, **style)
+        axes.plot(trial.summary.best_epoch, summary.value(trial), "o", markersize=4, **style)
     axes.autoscale_view()
     _baselines(summary, axes)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    lines = [axes.plot([], [], color=colour, label=f"{t.number}")[0] for t, colour in zip(best, COLOURS, strict=False)]
-    if lines:
-        figure.legend(
-            lines,
-            [str(line.get_label()) for line in lines],
-            title="trial, best first",
-            ncol=5,
-            loc="outside lower center",
-            title_fontsize=8,
-        )
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _legend(axes, ncol=5, title="trial, best first", title_fontsize=8)
     ranking = ", ".join(f"{t.number} {summary.form.shown(summary.value(t))}" for t in best)
     figure.set_label(f"{summary.metric} by epoch; trials, best first: {ranking or 'none is complete'}.")
     return figure
@@ -192,7 +183,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     """The objective against one searched key: a scatter for a range, strips with their medians for choices."""
     trials = [(trial, summary.value(trial)) for trial in summary.ranked if key in trial.params]
     pruned = [trial for trial, _ in _pruned(summary) if key in trial.params]
-    if not trials and not pruned:
+    if not trials:
         return None
     dimension = summary.config.space.dimension(key)
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
@@ -240,27 +231,20 @@ def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued
     medians = {shown_value(choice.value): choice for choice in summary.choices(key)}
 
     def places(entries: Sequence[EndedTrial]) -> list[float]:
-        """Each at its strip, side by side, in the order of the values."""
+        """Each within its strip, the first in the middle and the next ones evenly to both sides."""
         counts = dict.fromkeys(names, 0)
         found = []
         for trial in entries:
             name = shown_value(trial.params[key])
-            found.append(names.index(name) + 0.09 * ((counts[name] % 5) - 2))
+            found.append(names.index(name) + 0.5 * ((counts[name] * 0.618 + 0.5) % 1 - 0.5))
             counts[name] += 1
         return found
 
     _rug(axes, places(pruned))
     _points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
-    for place, name in enumerate(names):
-        if name in medians:
-            axes.hlines(
-                medians[name].median,
-                place - 0.33,
-                place + 0.33,
-                color=COLOURS[6],
-                linewidth=2,
-                label="median" if not axes.get_legend_handles_labels()[1].count("median") else None,
-            )
+    for label, name in zip(["median", *[""] * len(medians)], medians, strict=False):
+        place = names.index(name)
+        axes.hlines(medians[name].median, place - 0.33, place + 0.33, COLOURS[6], linewidth=2, label=label, zorder=1.5)
     labels = [f"{name}\nn = {medians[name].trials if name in medians else 0}" for name in names]
     axes.set_xticks(range(len(names)), labels, fontsize=8 if len(names) < 6 else 6.5)
     axes.set_xlim(-0.6, len(names) - 0.4)
@@ -275,7 +259,8 @@ def importances(_: StudySummary, material: Material) -> Figure | None:
     if not material.importances:
         return None
     names, shares = list(material.importances), list(material.importances.values())
-    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", max(1.4, 0.7 + 0.27 * len(names)))
+    height, left = 0.8 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names))
+    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", height, left, 0.45)
     bars = axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.65)
     axes.bar_label(bars, [f"{share:.2f}" for share in shares[::-1]], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.15 or 1)
@@ -297,10 +282,10 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
     groups = {name: found for name in against if (found := _costs(summary, name))}
     if not groups:
         return None
-    figure = Figure((WIDTH * len(groups), HEIGHT), layout="constrained")
+    figure = Figure((WIDTH * len(groups), HEIGHT))
     said = []
-    for place, (name, found) in enumerate(groups.items(), 1):
-        axes = figure.add_subplot(1, len(groups), place)
+    for place, (name, found) in enumerate(groups.items()):
+        axes = _placed(figure, place)
         axes.set(title=f"{summary.metric} against {name.replace('_', '-')}", xlabel=AGAINST[name])
         axes.set_ylabel(_named(summary))
         x, y = [cost for _, cost, _ in found], [value for *_, value in found]
@@ -368,24 +353,25 @@ def restorations(
     groups = {kind: material.restored[kind] for kind in kinds if material.restored.get(kind)}
     if not groups or summary.best is None:
         return None
-    form, counts = METRICS[material.image_metric], [len(images) for images in groups.values()]
-    cell, (height, width) = WIDTH / 5, next(iter(groups.values()))[0].clean.shape
-    figure = Figure((cell * sum(counts), 3 * cell * height / width + 0.5), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)  # type: ignore[union-attr]
-    grid = figure.add_gridspec(1, len(groups), width_ratios=counts)
-    for place, (kind, images) in enumerate(groups.items()):
-        part = figure.add_subfigure(grid[place])
-        part.suptitle(f"{kind.capitalize()} of trial {summary.best.number}", x=0.02, ha="left", size=9.5, weight="bold")
-        cells = part.subplots(3, len(images), squeeze=False)
+    form, (rows, columns) = METRICS[material.image_metric], next(iter(groups.values()))[0].clean.shape
+    # In inches, placed by hand, which is faster than a layout engine: the images, and the room for text around them.
+    cell, left, top, below = 0.86, 0.22, 0.28, 0.22
+    tall, width = cell * rows / columns, sum(left + cell * len(images) for images in groups.values())
+    height = top + 3 * tall + below
+    figure, x = Figure((width, height)), 0.0
+    for kind, images in groups.items():
+        title = f"{kind.capitalize()} of trial {summary.best.number}"
+        figure.text((x + left) / width, 1 - 0.08 / height, title, va="top", size=9.5, weight="bold")
+        x += left
         for column, image in enumerate(images):
             shown = {"clean": image.clean, "degraded": image.degraded, "restored": image.restored}
-            for axes, (label, pixels) in zip(cells[:, column], shown.items(), strict=True):
-                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none")
-                axes.set(xticks=[], yticks=[])
-                axes.spines[:].set_visible(False)
-                if column == 0:
-                    axes.set_ylabel(label, fontsize=8)
-            cells[2, column].set_xlabel(form.shown(image.value), fontsize=8)
+            for row, (label, pixels) in enumerate(shown.items()):
+                box = (x / width, (below + (2 - row) * tall) / height, 0.96 * cell / width, 0.96 * tall / height)
+                axes = figure.add_axes(box, xticks=[], yticks=[], frame_on=False)
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="none", aspect="auto")
+                axes.set_ylabel(label if column == 0 else "", fontsize=8)
+            axes.set_xlabel(form.shown(image.value), fontsize=8)
+            x += cell
     said = [f"{kind} {', '.join(form.shown(image.value) for image in images)}" for kind, images in groups.items()]
     figure.set_label(
         f"Validation images, clean, degraded and as trial {summary.best.number} restores them, with the "
@@ -409,11 +395,20 @@ def exploratory(summary: StudySummary) -> bool:
     return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
 
 
-def _axes(title: str, x: str, y: str, height: float = HEIGHT) -> tuple[Figure, Axes]:
-    figure = Figure((WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
+def _axes(
+    title: str, x: str, y: str, height: float = HEIGHT, left: float = LEFT, below: float = BELOW
+) -> tuple[Figure, Axes]:
+    figure = Figure((WIDTH, height))
+    axes = _placed(figure, 0, left, below)
     axes.set(title=title, xlabel=x, ylabel=y)
     return figure, axes
+
+
+def _placed(figure: Figure, place: int, left: float = LEFT, below: float = BELOW) -> Axes:
+    """Axes at their place in a row, with this room around them; a layout engine would take twice the time."""
+    width, height = figure.get_size_inches()
+    box = (place * WIDTH + left, below, WIDTH - left - RIGHT, height - below - ABOVE)
+    return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
 
 
 def _named(summary: StudySummary) -> str:
@@ -454,8 +449,8 @@ def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> No
         value = summary.value(entry)
         side = "center" if len(lines) == 1 else "bottom" if value == max(map(summary.value, lines)) else "top"
         axes.axhline(value, color=INK, linewidth=1, linestyle="--")
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
-        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, **place)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, va=side, **place)
 
 
 def _note(axes: Axes, text: str, x: float, y: float) -> None:
@@ -471,7 +466,7 @@ def _log(axes: Axes, values: Sequence[float], form: Any = None) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: Axes) -> None:
+def _legend(axes: Axes, **settings: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.figure.legend(handles, labels, loc="outside lower center", ncol=3)
+        axes.figure.legend(handles, labels, loc="lower center", **{"ncol": 3} | settings)

@@ -95,7 +95,7 @@ def _data(home: Home, summary: StudySummary) -> tuple[Dataset | None, str]:
     from pipeline.data import load
 
     try:
-        data = load(summary.config.dataset, home.data_dir)
+        data = load(summary.config.dataset, home.with_data(summary.config.dataset).data_dir)
     except DataError as error:
         return None, str(error)
     if data.digest != summary.facts.get("data.sha256"):

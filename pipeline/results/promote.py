@@ -4,11 +4,14 @@ Comes in: a study's records and runs. Goes out: a new version of the registered 
 test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
+import shlex
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline.config import StudyConfig
+from pipeline.config.choices import METRICS
 from pipeline.data import Dataset, load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
@@ -16,13 +19,19 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
+from pipeline.results.export import md_text
+from pipeline.results.summary import StudySummary, shown_value, summarise
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
 from pipeline.tracking.experiments import settle_move
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock
-from pipeline.tracking.runs import read_tracking
+from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking
+from pipeline.tracking.views import run_page
+
+DESCRIPTION_LENGTH = 5000  # characters that a store takes
+CANDIDATE = "candidate"  # among the restorations that are scored on select
 
 
 @dataclass(frozen=True)
@@ -42,9 +51,10 @@ class Promotion:
 def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
     """Register a study's best model by validation as the new champion.
 
-    Side effects: the figures on *select* and *test* and a note that *test* was read go to the trial's run; the figures
-    also to the tags of a new version of the registered model, which becomes champion. A promotion that is refused
-    changes nothing. Called again for the champion it is refused, so *test* is read once per promotion.
+    Side effects: the figures on *select* and *test* and a note that *test* was read go to the tags of the trial's run;
+    a new version of the registered model, with the figures as tags and a description in Markdown, becomes champion. A
+    promotion that is refused changes nothing. Called again for the champion it is refused, so *test* is read once per
+    promotion.
 
     Args:
         number: a trial other than the best.
@@ -63,6 +73,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     search = load_search(home, study)
     check_owner(home, search)
     config, name = search.config, search.config.model_name
+    home = home.with_data(config.dataset)
     trial = _choose(search.records(), config, number)
     tracking = read_tracking(home, study, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
@@ -82,19 +93,18 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         if data.digest != search.facts["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
         judge = judge_of(data, home.judges)
-        select, baselines = _score_on_select(restore, data, judge, config)
-        reason = _refusal(config, select, baselines)
+        scores = _scores_on_select(restore, data, judge, config)
+        reason = _refusal(config, scores)
         if reason and not force:
             raise GateError(f"trial {trial.number} {reason}; not promoted. --force promotes it anyway and records that")
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
-        for split, figures in (("select", select), ("test", test)):
-            tracking.log_figures(run.run_id, {f"{split}/{key}": value for key, value in figures.items()})
-        tracking.tag(run.run_id, {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
-        figures = {f"select.{key}": value for key, value in select.items()}
-        figures |= {f"test.{key}": value for key, value in test.items()}
-        figures |= {f"baseline.{key}.select.{config.objective.metric}": value for key, value in baselines.items()}
-        tags = {key: f"{value:.6g}" for key, value in figures.items()} | {
+        stamp, metric = datetime.now(UTC).isoformat(timespec="seconds"), config.objective.metric
+        select, baselines = scores[CANDIDATE], {key: scores[key][metric] for key in scores if key != CANDIDATE}
+        splits = {"select": select, "test": test}
+        figures = {f"{split}.{key}": f"{value:.6g}" for split in splits for key, value in splits[split].items()}
+        tracking.tag(run.run_id, figures | {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
+        tags = figures | {
+            **{f"baseline.{key}.select.{metric}": f"{value:.6g}" for key, value in baselines.items()},
             "forced": str(bool(reason)).lower(),
             "study.name": study,
             "study.uid": search.uid,
@@ -104,7 +114,8 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             "data.sha256": data.digest,
             "promoted": stamp,
         }
-        version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, champion)
+        text = _description(summarise(search), trial, tracking, run, scores, test, reason)
+        version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, text, champion)
     replaced = champion.version if champion else None
     return Promotion(name, version, trial.number, run.run_id, select, test, baselines, replaced)
 
@@ -123,21 +134,68 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     return record
 
 
-def _score_on_select(
+def _scores_on_select(
     restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig
-) -> tuple[dict[str, float], dict[str, float]]:
-    """The candidate's figures on *select*, and the objective of each baseline there."""
+) -> dict[str, dict[str, float]]:
+    """The figures on *select* of the candidate, which is first, and of each baseline."""
+    restorations = {CANDIDATE: restore}
+    restorations |= {
+        name: baseline(name, data, config.degrade) for name in baseline_names(config.degrade, data.image_size)
+    }
+    return {
+        name: evaluate(restoration, data.select, config.degrade, "select", judge).summary()
+        for name, restoration in restorations.items()
+    }
 
-    def score(restore: Restore) -> dict[str, float]:
-        return evaluate(restore, data.select, config.degrade, "select", judge).summary()
 
-    names, metric = baseline_names(config.degrade, data.image_size), config.objective.metric
-    return score(restore), {name: score(baseline(name, data, config.degrade))[metric] for name in names}
-
-
-def _refusal(config: StudyConfig, select: dict[str, float], baselines: dict[str, float]) -> str | None:
+def _refusal(config: StudyConfig, scores: dict[str, dict[str, float]]) -> str | None:
     """Which baselines the candidate does not beat on *select*, as text; None if it beats all."""
     metric, sign = config.objective.metric, 1 if config.objective.direction == "maximize" else -1
-    value = select[metric]
-    unbeaten = [f"{name} {other:.4g}" for name, other in baselines.items() if not sign * value > sign * other]
+    values = {name: figures[metric] for name, figures in scores.items()}
+    value = values.pop(CANDIDATE)
+    unbeaten = [f"{name} {other:.4g}" for name, other in values.items() if not sign * value > sign * other]
     return f"({metric} {value:.4g} on select) is not better than {', '.join(unbeaten)}" if unbeaten else None
+
+
+def _description(
+    summary: StudySummary,
+    trial: EndedTrial,
+    tracking: Tracking,
+    run: StoredRun,
+    scores: dict[str, dict[str, float]],
+    test: dict[str, float],
+    forced: str | None,
+) -> str:
+    """What a version is, in Markdown: its study, figures and settings, its run, how to load and to serve it."""
+    config, best = summary.config, trial.summary
+    how = ", ".join(
+        f"{key} {shown_value(value)}" for key, value in config.degrade.model_dump().items() if key != "kind"
+    )
+    place = summary.ranked.index(trial) + 1
+    order = "best" if place == 1 else f"number {place}"
+    columns = {"on val": {key.removeprefix("val/"): value for key, value in best.metrics.items()}}
+    columns |= {"on test": test, "on select": scores[CANDIDATE]}
+    columns |= {f"baseline {name}, on select": figures for name, figures in scores.items() if name != CANDIDATE}
+    table = [["", *(f"&emsp;{name}&emsp;" for name in columns)], ["---"] * (len(columns) + 1)]  # MLflow sets no space
+    table += [[key, *(METRICS[key].shown(scored[key]) for scored in columns.values())] for key in test]
+    settings = ", ".join(f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items())
+    cost = f"{best.cost['parameters']:,} parameters, {best.cost['multiply_adds']:,} multiply-adds per image"
+    load = f'pipeline.load_model("{config.model_name}")'
+    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} \\\n"
+    serve += "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \\\n"
+    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
+    page = partial(run_page, tracking.experiment_id, run.run_id)
+    file = run.tags.get("study.file_sha256", "unknown")
+    lines = [
+        f"**Trial {trial.number} of study {md_text(summary.name)}** restores images of {md_text(config.dataset)} "
+        f"after {config.degrade.kind} ({how}). It is {order} of {len(summary.ranked)} complete trials on val.",
+        "\n".join(f"| {' | '.join(row)} |" for row in table),
+        "val chose the epoch and the trial, so its figures flatter; select decided whether to promote it.",
+        *([f"**Promoted by force**: it {forced}."] if forced else []),
+        f"**Settings**: {settings or 'no searched key'}; {cost}; epoch {best.best_epoch} of {best.epochs}.",
+        f"**From** this [run]({page()}), with this [picture]({page(PANEL_FILE)}); sha256 of the study file "
+        f"`{file[:12]}`, of the data `{summary.facts['data.sha256'][:12]}`.",
+        f"While it is champion, `{load}` loads it in Python, and this serves it:",
+        f"```sh\n{serve}\n```",
+    ]
+    return "\n\n".join(lines)[:DESCRIPTION_LENGTH]

@@ -16,17 +16,19 @@ from html import escape
 from itertools import takewhile
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
 from pipeline.results import figures
-from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.export import html_fragment
+from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.material import Material
-from pipeline.results.summary import StudySummary
+from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table
 from pipeline.search.records import EndedTrial, StoredTrial
+from pipeline.tracking.views import run_page
 
 LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
 TOP = 20  # trials in the leaderboard; where all are at most half as many again, it has all
@@ -56,7 +58,7 @@ class _Page:
     def __init__(self, summary: StudySummary, material: Material, base: str) -> None:
         self.summary, self.material = summary, material
         self.links = {
-            trial.number: f"{base}/#/experiments/{material.experiment}/runs/{trial.summary.run_id}"
+            trial.number: f"{base}/{run_page(material.experiment, trial.summary.run_id)}"
             for trial in summary.ended
             if trial.summary.run_id and material.experiment
         }
@@ -79,7 +81,7 @@ class _Page:
     def data(self) -> str:
         config, material = self.summary.config, self.material
         how = config.degrade.model_dump()
-        settings = ", ".join(f"{key} {_setting(value)}" for key, value in how.items() if key != "kind")
+        settings = ", ".join(f"{key} {shown_value(value)}" for key, value in how.items() if key != "kind")
         facts = {"data set": config.dataset, "degradation": f"{config.degrade.kind} ({settings})"}
         if material.image_size:
             facts["images"] = "{} x {} pixels, grey".format(*material.image_size)
@@ -240,12 +242,12 @@ class _Page:
 
     def _state(self, trial: StoredTrial) -> str:
         if not isinstance(trial, EndedTrial):
-            return "unfinished"
+            return STATES[trial.state]
         if trial.value is not None:
             return self.summary.form.shown(trial.value)
-        return escape(f"{'pruned' if trial.state == 'PRUNED' else 'failed'}: {trial.summary.reason}")
+        return escape(f"{STATES[trial.state]}: {trial.summary.reason}")
 
-    def _grid(self, *draw: Callable[[StudySummary, Material], figures.Figure | None]) -> str:
+    def _grid(self, *draw: Callable[[StudySummary, Material], Figure | None]) -> str:
         drawn = "".join(_figure(figure) for make in draw if (figure := make(self.summary, self.material)))
         return f'<div class="grid">{drawn}</div>' if drawn else ""
 
@@ -283,14 +285,12 @@ def _form(dimension: Dimension) -> str:
     if isinstance(dimension, ByKey):
         parts = [f"{dimension.by} {name}: {_form(part)}" for name, part in dimension.parts.items()]
         return "; ".join(parts).replace(f"{dimension.by} default", "others")
-    text = str(dimension) if not hasattr(dimension, "value") else str(dimension.value)
-    text += " (log)" if isinstance(dimension, Range) and dimension.log else ""
-    when = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in dimension.when.items())
+    if isinstance(dimension, Range):
+        text = f"{dimension} (log)" if dimension.log else str(dimension)
+    else:
+        text = ", ".join(map(shown_value, dimension.values))
+    when = " and ".join(f"{key} is {' or '.join(map(shown_value, values))}" for key, values in dimension.when.items())
     return f"{text}, where {when}" if when else text
-
-
-def _setting(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:
@@ -315,7 +315,7 @@ def _png(pixels: np.ndarray) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(figure: figures.Figure) -> str:
+def _figure(figure: Figure) -> str:
     return f"<figure>{svg(figure)}</figure>"
 
 
@@ -349,7 +349,7 @@ figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: au
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
-th { vertical-align: bottom } th small { display: block; font-weight: normal; opacity: .8 }
+thead th { vertical-align: bottom } tbody th { font-weight: normal } th small { display: block; font-weight: normal; opacity: .8 }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 th.n, td.n { text-align: right }
 tr.baseline { font-style: italic; background: var(--soft) }
@@ -365,6 +365,6 @@ details { margin: .8rem 0 } summary { cursor: pointer }
   body { font-size: 11pt; max-width: none; padding: 0 } nav { display: none }
   section { margin-top: .6rem } figure, tr, .strips, .tiles { break-inside: avoid } h2 { break-after: avoid }
   table { font-size: 7.5pt } th, td { padding: .1rem .3rem } .scroll { overflow: visible }
-  pre { white-space: pre-wrap }
+  pre { white-space: pre-wrap } details::details-content { content-visibility: visible; block-size: auto }
 }
 """

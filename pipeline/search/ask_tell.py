@@ -80,6 +80,7 @@ class Search:
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
     judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
+    elapsed = _Attribute("elapsed", 0.0)  # seconds that sessions had lasted when the last trial ended
     published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
     _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
     _replaced_weights = _Attribute[dict[str, str]]("replaced_weights", {})

@@ -20,7 +20,7 @@ from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseli
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import judge_figures
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ranked
+from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ended, ranked
 from pipeline.study import window as w
 from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
@@ -80,9 +80,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
 
     workers = start_workers(session, options)
     try:
-        reporter.begun(session.config, session.data, recorded, workers.slots)
-        for best in ranked(records, session.config.objective.direction)[:1]:
-            reporter.best(best.number, best.summary.metrics[session.objective])
+        reporter.begun(session.config, session.data, ended(records), workers.slots, search.elapsed)
         if new_judge is not None:
             _record_judge(session, new_judge)
         for name, metrics in known.items():
@@ -108,6 +106,7 @@ class Driver:
     def run(self) -> None:
         """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
         started = now = time.perf_counter()
+        self._zero = started - self._session.search.elapsed
         slots = 0
         try:
             while not self._window.finished:
@@ -145,7 +144,9 @@ class Driver:
             case w.Open(number, resumed):
                 trial = session.search.reopen(number) if resumed else session.search.ask()
                 run = runs[number] = open_run(session, trial, resumed)
-                return [w.Opened(number, run.latest.epoch if run.latest else 0, run.end)]
+                epoch = run.latest.epoch if run.latest else 0
+                session.reporter.opened(number, run.config, epoch)
+                return [w.Opened(number, epoch, run.end)]
             case w.Submit(number):
                 run, data_dir = runs[number], session.home.data_dir
                 self._workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
@@ -159,6 +160,7 @@ class Driver:
             case w.Record(number, end):
                 self._keep_panel(runs[number], runs[number].record(end))
                 del runs[number]
+                session.search.elapsed = time.perf_counter() - self._zero
             case w.Suspend(number):
                 session.tracking.suspend(runs.pop(number).run_id)
         return []

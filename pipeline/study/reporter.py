@@ -1,11 +1,11 @@
-"""What a running study reports, and a reporter that prints lines. Imports no torch."""
+"""What a running study reports, and how text reaches standard output. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,49 +13,26 @@ from pipeline.errors import StudyError
 from pipeline.home import shown
 
 if TYPE_CHECKING:
-    from pipeline.config import StudyConfig
+    from pipeline.config import StudyConfig, TrialConfig
     from pipeline.data import Dataset
-    from pipeline.search.records import EndState
+    from pipeline.search.records import EndedTrial, EndState
 
 
 class Reporter(Protocol):
     """Receives the events of a running study as they happen."""
 
-    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None: ...
-    def best(self, number: int, value: float) -> None: ...
+    def begun(
+        self, config: StudyConfig, data: Dataset, ended: Sequence[EndedTrial], slots: int, earlier: float
+    ) -> None:
+        """Training begins, after so many seconds in earlier sessions, with so many epochs at a time."""
+
     def baseline(self, name: str, metrics: dict[str, float]) -> None: ...
+    def opened(self, number: int, trial: TrialConfig, epoch: int) -> None:
+        """A trial is open; ``epoch`` is the last one of an earlier session, else 0."""
+
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None: ...
     def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None: ...
     def note(self, text: str) -> None: ...
-
-
-class PlainLines:
-    """One line per event, for logs, pipes and notebooks."""
-
-    def begun(self, config: StudyConfig, data: Dataset, ended: int, slots: int) -> None:
-        self._metric, self._total = config.objective.metric, config.budget.trials
-        say(f"study {config.name}: {task(config, data)}")
-        state = f"{ended} of {self._total} trials ended" if ended else f"trials: {self._total}"
-        say(f"{state}, epochs each: {config.budget.epochs}, at a time: {slots}")
-
-    def best(self, number: int, value: float) -> None:
-        say(best_so_far(number, self._metric, value))
-
-    def baseline(self, name: str, metrics: dict[str, float]) -> None:
-        say(f"baseline {name}: {self._metric} {figure(metrics[f'val/{self._metric}'])}")
-
-    def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
-        loss, value = figure(metrics["train/loss"]), figure(metrics[f"val/{self._metric}"])
-        figures = f"loss {loss:8s} {self._metric} {value:8s} {metrics['time/epoch_s']:.1f} s"
-        say(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures}")
-
-    def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
-        best = f", best {self._metric} {figure(value)}" if value is not None else ""
-        why = f" ({reason})" if reason else ""
-        say(f"trial {number:4d}  {state}{best}{why}  [{ended}/{self._total}]")
-
-    def note(self, text: str) -> None:
-        say(f"note: {text}")
 
 
 def say(text: str) -> None:
@@ -97,7 +74,3 @@ def task(config: StudyConfig, data: Dataset) -> str:
 
 def split_sizes(data: Dataset) -> str:
     return ", ".join(f"{size:,} {split}" for split, size in data.sizes.items())
-
-
-def best_so_far(number: int, metric: str, value: float) -> str:
-    return f"best so far: trial {number}, {metric} {figure(value)}"

@@ -13,11 +13,12 @@ from pipeline.search.ask_tell import Search
 from pipeline.search.studies import detached
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Device, Label, Options, RunLabel, Session, open_session
+from pipeline.study.session import Label, Options, RunLabel, Session, open_session
 from pipeline.study.window import Window
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
 from pipeline.workers import ThisProcess
+from pipeline.workers.machine import Device
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         run = _ended(session)
         if run is None:
             worker = ThisProcess()
-            reporter.begun(session.config, session.data, 0, worker.slots)
+            reporter.begun(session.config, session.data, [], worker.slots, 0.0)
             Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 CHAMPION, PREVIOUS = "champion", "previous"
 REPLACES, REPLACED_BY = "replaces", "replaced_by"  # tags of versions, with the number of the other one
+ABOUT = "Restores degraded images; each version was promoted from a study, and its description says how good it is."
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown model and alias
 
 
@@ -74,14 +75,28 @@ def find_version(home: Home, name: str, alias: str = CHAMPION) -> RegisteredVers
 
 
 def register_version(
-    home: Home, name: str, run_id: str, model_id: str, tags: Mapping[str, str], before: RegisteredVersion | None
+    home: Home,
+    name: str,
+    run_id: str,
+    model_id: str,
+    tags: Mapping[str, str],
+    description: str,
+    before: RegisteredVersion | None,
 ) -> str:
-    """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one."""
+    """Register a logged model as the new champion; ``before``, the champion so far, becomes the previous one.
+
+    ``description`` is Markdown. A registered model without a description gets one, of one line.
+    """
     client = connect(home)
     with store_errors(home), quiet():
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        version = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+        known = client.search_registered_models(f"name = '{name}'")
+        if not known:
+            client.create_registered_model(name, description=ABOUT)
+        elif not known[0].description:
+            client.update_registered_model(name, ABOUT)
+        version = client.create_model_version(
+            name, f"models:/{model_id}", run_id, dict(tags), description=description, model_id=model_id
+        )
         if before is not None:
             client.set_registered_model_alias(name, PREVIOUS, before.version)
         client.set_registered_model_alias(name, CHAMPION, version.version)
@@ -100,7 +115,7 @@ def tag_version(home: Home, version: RegisteredVersion, tags: Mapping[str, str])
 def replace_version(
     home: Home, lost: RegisteredVersion, run_id: str, model_id: str, tags: Mapping[str, str]
 ) -> RegisteredVersion:
-    """Register a model in place of a version whose own is lost: the new version takes its aliases and its other tags.
+    """Register a model in place of a version whose own is lost: the new one takes its aliases, other tags, description.
 
     The old version stays, tagged with the new one's number. Interrupted, it is completed by calling it again.
     """
@@ -110,8 +125,9 @@ def replace_version(
         number = next((v.version for v in others), None)
         if number is None:
             tags = {**lost.tags, **tags, REPLACES: lost.version}
+            text = client.get_model_version(lost.model, lost.version).description
             created = client.create_model_version(
-                lost.model, f"models:/{model_id}", run_id, tags=tags, model_id=model_id
+                lost.model, f"models:/{model_id}", run_id, tags, description=text, model_id=model_id
             )
             number = str(created.version)
         for alias in lost.aliases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -82,10 +83,36 @@ def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> N
     for split, figures in (("select", done.select), ("test", done.test)):
         for name, value in figures.items():
             assert float(version.tags[f"{split}.{name}"]) == pytest.approx(value, rel=1e-5)
-            assert run.data.metrics[f"{split}/{name}"] == value
+            assert run.data.tags[f"{split}.{name}"] == version.tags[f"{split}.{name}"]
     for name, value in done.baselines.items():
         assert float(version.tags[f"baseline.{name}.select.psnr"]) == pytest.approx(value, rel=1e-5)
     assert not list(Path.cwd().glob("mlflow.db")), "MLflow creates versions in the store of its global state"
+
+
+def test_a_version_s_description_says_what_it_is_how_good_and_how_to_use_it(finished_copy: Place) -> None:
+    done, search = promote(finished_copy.home, "small"), finished_copy.search()
+    client, trial = finished_copy.client(), search.ended(done.trial)
+    text = client.get_model_version_by_alias("small", "champion").description
+    for part in (
+        f"**Trial {done.trial} of study small**",
+        "mnist-5k after downscale (factor 7, method area)",
+        "It is best of 2 complete trials",
+        "on select&emsp; | &emsp;baseline bicubic, on select&emsp; | &emsp;baseline linear, on select&emsp; |",
+        f"bottleneck {trial.params['bottleneck']}",
+        f"{trial.summary.cost['parameters']:,} parameters",
+        f"/runs/{done.run_id}",
+        'pipeline.load_model("small")',
+        "models:/small@champion",
+        f"/runs/{done.run_id}/artifacts/panel.png?",
+    ):
+        assert part in text, text
+    [row] = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| psnr")]
+    shown = [trial.summary.metrics["val/psnr"], done.test["psnr"], done.select["psnr"], *done.baselines.values()]
+    assert row == ["psnr", *(f"{value:.2f} dB" for value in shown)]
+    assert client.get_registered_model("small").description
+    client.update_registered_model("small", "My own words.")
+    promote(finished_copy.home, "small", ranked(search.records(), "maximize")[-1].number, force=True)
+    assert client.get_registered_model("small").description == "My own words."
 
 
 def test_the_study_file_may_name_the_model(finished_copy: Place) -> None:
@@ -122,7 +149,8 @@ def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
 def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     run = finished_copy.client().get_run(done.run_id)
-    assert run.data.metrics["test/psnr"] == done.test["psnr"]
+    assert float(run.data.tags["test.psnr"]) == pytest.approx(done.test["psnr"], rel=1e-5)
+    assert not [key for key in run.data.metrics if key.startswith(("select/", "test/"))], "charts of one bar"
     assert sum(tag.startswith("test.read.") for tag in run.data.tags) == 1
     with pytest.raises(InputError, match="champion already"):
         promote(finished_copy.home, "small")
@@ -133,7 +161,7 @@ def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy:
 
 def test_a_second_champion_replaces_the_first_which_becomes_previous(finished_copy: Place) -> None:
     order = ranked(finished_copy.search().records(), "maximize")
-    promote(finished_copy.home, "small")
+    first_done = promote(finished_copy.home, "small")
     done = promote(finished_copy.home, "small", order[-1].number, force=True)
     assert (done.version, done.replaced, done.trial) == ("2", "1", order[-1].number)
     assert {v.version: v.aliases for v in registered(finished_copy.home)} == {"1": ("previous",), "2": ("champion",)}
@@ -146,8 +174,7 @@ def test_a_second_champion_replaces_the_first_which_becomes_previous(finished_co
     aliases = {v.version: v.aliases for v in registered(finished_copy.home)}
     assert aliases == {"1": (), "2": ("previous",), "3": ("champion",)}
     assert torch.equal(load_champion(finished_copy.home, "small")(degraded), first(degraded))
-    figures = finished_copy.client().get_metric_history(back.run_id, "test/psnr")
-    assert [metric.value for metric in figures] == [back.test["psnr"]], "recorded once, however often it is promoted"
+    assert back.test == first_done.test
 
 
 def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -> None:
@@ -156,10 +183,12 @@ def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -
         promote(place.home, "small")
     assert registered(place.home) == []
     [run] = place.runs("trial")
-    assert not any(key.startswith("test/") for key in run.data.metrics)
+    assert not any(key.startswith("test.") for key in run.data.tags)
     done = promote(place.home, "small", force=True)
     assert done.version == "1"
     assert registered(place.home)[0].tags["forced"] == "true"
+    about = place.client().get_model_version("small", "1").description
+    assert re.search(r"\*\*Promoted by force\*\*: .* is not better than bicubic", about)
 
 
 @pytest.mark.parametrize("number", [-1, 99])
@@ -226,7 +255,7 @@ def test_a_model_whose_files_changed_is_not_promoted(
     assert len(str(refusal.value).splitlines()) == 1
     assert registered(finished_copy.home) == []
     run = finished_copy.client().get_run(best.summary.run_id)
-    assert not [key for key in run.data.metrics if key.startswith("test/")]
+    assert not [key for key in run.data.tags if key.startswith("test.")]
 
 
 @pytest.mark.parametrize(("harm", "says"), HARMS)

@@ -1,0 +1,83 @@
+"""A reporter that prints lines, and the words that every reporter shows of a trial. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.config import StudyConfig, TrialConfig, Value
+from pipeline.config.choices import METRICS
+from pipeline.search.records import EndedTrial, EndState, ranked
+from pipeline.study.pace import Pace, clock
+from pipeline.study.reporter import figure, say, task
+
+if TYPE_CHECKING:
+    from pipeline.data import Dataset
+
+
+class PlainLines:
+    """One line per event, for logs, pipes and notebooks; with ``verbose`` all settings and figures on it."""
+
+    def __init__(self, verbose: bool = False, write: Callable[[str], None] | None = None) -> None:
+        self._verbose, self._write = verbose, write or say
+
+    def begun(
+        self, config: StudyConfig, data: Dataset, ended: Sequence[EndedTrial], slots: int, earlier: float
+    ) -> None:
+        self._config, self._metric, self._total = config, config.objective.metric, config.budget.trials
+        self._pace = Pace(config, len(data.train), ended, slots, earlier)
+        self._write(f"study {config.name}: {task(config, data)}")
+        state = f"{len(ended)} of {self._total} trials ended" if ended else f"trials: {self._total}"
+        before = f", {clock(earlier)} in earlier sessions" if earlier else ""
+        self._write(f"{state}{before}, epochs each: {config.budget.epochs}, at a time: {slots}")
+        for best in ranked(ended, config.objective.direction)[:1]:
+            self._write(best_so_far(config, best.summary.metrics[f"val/{self._metric}"], best.number))
+
+    def baseline(self, name: str, metrics: dict[str, float]) -> None:
+        self._write(f"baseline {name}: {measured(self._metric, metrics[f'val/{self._metric}'])}")
+
+    def opened(self, number: int, trial: TrialConfig, epoch: int) -> None:
+        self._pace.opened(number, epoch)
+        resumed = f"resumed after epoch {epoch}: " if epoch else ""
+        self._write(f"trial {number:4d}  {resumed}{settings(self._config, trial, self._verbose)}")
+
+    def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        self._pace.epoch(number, epoch, metrics["time/epoch_s"])
+        self._write(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures(self._config, metrics, self._verbose)}")
+
+    def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
+        self._pace.trial(number, ended)
+        best = f", best {measured(self._metric, value)}" if value is not None else ""
+        why = f" ({reason})" if reason else ""
+        self._write(f"trial {number:4d}  {state}{best}{why}  [{ended}/{self._total}]  {self._pace}")
+
+    def note(self, text: str) -> None:
+        self._write(f"note: {text}")
+
+
+def best_so_far(config: StudyConfig, value: float, number: int) -> str:
+    return f"best so far: trial {number}, {measured(config.objective.metric, value)}"
+
+
+def measured(metric: str, value: float | None) -> str:
+    """A metric's name and value, with its unit if that is dB: ``psnr 18.12 dB``. Empty for None and NaN."""
+    return "" if value is None or math.isnan(value) else f"{metric} {METRICS[metric].shown(value)}"
+
+
+def settings(config: StudyConfig, trial: TrialConfig, every: bool = False) -> str:
+    """What a trial has of the searched keys; where none is searched, or ``every`` key is asked for: of all keys."""
+    searched, params = config.space.searched(), trial.params()
+    shown = {key: value for key, value in params.items() if every or not searched or key in searched}
+    return ", ".join(f"{key} {_setting(value)}" for key, value in shown.items())
+
+
+def _setting(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def figures(config: StudyConfig, metrics: dict[str, float], every: bool = False) -> str:
+    """An epoch's loss, objective and time; with ``every`` all metrics."""
+    names = [f"val/{name}" for name in METRICS if every or name == config.objective.metric]
+    shown = [measured(name.removeprefix("val/"), metrics[name]) for name in names if name in metrics]
+    return f"loss {figure(metrics['train/loss']):8s} {', '.join(shown)}  {metrics['time/epoch_s']:.1f} s"
