@@ -10,7 +10,8 @@ from torch import nn
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
-from pipeline.results.export import frame
+from pipeline.results.export import frame, html_fragment, render
+from pipeline.results.notebook import Best, Figure, best_of, leaderboard, plot
 from pipeline.results.publish import publish
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table
@@ -36,12 +37,12 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         StudyError: the databases, workers or disk failed; likewise.
     """
     with open_session(file, home, options, reporter) as session:
-        return publish(session, file, run_to_total(session, options))
+        return publish(session, file, run_to_total(session, options), options.report)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
-    """A study that has been run, to be looked at."""
+    """A study that has been run, to be looked at. In a notebook it shows itself as its leaderboard."""
 
     name: str
     home: Home
@@ -51,10 +52,30 @@ class Study:
         """The summary table, with the columns of ``study export``."""
         return frame(study_table(summarise(self._search)))
 
+    def plot(self, kind: str) -> Figure:
+        """A figure of the study's page: ``curves``, ``front`` or ``restorations``.
+
+        ``optuna.visualization.matplotlib`` draws others of `optuna`. Raises InputError: an unknown kind, or there is
+        nothing to draw yet.
+        """
+        return plot(self.home, self._search, kind)
+
+    @property
+    def best(self) -> Best:
+        """The best trial; NotFoundError if none is complete."""
+        return best_of(self.home, self._search)
+
     @property
     def optuna(self) -> OptunaStudy:
         """The study as Optuna has it, for its own plots and questions."""
         return self._search.study
+
+    def __repr__(self) -> str:
+        summary = summarise(self._search)
+        return "\n".join([*summary.answer(), "", render(leaderboard(summary), "md").decode()])
+
+    def _repr_html_(self) -> str:
+        return html_fragment(leaderboard(summarise(self._search)))
 
 
 def run(

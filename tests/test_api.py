@@ -6,14 +6,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 from studies_for_tests import TRIALS, Place, assert_sound, new_place
 
 import pipeline
-from pipeline.errors import InputError, NotFoundError
+from pipeline.config.outcomes import WEIGHTS_FILE
+from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
 from pipeline.home import open_home
+from pipeline.search.records import ranked
+from pipeline.tracking.models import MODEL_ID, load_restorer
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["study_fixtures"]
@@ -44,6 +49,85 @@ def test_a_finished_study_is_loaded_by_name(finished: Place) -> None:
     assert len(pipeline.load_study("small", home=finished.path).dataframe()) == TRIALS
     with pytest.raises(NotFoundError, match="small"):
         pipeline.load_study("other", home=finished.path)
+
+
+def test_the_best_trial_is_looked_at_and_restores_pictures(finished: Place) -> None:
+    """With the figures of its run, and as the weights that MLflow holds restore."""
+    study = pipeline.load_study("small", home=finished.path)
+    best, record = study.best, ranked(finished.search().records(), "maximize")[0]
+    assert (best.number, best.run_id) == (record.number, record.summary.run_id)
+    assert best.configuration["optimizer"] == record.params["optimizer"]
+    assert "alpha" not in best.configuration  # has no effect with these activations
+    assert best.figures["val/psnr"] == record.value
+    assert best.figures["parameters"] == record.summary.cost["parameters"]
+
+    batch = torch.rand(3, 1, 4, 4)
+    restored = best.restore(batch)
+    assert (restored.shape, restored.dtype) == ((3, 1, 28, 28), torch.float32)
+    assert not restored.requires_grad
+    model = load_restorer(finished.client().get_run(best.run_id).data.tags[MODEL_ID], record.summary.weights_sha256)
+    with torch.inference_mode():
+        torch.testing.assert_close(restored, model(batch))
+    torch.testing.assert_close(best.restore(batch[1, 0]), restored[1, 0])
+    array = best.restore(batch.double().numpy())
+    assert (type(array), array.dtype) == (np.ndarray, np.float64)
+    np.testing.assert_allclose(array, restored.numpy(), atol=1e-6)
+
+    pixels = np.arange(0, 256, 16, dtype=np.uint8).reshape(4, 4)
+    alone = best.restore(pixels)
+    assert (alone.dtype, alone.shape) == (np.uint8, (28, 28))
+    np.testing.assert_allclose(alone / 255, best.restore(pixels / 255), atol=0.5 / 255 + 1e-6)
+    picture = best.restore(Image.fromarray(pixels))
+    assert (picture.mode, picture.size) == ("L", (28, 28))
+    np.testing.assert_array_equal(np.asarray(picture), alone)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "another size": (np.zeros((28, 28)), r"shape \[28, 28\].*allowed: \[4, 4\] or \[N, 1, 4, 4\]"),
+    "no channel": (torch.zeros(2, 4, 4), r"shape \[2, 4, 4\]"),
+    "three channels": (torch.zeros(2, 3, 4, 4), r"shape \[2, 3, 4, 4\]"),
+    "whole numbers": (np.zeros((4, 4), int), "int64 cannot be restored; allowed: floats"),
+    "text": (np.array([["a"]]), "array of <U1"),
+    "a list": ([[0.0]], "a list cannot be restored"),
+    "a picture of another size": (Image.new("RGB", (5, 4)), r"shape \[4, 5\]"),
+}
+
+
+def test_what_cannot_be_restored_is_refused_with_what_can(finished: Place) -> None:
+    best = pipeline.load_study("small", home=finished.path).best
+    for pictures, says in WRONG.values():
+        with pytest.raises((ShapeError, InputError), match=says):
+            best.restore(pictures)
+
+
+def test_weights_that_are_not_those_of_the_record_restore_nothing(finished_copy: Place) -> None:
+    study = pipeline.load_study("small", home=finished_copy.path)
+    run = finished_copy.client().get_run(study.best.run_id)
+    [file] = finished_copy.artifacts.glob(f"*/models/{run.data.tags[MODEL_ID]}/artifacts/{WEIGHTS_FILE}")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(TrackingError, match="damaged"):
+        study.best.restore(np.zeros((4, 4)))
+
+
+def test_a_study_shows_its_leaderboard_and_draws_its_figures(finished: Place) -> None:
+    study = pipeline.load_study("small", home=finished.path)
+    for shown in (repr(study), study._repr_html_()):
+        assert "bicubic" in shown
+        assert f"{study.best.figures['val/psnr']:.2f}" in shown
+    assert str(finished.path) not in repr(study)
+    for kind in ("curves", "front", "restorations"):
+        assert study.plot(kind).axes
+    with pytest.raises(InputError, match=r"unknown plot 'slice'; allowed: curves, front, restorations; .*\.optuna"):
+        study.plot("slice")
+
+
+def test_a_study_without_a_complete_trial_says_so(place: Place) -> None:
+    study = pipeline.run(place.file, trials=1, home=place.path)  # the trial that diverges
+    assert "No trial is complete yet" in repr(study)
+    with pytest.raises(NotFoundError, match="no complete trial"):
+        _ = study.best
+    with pytest.raises(InputError, match="nothing to draw as front"):
+        study.plot("front")
 
 
 def test_a_study_may_be_in_another_database_than_the_homes(place: Place, tmp_path: Path) -> None:

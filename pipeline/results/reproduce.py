@@ -112,8 +112,7 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
     model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
-    epoch = stored.metrics.get("best_epoch", math.nan)
-    best = int(epoch) if math.isfinite(epoch) else 0
+    best = stored.best_epoch
     if picture is not None:
         content = io.BytesIO()
         title = panel_title(stored.name, stored.tags.get("study.name", "?"), figures, best)

@@ -1,6 +1,6 @@
 """The tables of a study: one row per trial and baseline, or one per value of a searched key.
 
-Comes in: a `StudySummary`. Goes out: a `Table`, which `formats` renders. Imports no torch, no pandas and no MLflow.
+Comes in: a `StudySummary`. Goes out: a `Table`, which `export` renders. Imports no torch, no pandas and no MLflow.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Table:
         for key in chosen:
             if key not in known:
                 near = hint(key, known, listing=False)
-                raise InputError(f"unknown column {shown(key)}{near}; allowed: {', '.join(known)}")
+                raise InputError(f"unknown column {shown(key)}; allowed: {', '.join(known)}{near}")
         return replace(self, columns=tuple(replace(known[key], brief=True) for key in chosen))
 
     def best(self, column: Column) -> frozenset[int]:
@@ -120,7 +120,7 @@ def study_table(
     for name in state or ():
         if name not in STATES.values():
             near = hint(name, STATES.values(), listing=False)
-            raise InputError(f"unknown state {shown(name)}{near}; allowed: {', '.join(STATES.values())}")
+            raise InputError(f"unknown state {shown(name)}; allowed: {', '.join(STATES.values())}{near}")
     ranks = {trial.number: rank for rank, trial in enumerate(summary.ranked, 1)}
     rows: list[Mapping[str, Cell]] = []
     trials = 0
@@ -150,7 +150,7 @@ def grouped(summary: StudySummary, key: str) -> Table:
     searched = summary.config.space.searched()
     if key not in searched:
         near, allowed = hint(key, searched, listing=False), ", ".join(searched) or "none"
-        raise InputError(f"--by {shown(key)}: not a searched key{near}; allowed: {allowed}")
+        raise InputError(f"--by {shown(key)}: not a searched key; allowed: {allowed}{near}")
     form, choices = summary.form, summary.choices(key)
 
     def figure(key: str, heading: str, better: Better | None) -> Column:

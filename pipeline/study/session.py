@@ -48,6 +48,7 @@ class Options:
     cluster: Cluster | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     download: bool = True
+    report: bool = True  # whether the study's page and figures are made, which takes seconds
 
 
 @dataclass(frozen=True)

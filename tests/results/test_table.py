@@ -69,7 +69,7 @@ def test_states_and_the_number_of_trials_are_chosen() -> None:
     assert column(study_table(MIXED, state=["failed", "unfinished"]), "number") == [1, 5]
     assert column(study_table(MIXED, state=["pruned", "failed"], top=1), "number") == [1]
     assert column(study_table(MIXED, top=1, baselines=True), "baseline") == [None, "linear", "degraded"]
-    with pytest.raises(InputError, match="unknown state 'prund'; did you mean 'pruned'"):
+    with pytest.raises(InputError, match=r"unknown state 'prund'; allowed: complete, pruned, .*did you mean 'pruned'"):
         study_table(MIXED, state=["prund"])
 
 
@@ -128,7 +128,7 @@ def test_groups_have_number_mean_deviation_and_best() -> None:
     ]
     assert "3 complete trials" in table.caption
     assert [row["n"] for row in table.select(["n"]).records] == [1, 2]
-    with pytest.raises(InputError, match=r"--by 'los'.*did you mean 'loss'.*allowed: width, batch_norm, loss"):
+    with pytest.raises(InputError, match=r"--by 'los'.*allowed: width, batch_norm, loss.*did you mean 'loss'"):
         grouped(MIXED, "los")
 
 
@@ -150,6 +150,7 @@ def test_a_real_study_has_one_row_per_trial_with_mlflows_values(finished: Place)
         for name in (key for key in row if key.startswith("val/") and row[key] is not None):
             history = client.get_metric_history(run.info.run_id, name)
             assert [point.value for point in history if point.step == row["best_epoch"]] == [row[name]], name
+            assert run.data.metrics[name.replace("val/", "best/")] == row[name]
             compared += 1
         assert run.data.params["optimizer"] == row["optimizer"]
     assert compared > TRIALS
