@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,7 @@ from pipeline.cli.program import (
 )
 from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
-from pipeline.study.reporter import figure, say, split_sizes
+from pipeline.study.reporter import say, split_sizes
 
 if TYPE_CHECKING:
     from pipeline.config import StudyFile
@@ -148,10 +148,16 @@ def evaluate(
 
     done = evaluate_run(home, find_run(home, run, study), picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
-    rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
+    rows = [(name, *(_shown(name, figures) for figures in (done.figures, done.recorded))) for name in done.figures]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []
     document = {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}
     print_result([make_table(headings, rows, right=headings[1:]), *panel], document, as_json)
+
+
+def _shown(name: str, figures: Mapping[str, float]) -> str:
+    from pipeline.config.choices import METRICS
+
+    return METRICS[name.removeprefix("val/")].shown(figures[name], unit=False) if name in figures else ""
 
 
 @command()
