@@ -60,7 +60,9 @@ class Column:
 
     @property
     def width(self) -> int:
-        return max(map(len, [*self.heading.split("\n"), *self.cells]))
+        from rich.cells import cell_len
+
+        return max(cell_len(printable(text)) for text in (*self.heading.split("\n"), *self.cells))
 
 
 def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = ()) -> Table:
