@@ -65,14 +65,16 @@ class Column:
         return max(cell_len(printable(text)) for text in (*self.heading.split("\n"), *self.cells))
 
 
-def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = ()) -> Table:
-    """A table without a frame; ``right`` aligns columns to the right."""
+def make_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = (), wrap: Container[str] = ()
+) -> Table:
+    """A table without a frame; ``right`` aligns columns to the right, ``wrap`` lets a narrow terminal wrap them."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=True)
+        table.add_column(heading, justify="right" if heading in right else "left", no_wrap=heading not in wrap)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # not markup: a path may contain brackets
     return table
