@@ -37,7 +37,7 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         StudyError: the databases, workers or disk failed; likewise.
     """
     with open_session(file, home, options, reporter) as session:
-        return publish(session, file, run_to_total(session, options))
+        return publish(session, file, run_to_total(session, options), options.report)
 
 
 @dataclass(frozen=True, repr=False)

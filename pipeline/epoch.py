@@ -61,8 +61,8 @@ def run_epoch(
     started = time.perf_counter()
     epoch = before.epoch + 1 if before else 1
     try:
-        with _fixed_numerics(config):
-            state, result, panel = _train_and_validate(config, epoch, before, load(config.dataset, data_dir), judge)
+        with fixed_numerics(config):
+            state, result, panel = train_and_validate(config, epoch, before, load(config.dataset, data_dir), judge)
     except FloatingPointError as error:
         return Failed(str(error), time.perf_counter() - started)
     except (RuntimeError, MemoryError) as error:
@@ -74,9 +74,13 @@ def run_epoch(
     return Trained(saved, result, panel, time.perf_counter() - started)
 
 
-def _train_and_validate(
+def train_and_validate(
     config: TrialConfig, epoch: int, before: Checkpoint | None, data: Dataset, judge: Judge | None
 ) -> tuple[checkpoints.TrainingState, EpochResult, np.ndarray]:
+    """An epoch on this data set, inside `fixed_numerics`: the state after it, its metrics and its panel.
+
+    Raises FloatingPointError for a loss, weight or restored image that is not finite, else as `run_epoch`.
+    """
     images = data.train.images.to(config.device)
     batch_size = min(config.train.batch_size, len(images))
     steps = len(images) // batch_size  # an incomplete last batch is left out; the order is new every epoch
@@ -167,7 +171,7 @@ def _load_own(checkpoint: Checkpoint, config: TrialConfig) -> checkpoints.Traini
 
 
 @contextmanager
-def _fixed_numerics(config: TrialConfig) -> Iterator[None]:
+def fixed_numerics(config: TrialConfig) -> Iterator[None]:
     """The trial's own thread count and, on CUDA, deterministic kernels: the same numbers on any worker."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     if config.device == "cuda":

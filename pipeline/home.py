@@ -10,7 +10,7 @@ import re
 import shutil
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +26,7 @@ IDENTITY = "home.json"
 FORMAT = 1  # of the folder; a home of another format is refused
 UID = re.compile(r"[0-9a-f]{32}|train-[0-9a-f]{16}")  # of a study, and of a single training
 TRACKING, STORAGE = "MLFLOW_TRACKING_URI", "OPTUNA_STORAGE"  # environment variables
+DATA_DIR = "STUDY_DATA_DIR"  # environment variable
 # A password in a URL: after the user's name, or as a parameter. Digits before a slash are a port.
 PASSWORD = re.compile(
     r"(?<=://)([^:/?#@\s]*:)(?!\d+[/?#])(\S*)(?=@)|([?&]\w*(?:password|secret|token)=)([^&\s]+)", re.IGNORECASE
@@ -40,6 +41,23 @@ class Home:
     data_dir: Path
     tracking_uri: str
     storage_url: str
+    data_dir_given: bool = False  # by an option or the environment
+
+    def with_data(self, dataset: str) -> "Home":
+        """This home with the data folder in which a data set was found before, unless one is given or it is gone."""
+        found = _identity(self.path).get("data", {}).get(dataset)
+        known = found is not None and not self.data_dir_given and Path(found).is_dir()
+        return replace(self, data_dir=Path(found)) if known else self
+
+    def remember_data(self, dataset: str) -> None:
+        """Record that a data set was found in the data folder that was given, for `with_data`."""
+        if self.data_dir_given and self.id and self.original is None:
+            with FileLock(self.path / "locks" / "home.lock"):
+                known = _identity(self.path)
+                data = known.get("data", {})
+                if data.get(dataset) != str(self.data_dir):
+                    known["data"] = data | {dataset: str(self.data_dir)}
+                    write_atomically(self.path / IDENTITY, json.dumps(known).encode())
 
     @property
     def local_tracking(self) -> bool:
@@ -209,7 +227,7 @@ def open_home(
     _check_url("--tracking-uri", tracking_uri, home, "http://", "https://")
     _check_url("--storage", storage, home, "postgresql+psycopg://")
     data = (data_dir or default_data_dir()).expanduser().absolute()
-    return Home(home, data, tracking_uri, storage)
+    return Home(home, data, tracking_uri, storage, bool(data_dir or os.environ.get(DATA_DIR)))
 
 
 def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
@@ -228,7 +246,7 @@ def _check_url(option: str, url: str, home: Path, *servers: str) -> None:
 
 def default_data_dir() -> Path:
     """``$STUDY_DATA_DIR``, else the user's cache folder."""
-    chosen = os.environ.get("STUDY_DATA_DIR")
+    chosen = os.environ.get(DATA_DIR)
     return Path(chosen) if chosen else platformdirs.user_cache_path("restoration-study") / "data"
 
 

@@ -128,7 +128,8 @@ class Place:
     def run(
         self, *overrides: str, name: str | None = None, trials: int | None = None, workers: int = 0, **rest: Any
     ) -> tuple[StudyOutcome, Recorder]:
-        """Run the study in this process, as the command does."""
+        """Run the study in this process, as the command does; the page only where it is asked for, since it is slow."""
+        rest = {"report": False} | rest
         reporter = rest.pop("reporter", None) or Recorder()
         file = load_study_file(self.file, overrides, name, trials)
         return run_study(file, self.home, Options(workers=workers, **rest), reporter), reporter

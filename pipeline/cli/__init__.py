@@ -5,6 +5,8 @@
 
 # isort: off
 from pipeline.cli.program import app, main
-from pipeline.cli import running, stored, exporting, reporting, checking  # noqa: F401  (in the order of `study --help`)
+
+# In the order of `study --help`.
+from pipeline.cli import planning, running, stored, exporting, reporting, checking  # noqa: F401
 
 __all__ = ["app", "main"]

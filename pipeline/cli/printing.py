@@ -69,11 +69,13 @@ def counted(number: int, noun: str) -> str:
 
 
 def next_commands(home: Home, *commands: str) -> list[str]:
-    """Commands to type next, one per line: as this program was called, with the options that name this home."""
+    """Commands to type next, one per line: as this program was called, with the options that name this home.
+
+    The data folder is none of these: the home remembers it.
+    """
     usual = open_home(home.path)
     given = {
         "--home": (home.path, DEFAULT_HOME.absolute()),
-        "--data-dir": (home.data_dir, usual.data_dir),
         "--tracking-uri": (home.tracking_shown, usual.tracking_shown),
         "--storage": (home.storage_shown, usual.storage_shown),
     }
@@ -87,3 +89,8 @@ def called_as() -> str:
     if called.name == "__main__.py":
         return "python -m pipeline"
     return str(called) if shutil.which("study") is None and called.exists() else "study"
+
+
+def mlflow_command() -> str:
+    """MLflow's program as it can be typed: by its name, or by the path of this interpreter's own."""
+    return "mlflow" if shutil.which("mlflow") else shlex.quote(str(Path(sys.executable).with_name("mlflow")))

@@ -57,15 +57,17 @@ class LiveTable:
             self._best = (best.summary.metrics[f"val/{self._metric}"], best.number)
         self._line(f"[bold]{config.name}[/]: {escape(printable(task(config, data)))}, {slots} at a time")
         self._trials = self._bar.add_task("trials", total=config.budget.trials, completed=len(ended))
-        self._live.update(self)
+        self._draw()
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._baselines[name] = metrics[f"val/{self._metric}"]
+        self._draw()
 
     def opened(self, number: int, trial: TrialConfig, epoch: int) -> None:
         self._pace.opened(number, epoch)
         self._open[number] = (math.nan, (str(number), f"{epoch}/{trial.epochs}", "", "", "", "", ""))
         self._line(f"trial {number:4d}  {escape(printable(settings(self._config, trial, self._verbose)))}")
+        self._draw()
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         self._pace.epoch(number, epoch, metrics["time/epoch_s"])
@@ -77,6 +79,7 @@ class LiveTable:
         self._open[number] = (best, cells)
         if self._verbose:
             self._line(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures(self._config, metrics, True)}")
+        self._draw()
 
     def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
         self._pace.trial(number, ended)
@@ -86,6 +89,7 @@ class LiveTable:
         shown, why = measured(self._metric, value), escape(printable(reason))
         self._line(f"trial {number:4d}  [{COLOURS[state]}]{state:8s}[/] {shown}  [dim]{why}[/]")
         self._bar.update(self._trials, completed=ended)
+        self._draw()
 
     def note(self, text: str) -> None:
         self._line(f"[dim]note: {escape(printable(text))}[/]")
@@ -93,8 +97,8 @@ class LiveTable:
     def _line(self, markup: str) -> None:
         self._live.console.print(markup, highlight=False)
 
-    def __rich__(self) -> RenderableType:
-        """The table as it is now; drawn several times per second, by a thread of its own."""
+    def _draw(self) -> None:
+        """Draw what has changed. Only the line of the time changes by itself, which keeps the number of lines."""
         headings = ("trial", "epoch", "train loss", self._metric, "best", "s/epoch", "images/s")
         rows = [cells for _, (_, cells) in sorted(self._open.items())]
         parts: list[RenderableType] = [make_table(headings, rows, right=headings)]
@@ -102,7 +106,11 @@ class LiveTable:
             parts.append(escape("baselines: " + ", ".join(map(self._baseline, self._baselines))))
         if self._best is not None:
             parts.append(best_so_far(self._config, *self._best))
-        return Group(*parts, self._bar, str(self._pace))
+        self._live.update(Group(*parts, self._bar, self))
+
+    def __rich__(self) -> RenderableType:
+        """The line of the time, drawn several times per second by a thread of its own."""
+        return str(self._pace)
 
     def _baseline(self, name: str) -> str:
         return f"{name} {measured(self._metric, self._baselines[name])}"

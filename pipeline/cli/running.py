@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.printing import make_table, next_commands, print_result
+from pipeline.cli.printing import make_table, mlflow_command, next_commands, print_result
 from pipeline.cli.program import (
     DeviceOption,
     FileArgument,
@@ -81,8 +79,7 @@ def run(
         commands += [f"promote {config.name}", f"export {config.name} -o {config.name}.csv"]
     print_result(["next:", *next_commands(home, *commands)])
     if home.local_tracking:
-        mlflow = "mlflow" if shutil.which("mlflow") else Path(sys.executable).with_name("mlflow")
-        ui = f"{mlflow} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
+        ui = f"{mlflow_command()} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
         say(f"  {ui}   (the same UI without this program)")
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
@@ -171,7 +168,11 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
 
     config = load_study_file(file, overrides or ()).config
     check(config)
+    home = home.with_data(config.dataset)
     data = prepare_data(config, home.data_dir)
+    if home.data_dir_given and home.original is None:
+        home.prepare()
+        home.remember_data(config.dataset)
     # A folder of pictures was just read completely, and nothing published exists to compare it with.
     found = verify(data.name, home.data_dir, quick=data.name.startswith(PICTURE_FOLDER))
     height, width = data.image_size

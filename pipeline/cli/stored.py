@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.printing import called_as, counted, make_table, minute, print_result
+from pipeline.cli.printing import called_as, counted, make_table, minute, mlflow_command, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
@@ -178,20 +179,34 @@ def promote(
 
     The test split is read once, here; its figures are reported and decide nothing.
     """
+    from pipeline.config.choices import METRICS
+    from pipeline.data import load
+    from pipeline.data.degrade import input_size
     from pipeline.results.promote import promote as promote_trial
     from pipeline.search.studies import load_search
+    from pipeline.study.lines import measured
 
     done = promote_trial(home, name, trial, force)
-    metric = load_search(home, name).config.objective.metric
+    config = load_search(home, name).config
+    metric = config.objective.metric
     replaced = f" (before: version {done.replaced})" if done.replaced else ""
-    baselines = ", ".join(f"{baseline} {value:.4g}" for baseline, value in done.baselines.items())
+    baselines = ", ".join(f"{baseline} {METRICS[metric].shown(value)}" for baseline, value in done.baselines.items())
+    data = load(config.dataset, home.with_data(config.dataset).data_dir)
+    height, width = input_size(data.image_size, config.degrade)
+    mlflow = mlflow_command()
+    environment = f"MLFLOW_TRACKING_URI={shlex.quote(home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
+    if mlflow != "mlflow":  # it looks for its server by name
+        environment += f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    grey = f"import json; print(json.dumps({{'inputs': [[[[0.5] * {width}] * {height}]]}}))"
     shown = [
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
-        f"select: {metric} {done.select[metric]:.4g} (baselines: {baselines})",
-        "test, read once: " + ", ".join(f"{key} {value:.4g}" for key, value in done.test.items()),
+        f"select: {measured(metric, done.select[metric])} (baselines: {baselines})",
+        "test, read once: " + ", ".join(measured(key, value) for key, value in done.test.items()),
         "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
-        f"serve it: MLFLOW_TRACKING_URI={shlex.quote(home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false "
-        f"mlflow models serve -m models:/{done.model}@champion --env-manager local --host 127.0.0.1 -p 5001",
+        f"serve it: {environment} {mlflow} models serve -m models:/{done.model}@champion --env-manager local "
+        "--host 127.0.0.1 -p 5001",
+        f'ask it (one grey image, [N, 1, {height}, {width}] in [0, 1]): {shlex.quote(sys.executable)} -c "{grey}" | '
+        "curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations",
     ]
     print_result(shown, asdict(done), as_json)
 

@@ -119,6 +119,10 @@ class Choices(Frozen):
     def contains(self, value: Value) -> bool:
         return any(same(value, choice) for choice in self.values)
 
+    def at(self, share: float) -> Value:
+        """The value at a share of the list, from 0 up to but without 1."""
+        return self.values[int(share * len(self.values))]
+
     def canonical(self) -> Any:
         return {"choices": list(self.values), "when": self.when} if self.when else list(self.values)
 
@@ -160,6 +164,22 @@ class Range(Frozen):
     @property
     def first(self) -> Value:
         return self.low
+
+    @property
+    def values(self) -> tuple[Number, ...] | None:
+        """All values; None if the range is continuous."""
+        step = self.step or (1 if self.integer else None)
+        if step is None:
+            return None
+        return tuple(min(self.low + i * step, self.high) for i in range(round((self.high - self.low) / step) + 1))
+
+    def at(self, share: float) -> Value:
+        """The value at a share of the range, from 0 up to but without 1; of its logarithm if ``log``."""
+        if self.values is not None and not self.log:
+            return self.values[int(share * len(self.values))]
+        low, high = (self.low - 0.5, self.high + 0.5) if self.integer else (self.low, self.high)
+        value = math.exp(math.log(low) + share * math.log(high / low)) if self.log else low + share * (high - low)
+        return min(max(round(value) if self.integer else value, self.low), self.high)
 
     def contains(self, value: Value) -> bool:
         allowed = int if self.integer else int | float

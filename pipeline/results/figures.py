@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.ymargin": 0.08,
     "axes.grid": True,
     "grid.color": INK,
     "grid.alpha": 0.13,
@@ -144,7 +145,8 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
     _baselines(summary, axes)
     if label == "trial":
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(min(places.values()) - 0.5, max(places.values()) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _legend(axes)
     figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
     return figure
@@ -161,14 +163,15 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     title = f"Learning curves of the best {len(best)}" if best else "Learning curves"
     figure, axes = _axes(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
     others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
-    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=0.5, rasterized=len(others) > MANY))
+    alpha = 0.5 if len(others) < MANY else 0.1
+    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=alpha, rasterized=alpha < 0.5))
     for rank, (trial, colour) in enumerate(zip(best, COLOURS, strict=False)):
         style: dict[str, Any] = {"color": colour, "zorder": 3 - rank / TOP}
         axes.plot(list(trial.reported), list(trial.reported.values()), label=str(trial.number), linewidth=1.5, **style)
         axes.plot(trial.summary.best_epoch, summary.value(trial), "o", markersize=4, **style)
     axes.autoscale_view()
     _baselines(summary, axes)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _legend(axes, ncol=5, title="trial, best first", title_fontsize=8)
     ranking = ", ".join(f"{t.number} {summary.form.shown(summary.value(t))}" for t in best)
     figure.set_label(f"{summary.metric} by epoch; trials, best first: {ranking or 'none is complete'}.")
@@ -180,7 +183,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     """The objective against one searched key: a scatter for a range, strips with their medians for choices."""
     trials = [(trial, summary.value(trial)) for trial in summary.ranked if key in trial.params]
     pruned = [trial for trial, _ in _pruned(summary) if key in trial.params]
-    if not trials and not pruned:
+    if not trials:
         return None
     dimension = summary.config.space.dimension(key)
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
@@ -228,12 +231,12 @@ def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued
     medians = {shown_value(choice.value): choice for choice in summary.choices(key)}
 
     def places(entries: Sequence[EndedTrial]) -> list[float]:
-        """Each at its strip, side by side, in the order of the values."""
+        """Each within its strip, the first in the middle and the next ones evenly to both sides."""
         counts = dict.fromkeys(names, 0)
         found = []
         for trial in entries:
             name = shown_value(trial.params[key])
-            found.append(names.index(name) + 0.09 * ((counts[name] % 5) - 2))
+            found.append(names.index(name) + 0.5 * ((counts[name] * 0.618 + 0.5) % 1 - 0.5))
             counts[name] += 1
         return found
 
@@ -256,8 +259,8 @@ def importances(_: StudySummary, material: Material) -> Figure | None:
     if not material.importances:
         return None
     names, shares = list(material.importances), list(material.importances.values())
-    room: dict[str, Any] = {"left": 0.25 + 0.072 * max(map(len, names)), "below": 0.45}
-    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", 0.8 + 0.27 * len(names), **room)
+    height, left = 0.8 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names))
+    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", height, left, 0.45)
     bars = axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.65)
     axes.bar_label(bars, [f"{share:.2f}" for share in shares[::-1]], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.15 or 1)
@@ -392,14 +395,16 @@ def exploratory(summary: StudySummary) -> bool:
     return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
 
 
-def _axes(title: str, x: str, y: str, height: float = HEIGHT, **room: float) -> tuple[Figure, Axes]:
+def _axes(
+    title: str, x: str, y: str, height: float = HEIGHT, left: float = LEFT, below: float = BELOW
+) -> tuple[Figure, Axes]:
     figure = Figure((WIDTH, height))
-    axes = _placed(figure, **room)
+    axes = _placed(figure, 0, left, below)
     axes.set(title=title, xlabel=x, ylabel=y)
     return figure, axes
 
 
-def _placed(figure: Figure, place: int = 0, left: float = LEFT, below: float = BELOW) -> Axes:
+def _placed(figure: Figure, place: int, left: float = LEFT, below: float = BELOW) -> Axes:
     """Axes at their place in a row, with this room around them; a layout engine would take twice the time."""
     width, height = figure.get_size_inches()
     box = (place * WIDTH + left, below, WIDTH - left - RIGHT, height - below - ABOVE)

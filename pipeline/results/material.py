@@ -83,7 +83,7 @@ def gather(home: Home, search: Search, tracking: Tracking) -> Material:
         importances=search.importances(),
         sizes=data.sizes if data else {},
         image_size=data.image_size if data else None,
-        strips=_strips(summary, search.uid, tracking),
+        strips=strips_of(summary, search.uid, tracking),
         restored=restored,
         image_metric=metric,
         missing=missing,
@@ -95,7 +95,7 @@ def _data(home: Home, summary: StudySummary) -> tuple[Dataset | None, str]:
     from pipeline.data import load
 
     try:
-        data = load(summary.config.dataset, home.data_dir)
+        data = load(summary.config.dataset, home.with_data(summary.config.dataset).data_dir)
     except DataError as error:
         return None, str(error)
     if data.digest != summary.facts.get("data.sha256"):
@@ -103,7 +103,7 @@ def _data(home: Home, summary: StudySummary) -> tuple[Dataset | None, str]:
     return data, ""
 
 
-def _strips(summary: StudySummary, uid: str, tracking: Tracking) -> dict[str | int, np.ndarray]:
+def strips_of(summary: StudySummary, uid: str, tracking: Tracking) -> dict[str | int, np.ndarray]:
     """The rows of the panels that MLflow has of the baselines and the best trials, one screen pixel per pixel."""
     from pipeline.evaluation.panel import PANEL_SCALE
 

@@ -8,6 +8,7 @@ import shlex
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from pipeline.config import StudyConfig
 from pipeline.config.choices import METRICS
@@ -18,6 +19,7 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
+from pipeline.results.export import md_text
 from pipeline.results.summary import StudySummary, shown_value, summarise
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
@@ -28,6 +30,7 @@ from pipeline.tracking.registry import find_version, register_version, registry_
 from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking
 from pipeline.tracking.views import run_page
 
+DESCRIPTION_LENGTH = 5000  # characters that a store takes
 CANDIDATE = "candidate"  # among the restorations that are scored on select
 
 
@@ -70,6 +73,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     search = load_search(home, study)
     check_owner(home, search)
     config, name = search.config, search.config.model_name
+    home = home.with_data(config.dataset)
     trial = _choose(search.records(), config, number)
     tracking = read_tracking(home, study, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
@@ -164,32 +168,34 @@ def _description(
 ) -> str:
     """What a version is, in Markdown: its study, figures and settings, its run, how to load and to serve it."""
     config, best = summary.config, trial.summary
-    how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
+    how = ", ".join(
+        f"{key} {shown_value(value)}" for key, value in config.degrade.model_dump().items() if key != "kind"
+    )
     place = summary.ranked.index(trial) + 1
     order = "best" if place == 1 else f"number {place}"
     columns = {"on val": {key.removeprefix("val/"): value for key, value in best.metrics.items()}}
-    columns |= {"on select": scores[CANDIDATE], "on test": test}
+    columns |= {"on test": test, "on select": scores[CANDIDATE]}
     columns |= {f"baseline {name}, on select": figures for name, figures in scores.items() if name != CANDIDATE}
-    rows = [
-        [key, *(METRICS[key].shown(figures[key]) for figures in columns.values())] for key in METRICS if key in test
-    ]
-    settings = ", ".join(f"{key} {shown_value(value)}" for key, value in trial.params.items()) or "nothing was searched"
+    table = [["", *(f"&emsp;{name}&emsp;" for name in columns)], ["---"] * (len(columns) + 1)]  # MLflow sets no space
+    table += [[key, *(METRICS[key].shown(scored[key]) for scored in columns.values())] for key in test]
+    settings = ", ".join(f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items())
     cost = f"{best.cost['parameters']:,} parameters, {best.cost['multiply_adds']:,} multiply-adds per image"
     load = f'pipeline.load_model("{config.model_name}")'
-    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false"
-    serve += f" mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
+    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} \\\n"
+    serve += "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \\\n"
+    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
+    page = partial(run_page, tracking.experiment_id, run.run_id)
     file = run.tags.get("study.file_sha256", "unknown")
     lines = [
-        f"**Trial {trial.number} of study {summary.name}** restores images of `{config.dataset}` after "
-        f"{config.degrade.kind} ({how}). It is {order} of {len(summary.ranked)} complete trials on val.",
-        "\n".join("| " + " | ".join(row) + " |" for row in [["", *columns], ["---"] * (len(columns) + 1), *rows]),
+        f"**Trial {trial.number} of study {md_text(summary.name)}** restores images of {md_text(config.dataset)} "
+        f"after {config.degrade.kind} ({how}). It is {order} of {len(summary.ranked)} complete trials on val.",
+        "\n".join(f"| {' | '.join(row)} |" for row in table),
         "val chose the epoch and the trial, so its figures flatter; select decided whether to promote it.",
         *([f"**Promoted by force**: it {forced}."] if forced else []),
-        f"**Settings**: {settings}; {cost}; epoch {best.best_epoch} of {best.epochs}.",
-        f"**From** its [run]({run_page(tracking.experiment_id, run.run_id)}); sha256 of the study file `{file[:12]}`, "
-        f"of the data `{summary.facts['data.sha256'][:12]}`.",
+        f"**Settings**: {settings or 'no searched key'}; {cost}; epoch {best.best_epoch} of {best.epochs}.",
+        f"**From** this [run]({page()}), with this [picture]({page(PANEL_FILE)}); sha256 of the study file "
+        f"`{file[:12]}`, of the data `{summary.facts['data.sha256'][:12]}`.",
         f"While it is champion, `{load}` loads it in Python, and this serves it:",
         f"```sh\n{serve}\n```",
-        f"![panel of the best epoch](get-artifact?path={PANEL_FILE}&run_uuid={run.run_id})",
     ]
-    return "\n\n".join(lines)
+    return "\n\n".join(lines)[:DESCRIPTION_LENGTH]

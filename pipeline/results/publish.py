@@ -6,16 +6,16 @@ grown. Every step may be repeated.
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from pipeline.config import StudyFile
 from pipeline.config.trial import applies
-from pipeline.results.figures import COLOURS, GREY, INK, plots
 from pipeline.results.export import render
-from pipeline.results.material import Material, gather
+from pipeline.results.figures import COLOURS, GREY, INK, plots
+from pipeline.results.material import gather, strips_of
 from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet
 from pipeline.results.report import LINK_BASE, report
@@ -31,8 +31,11 @@ from pipeline.tracking.views import DRAWN, Views, view_tags
 RANK, COLOUR = "rank", "mlflow.runColor"
 
 
-def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOutcome:
-    """Write all of it, unless the results of all trials are published; add where the contact sheet is."""
+def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_report: bool) -> StudyOutcome:
+    """Write all of it, unless the results of all trials are published; add where the contact sheet is.
+
+    Without a report the page and the figures are left out.
+    """
     search, tracking = session.search, session.tracking
     uid, told = study_run_uid(search.uid), search.told()
     run = tracking.find(uid)
@@ -44,10 +47,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
         run_id = tracking.run(uid, f"study-{session.config.name}", tags, params, session.data, time.time())
         texts = (file.text, json.dumps(session.config.canonical(), indent=2))
         tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
-        material = gather(session.home, search, tracking)
-        tracking.log_files(run_id, _files(session, summary, material))
-        if material.strips:
-            tracking.log_picture(run_id, contact_sheet(_labelled(summary, material)), CONTACT_SHEET)
+        table = study_table(summary, baselines=True)
+        tracking.log_files(run_id, {f"leaderboard.{form}": render(table, form) for form in ("md", "csv")})
+        if strips := strips_of(summary, search.uid, tracking):
+            tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
+        if with_report:
+            tracking.log_files(run_id, _report(session, summary))
         experiment_id = tracking.experiment_id
         tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id)})
         runs = tracking.runs()
@@ -59,21 +64,20 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome) -> StudyOu
     return replace(outcome, contact_sheet=tracking.local_file(run_id, CONTACT_SHEET))
 
 
-def _files(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:
-    """The artifacts that people read first, by path."""
-    table = study_table(summary, baselines=True)
-    files = {f"leaderboard.{form}": render(table, form) for form in ("md", "csv")}
+def _report(session: Session, summary: StudySummary) -> dict[str, bytes]:
+    """The page and the figures, by path."""
+    material = gather(session.home, session.search, session.tracking)
     base = LINK_BASE if session.home.local_tracking else session.home.tracking_shown
-    files[REPORT_FILE] = report(summary, material, base).encode()
-    return files | {f"plots/{name}": png for name, png in plots(summary, material).items()}
+    pictures = {f"plots/{name}": png for name, png in plots(summary, material).items()}
+    return {REPORT_FILE: report(summary, material, base).encode(), **pictures}
 
 
-def _labelled(summary: StudySummary, material: Material) -> dict[str, np.ndarray]:
+def _labelled(summary: StudySummary, strips: Mapping[str | int, np.ndarray]) -> dict[str, np.ndarray]:
     """The strips of the contact sheet by label: clean, degraded, the baselines, the best trials."""
     values: dict[str | int, float] = {name: metrics[summary.objective] for name, metrics in summary.baselines.items()}
     values |= {trial.number: summary.value(trial) for trial in summary.ranked}
     found = {}
-    for key, strip in material.strips.items():
+    for key, strip in strips.items():
         label = f"trial {key}" if isinstance(key, int) else f"baseline {key}" if key in values else key
         found[label + (f"\n{summary.metric} {summary.form.shown(values[key])}" if key in values else "")] = strip
     return found

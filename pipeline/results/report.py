@@ -25,7 +25,7 @@ from pipeline.results import figures
 from pipeline.results.export import html_fragment
 from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.material import Material
-from pipeline.results.summary import STATES, StudySummary
+from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table
 from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.tracking.views import run_page
@@ -81,7 +81,7 @@ class _Page:
     def data(self) -> str:
         config, material = self.summary.config, self.material
         how = config.degrade.model_dump()
-        settings = ", ".join(f"{key} {_setting(value)}" for key, value in how.items() if key != "kind")
+        settings = ", ".join(f"{key} {shown_value(value)}" for key, value in how.items() if key != "kind")
         facts = {"data set": config.dataset, "degradation": f"{config.degrade.kind} ({settings})"}
         if material.image_size:
             facts["images"] = "{} x {} pixels, grey".format(*material.image_size)
@@ -285,14 +285,12 @@ def _form(dimension: Dimension) -> str:
     if isinstance(dimension, ByKey):
         parts = [f"{dimension.by} {name}: {_form(part)}" for name, part in dimension.parts.items()]
         return "; ".join(parts).replace(f"{dimension.by} default", "others")
-    text = str(dimension) if not hasattr(dimension, "value") else str(dimension.value)
-    text += " (log)" if isinstance(dimension, Range) and dimension.log else ""
-    when = " and ".join(f"{key} is {' or '.join(map(str, values))}" for key, values in dimension.when.items())
+    if isinstance(dimension, Range):
+        text = f"{dimension} (log)" if dimension.log else str(dimension)
+    else:
+        text = ", ".join(map(shown_value, dimension.values))
+    when = " and ".join(f"{key} is {' or '.join(map(shown_value, values))}" for key, values in dimension.when.items())
     return f"{text}, where {when}" if when else text
-
-
-def _setting(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _pairs(pairs: Mapping[str, str]) -> str:

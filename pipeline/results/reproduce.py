@@ -112,8 +112,7 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
     model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
-    epoch = stored.metrics.get("best_epoch", math.nan)
-    best = int(epoch) if math.isfinite(epoch) else 0
+    best = stored.best_epoch
     if picture is not None:
         content = io.BytesIO()
         title = panel_title(stored.name, stored.tags.get("study.name", "?"), figures, best)
@@ -132,7 +131,7 @@ def _recorded(home: Home, run_id: str) -> tuple[StoredRun, TrialConfig, Dataset]
     except (KeyError, ValidationError):
         role = stored.tags.get("study.role", "other")
         raise InputError(f"run {run_id} ({role}) records no training of this program; give a trial's run") from None
-    data = load(config.dataset, home.data_dir)
+    data = load(config.dataset, home.with_data(config.dataset).data_dir)
     if data.digest != stored.tags.get("data.sha256"):
         raise InputError(f"run {run_id}: dataset {config.dataset} here is not the one that it was trained on")
     return stored, config, data
@@ -144,9 +143,10 @@ def _train(
     """Every metric except the times, by epoch and name; and the reason if training failed."""
     metrics: dict[tuple[int, str], float] = {}
     before: Checkpoint | None = None
+    data_dir = home.with_data(config.dataset).data_dir
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(epochs):
-            outcome = run_epoch(config, before, home.data_dir, Path(folder), judge)
+            outcome = run_epoch(config, before, data_dir, Path(folder), judge)
             if isinstance(outcome, Failed):
                 return metrics, outcome.reason
             before, figures = outcome.checkpoint, outcome.result.metrics.items()

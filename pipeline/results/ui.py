@@ -7,12 +7,13 @@ import subprocess
 import sys
 import time
 import webbrowser
+from collections.abc import Mapping
 from contextlib import suppress
 
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import say
-from pipeline.tracking.experiments import Experiment, find_by_name, home_experiments
+from pipeline.tracking.experiments import find_by_name, home_experiments
 from pipeline.tracking.views import TAG, VIEWS, page, studies_page
 from pipeline.workers import handle_signals
 
@@ -29,8 +30,6 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         InputError: the port is taken.
         StudyError: the server did not start, or it ended without being asked to.
     """
-    if not home.has_tracking():
-        raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
     page, lines = _pages(home, study)
     if not home.local_tracking:
         base = f"{home.tracking_shown.rstrip('/')}/"
@@ -61,21 +60,25 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
 
 def _pages(home: Home, study: str | None) -> tuple[str, list[tuple[str, str]]]:
     """The page to open, and what to print: pages with their names."""
-    if study is not None:
-        lines = _views(find_by_name(home, study))
+    if study is not None and home.has_tracking():
+        experiment = find_by_name(home, study)
+        lines = _views(experiment.experiment_id, experiment.tags)
         return lines[0][1], lines
     found = sorted((e for e in home_experiments(home) if e.lifecycle_stage == "active"), key=lambda e: e.name)
-    lines = [(e.name, _views(e)[0][1]) for e in found]
+    if not found:
+        raise NotFoundError(f"there is no study in {home.path} yet; start one with: study run FILE")
+    lines = [(e.name, _views(e.experiment_id, e.tags)[0][1]) for e in found]
     if len(lines) == 1:
         return lines[0][1], lines
     several = studies_page([e.experiment_id for e in found])
     return several, [("studies", several), *lines]
 
 
-def _views(experiment: Experiment) -> list[tuple[str, str]]:
+def _views(experiment_id: str, tags: Mapping[str, str]) -> list[tuple[str, str]]:
     """The saved views of a study by name; of one that has none yet, its runs."""
-    found = [(name.lower(), page(experiment.experiment_id, key)) for key, name in VIEWS.items()]
-    return found if TAG + "leaderboard" in experiment.tags else [("runs", page(experiment.experiment_id))]
+    if TAG + "leaderboard" not in tags:
+        return [("runs", page(experiment_id))]
+    return [(name.lower(), page(experiment_id, key)) for key, name in VIEWS.items()]
 
 
 def _free(port: int) -> int:

@@ -14,10 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
 from pipeline.config import StudyConfig, StudyFile
-from pipeline.config.study_config import Budget
 from pipeline.data import Dataset
 from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
@@ -29,6 +26,7 @@ from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
 from pipeline.search.lock import study_lock
 from pipeline.search.studies import load_searches, open_search, stored_uid
+from pipeline.study.advice import about_window
 from pipeline.study.doctor import lost
 from pipeline.study.reporter import Reporter, split_sizes
 from pipeline.tracking.experiments import settle_move, uid_for
@@ -36,8 +34,7 @@ from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
 from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
-
-Device = Literal["cpu", "cuda"]
+from pipeline.workers.machine import Device, device_here, room_for
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class Options:
     cluster: Cluster | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     download: bool = True
+    report: bool = True  # whether the study's page and figures are made, which takes seconds
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,10 @@ def open_session(
     if options.cluster and options.workers:
         raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
     wanted = _device(options, home, config.name)
+    home = home.with_data(config.dataset)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
+    home.remember_data(config.dataset)
     needs = _needs(home, config, data, wanted)
     with (
         study_lock(home, config.name) as lock,
@@ -161,8 +161,7 @@ def start_workers(session: Session, options: Options) -> Workers:
     By default these are one per GPU or ``threads_per_trial`` cores. Raises EngineError if they do not start.
     """
     budget = session.config.budget
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = torch.cuda.device_count() if session.device == "cuda" else max(1, cores // budget.threads_per_trial)
+    most = room_for(session.device, budget.threads_per_trial)
     if session.pool is not None:
         session.pool.wait_for_one(session.stop.is_set)
         started: Workers = session.pool
@@ -171,27 +170,9 @@ def start_workers(session: Session, options: Options) -> Workers:
         count = min(most, budget.concurrency) if options.workers is None else options.workers
         started = start(count, needs, session.reporter.note)
     chosen = options.cluster is not None or options.workers is not None
-    for text in _advice(session.config, started.slots, most if not chosen else None):
+    for text in about_window(session.config, started.slots, most if not chosen else None):
         session.reporter.note(text)
     return started
-
-
-def _advice(config: StudyConfig, slots: int, unasked: int | None) -> Iterator[str]:
-    """What a new study could do better; ``unasked`` is how many workers could run where the user did not say.
-
-    The shares behind it are in pipeline/README.md.
-    """
-    budget = config.budget
-    if slots > 1 and (budget.concurrency < 4 * slots if unasked is None else 4 * budget.concurrency <= unasked):
-        yield (
-            f"at most {budget.concurrency} open trials for {unasked or slots} workers, which will be idle at times; "
-            f"in a new study, [budget] concurrency = {4 * (unasked or slots)} keeps them busy"
-        )
-    if config.sampler.name == "tpe" and budget.concurrency > max(budget.trials / 6, Budget().concurrency):
-        yield (
-            f"{budget.concurrency} of {budget.trials} trials are open at once, and the sampler learns from ended ones "
-            f"only; in a new study, [budget] concurrency of at most {max(1, budget.trials // 6)} lets it learn more"
-        )
 
 
 def _device(options: Options, home: Home, name: str) -> Device | None:
@@ -200,10 +181,7 @@ def _device(options: Options, home: Home, name: str) -> Device | None:
         stored = load_searches(home, name) if options.device == "auto" else []
         asked = stored[0].facts["device"] if stored else options.device
         return None if asked == "auto" else "cuda" if asked == "cuda" else "cpu"
-    cuda = options.device != "cpu" and torch.cuda.is_available()
-    if options.device == "cuda" and not cuda:
-        raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
-    return "cuda" if cuda else "cpu"
+    return device_here(options.device)
 
 
 def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None) -> Needs:

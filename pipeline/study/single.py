@@ -13,11 +13,12 @@ from pipeline.search.ask_tell import Search
 from pipeline.search.studies import detached
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Device, Label, Options, RunLabel, Session, open_session
+from pipeline.study.session import Label, Options, RunLabel, Session, open_session
 from pipeline.study.window import Window
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
 from pipeline.workers import ThisProcess
+from pipeline.workers.machine import Device
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Comes in: what the driver decided and the epochs returned. Goes out: run ids, ru
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -63,6 +64,13 @@ class StoredRun:
     metrics: dict[str, float]  # the last value of each
     artifact_uri: str
     deleted: bool = False
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch of a trial or a training; 0 if it is not recorded."""
+        epoch = self.metrics.get("best_epoch", math.nan)
+        return int(epoch) if math.isfinite(epoch) else 0
+
     started: float = 0.0  # in seconds since 1970
 
 

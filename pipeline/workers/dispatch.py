@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from pipeline.errors import RESUME, EngineError, Interrupted
-from pipeline.workers.needs import Device, LeftOut, Needs, Passed, free_rank
+from pipeline.workers.machine import Device
+from pipeline.workers.needs import LeftOut, Needs, Passed, free_rank
 from pipeline.workers.preflight import preflight
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Task
 

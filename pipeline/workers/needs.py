@@ -9,15 +9,13 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from pipeline.data import load
 from pipeline.errors import DataError
 from pipeline.provenance import versions
-
-Device = Literal["cpu", "cuda"]
+from pipeline.workers.machine import Device
 
 
 @dataclass(frozen=True)

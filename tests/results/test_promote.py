@@ -95,19 +95,19 @@ def test_a_version_s_description_says_what_it_is_how_good_and_how_to_use_it(fini
     text = client.get_model_version_by_alias("small", "champion").description
     for part in (
         f"**Trial {done.trial} of study small**",
-        "`mnist-5k` after downscale (factor 7, method area)",
+        "mnist-5k after downscale (factor 7, method area)",
         "It is best of 2 complete trials",
-        "|  | on val | on select | on test | baseline bicubic, on select | baseline linear, on select |",
+        "on select&emsp; | &emsp;baseline bicubic, on select&emsp; | &emsp;baseline linear, on select&emsp; |",
         f"bottleneck {trial.params['bottleneck']}",
         f"{trial.summary.cost['parameters']:,} parameters",
         f"/runs/{done.run_id}",
         'pipeline.load_model("small")',
         "models:/small@champion",
-        f"path=panel.png&run_uuid={done.run_id}",
+        f"/runs/{done.run_id}/artifacts/panel.png?",
     ):
         assert part in text, text
     [row] = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| psnr")]
-    shown = [trial.summary.metrics["val/psnr"], done.select["psnr"], done.test["psnr"], *done.baselines.values()]
+    shown = [trial.summary.metrics["val/psnr"], done.test["psnr"], done.select["psnr"], *done.baselines.values()]
     assert row == ["psnr", *(f"{value:.2f} dB" for value in shown)]
     assert client.get_registered_model("small").description
     client.update_registered_model("small", "My own words.")

@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
-from studies_for_tests import TRIALS, Place, Recorder, assert_sound, facts, new_place, study
+from studies_for_tests import (
+    TRIALS,
+    Place,
+    Recorder,
+    artifact,
+    assert_sound,
+    facts,
+    labelled_panel,
+    new_place,
+    panels,
+    study,
+)
 
 from pipeline.api import run_study
 from pipeline.config import load_study_file
@@ -251,6 +262,18 @@ def test_a_deleted_single_training_is_restored_by_the_same_command(place: Place)
     assert single(place, "alone", recorder) == trained
     assert recorder.kind("epoch") == []
     assert "its run was deleted in MLflow, and is restored" in recorder.kind("note")[0][0]
+
+
+@pytest.mark.slow
+def test_lost_pictures_of_a_single_training_are_made_again_by_the_same_command(place: Place) -> None:
+    trained = single(place, "alone")
+    run = place.client().get_run(trained.run_id)
+    before = panels(place, run), panels(place, run, "restored"), labelled_panel(place, run)
+    assert len(before[1]) == 1
+    artifact(place, run, "panel.png").unlink()
+    doctored(place, 1, "of its best epoch panel.png is lost; run the same `study train` again")
+    assert single(place, "alone").run_id == trained.run_id
+    assert (panels(place, run), panels(place, run, "restored"), labelled_panel(place, run)) == before
 
 
 def test_a_tag_does_not_choose_what_delete_removes(finished_copy: Place) -> None:

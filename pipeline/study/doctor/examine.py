@@ -21,12 +21,13 @@ from pipeline.study.doctor.lost import loss, restore_tags
 from pipeline.study.doctor.model_findings import stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Device, Session, experiment_note, trial_label
+from pipeline.study.session import Session, experiment_note, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
 from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import TRAINING
+from pipeline.workers.machine import Device
 
 
 def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Iterator[tuple[str, Finding]]:
@@ -97,6 +98,7 @@ def examine(session: Session, thorough: bool = False, retrain: bool = False) -> 
 def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
     search = load_search(home, name)
     config, facts = search.config, search.facts
+    home = home.with_data(config.dataset)
     data = load(config.dataset, home.data_dir)
     if data.digest != facts["data.sha256"]:
         raise InputError(f"dataset {data.name} is not the one that study {name} was run on; its runs are not examined")

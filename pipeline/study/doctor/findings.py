@@ -1,7 +1,7 @@
 """What `doctor` found: problems, each with its repair where there is one, and the loop that repairs them."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import Interrupted
@@ -14,6 +14,11 @@ class Finding:
 
     text: str
     repair: Callable[[], object] | None = None
+
+
+def are_lost(names: Sequence[str]) -> str:
+    """That what has these names is lost, as text."""
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} lost"
 
 
 def repair(findings: Iterator[Finding], reporter: Reporter, stop: threading.Event) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 
 from pipeline.errors import TrackingError
 from pipeline.search.records import EndedTrial
-from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.findings import Finding, are_lost
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
@@ -41,11 +41,14 @@ def version_findings(session: Session, trials: Sequence[EndedTrial], load: bool)
 
 
 def training_findings(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator[Finding]:
-    """Single trainings without their model; the repair makes them count as not ended."""
+    """Single trainings without their model or a picture; the repair makes them count as not ended."""
     for run in runs:
         if run.tags.get("study.role") != "train" or run.status != "FINISHED":
             continue
-        if problem := tracking.models.problem(run.run_id, run.tags):
+        problem = tracking.models.problem(run.run_id, run.tags)
+        if problem is None and (lost := tracking.lost_pictures(run, run.best_epoch)):
+            problem = f"of its best epoch {are_lost(lost)}"
+        if problem:
             text = f"run {run.name}: {problem}; run the same `study train` again to train it again"
             yield Finding(text, partial(tracking.suspend, run.run_id))
 

@@ -4,7 +4,7 @@ Comes in: a session. Goes out: findings. People edit and delete runs in MLflow's
 trusted: Optuna's summary says which run is a trial's, and what its tags and figures must be.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
-from pipeline.study.doctor.findings import Finding
+from pipeline.study.doctor.findings import Finding, are_lost
 from pipeline.study.doctor.metric_findings import last_figures, restore_figures, wrong_figures
 from pipeline.study.doctor.model_findings import finish_again, model_problem
 from pipeline.study.doctor.rebuild import rebuild, redraw_baseline
@@ -224,7 +224,7 @@ def _unfinished(session: Session, trial: EndedTrial, run: StoredRun) -> Finding 
     elif trial.summary.metrics:
         lost = session.tracking.lost_pictures(run, trial.summary.best_epoch)
         if lost and (complete or PANEL not in lost):  # only a trial with a model can draw its panel again
-            wrong.append(f"of its best epoch {_lost(lost)}")
+            wrong.append(f"of its best epoch {are_lost(lost)}")
     if not wrong:
         return None
     return Finding(f"run {run.name}: {'; '.join(wrong)}", partial(finish_again, session, trial))
@@ -238,17 +238,13 @@ def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Itera
         yield Finding(text, partial(tracking.end, run.run_id, "COMPLETE"))
     if each.mark == "baselines" and (lost := tracking.lost_pictures(run, 0)):
         name = each.name.removeprefix("baseline-")
-        yield Finding(f"run {run.name}: its {_lost(lost)}", partial(redraw_baseline, session, name, run.run_id))
+        yield Finding(f"run {run.name}: its {are_lost(lost)}", partial(redraw_baseline, session, name, run.run_id))
     if each.mark == "published":
         best = any(isinstance(trial, EndedTrial) and trial.state == "COMPLETE" for trial in session.search.records())
         absent = sorted({*STUDY_FILES, *([CONTACT_SHEET] if best else [])} - tracking.files(run.run_id))
         if absent:
-            what = _lost(["the contact sheet" if file == CONTACT_SHEET else file for file in absent])
+            what = are_lost(["the contact sheet" if file == CONTACT_SHEET else file for file in absent])
             yield Finding(f"run {run.name}: {what}; {AGAIN}", partial(_forget, session, each))
-
-
-def _lost(names: Sequence[str]) -> str:
-    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} lost"
 
 
 def _wrong_tags(run: StoredRun, right: Mapping[str, str]) -> dict[str, str]:
