@@ -14,7 +14,7 @@ from pipeline.cli.printing import Column, counted, fitted, make_table, minute
 from pipeline.config import Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import DEFAULTS, parts_of
-from pipeline.results.summary import Baseline, StudySummary, shown_value
+from pipeline.results.summary import STATES, Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.study.lines import measured
 from pipeline.study.reporter import printable
@@ -28,7 +28,6 @@ TOP = 10  # trials on a leaderboard
 MOST_VALUES = 8  # of a range of whole numbers whose values are listed one by one
 LONGEST = 60  # characters of a reason in a table
 RUN_STATES = {"FINISHED": "complete", "FAILED": "failed"}  # of single trainings
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
 
 Row = EndedTrial | RunningTrial | Baseline | int  # a number: of trials that are left out in this place
 

@@ -349,7 +349,8 @@ figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: au
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
-thead th { vertical-align: bottom } tbody th { font-weight: normal } th small { display: block; font-weight: normal; opacity: .8 }
+thead th { vertical-align: bottom } tbody th { font-weight: normal }
+th small { display: block; font-weight: normal; opacity: .8 }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 th.n, td.n { text-align: right }
 tr.baseline { font-style: italic; background: var(--soft) }
