@@ -71,10 +71,10 @@ def trial_note(summary: StudySummary, trial: EndedTrial, experiment_id: str) -> 
     names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in metrics]
     figures = [f"{name} {METRICS[name].shown(metrics[f'val/{name}'])}" for name in names]
     figures += [f"{value:,} {key.replace('_', '-')}" for key, value in found.cost.items()]
+    picture = run_page(experiment_id, found.run_id, PANEL_FILE)  # itself it is too wide for the page
     parts = [
-        f"{text}. See it beside the others: {_links(experiment_id)}.",
+        f"{text}. See its [picture]({picture}), or it beside the others: {_links(experiment_id)}.",
         f"It has {', '.join(settings or ['no searched key'])}; {', '.join(figures)}.",
-        f"Its picture: [{PANEL_FILE}]({run_page(experiment_id, found.run_id, PANEL_FILE)})",  # too wide to stand here
     ]
     return "\n\n".join(parts)[:NOTE_LENGTH]
 

@@ -122,7 +122,8 @@ def _charts(views: Views) -> dict[str, Any]:
     x, y = {"key": "parameters", "type": "METRIC"}, {"key": views.objective, "type": "METRIC"}
     charts.append(_chart("SCATTER", "cost", displayName="cost", xaxis=x, yaxis=y, runsCountToCompare=100))
     hidden = list(_deleted(views, {*views.curves}, IMAGE_KEYS))
-    return _state(views, "tags.`study.role` = 'trial'", views.ascending) | _arranged(sections, [*charts, *hidden])
+    state = _state(views, "tags.`study.role` = 'trial'", views.ascending)
+    return state | _arranged(sections, [*charts, *hidden])
 
 
 def _pictures(views: Views) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _pictures(views: Views) -> dict[str, Any]:
     sections = [_section("best", "Restorations of the best trials, the best first", 1, 1100)]
     charts = [_chart("IMAGE", "best", imageKeys=["restored"], step=0, showRunParams=False)]
     hidden = list(_deleted(views, (), ("panel",)))
-    return _state(views, which, not views.ascending) | _arranged(sections, [*charts, *hidden]) | {"runListHidden": True}
+    return _state(views, which, not views.ascending) | _arranged(sections, [*charts, *hidden])
 
 
 def _state(views: Views, search: str, ascending: bool) -> dict[str, Any]:
@@ -163,7 +164,8 @@ def _state(views: Views, search: str, ascending: bool) -> dict[str, Any]:
 def _arranged(sections: list[dict[str, Any]], charts: list[dict[str, Any]]) -> dict[str, Any]:
     unwanted = _section("unwanted", "Others", 3, 300) | {"display": False}
     numbered = [chart | {"uuid": f"chart-{number}"} for number, chart in enumerate(charts)]
-    return {"compareRunSections": [*sections, unwanted], "compareRunCharts": numbered}
+    # The list of runs would take a third of a small screen; the charts name their runs.
+    return {"compareRunSections": [*sections, unwanted], "compareRunCharts": numbered, "runListHidden": True}
 
 
 def _section(uuid: str, name: str, columns: int, height: int) -> dict[str, Any]:
