@@ -265,7 +265,6 @@ def test_the_study_s_run_holds_file_configuration_and_contact_sheet(finished: Pl
         assert sheet.mode == "RGB"
         assert sheet.height == rows * 90
         assert sheet.width > 900
-    assert run.data.metrics == {"trials_complete": 2, "trials_pruned": 2, "trials_fail": 2}
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
