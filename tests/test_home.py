@@ -132,3 +132,43 @@ def test_files_folders_and_links_of_a_home_are_removed(home: Home, tmp_path: Pat
 def test_a_uid_of_another_form_becomes_no_path(home: Home, uid: str) -> None:
     with pytest.raises(StudyError, match="is not the uid of a study"):
         home.checkpoints(uid)
+
+
+def test_a_data_folder_is_remembered_with_its_data_set(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    found = open_home(home.path, tmp_path / "data")
+    found.remember_data("mnist")
+    assert home.with_data("mnist").data_dir == tmp_path / "data"
+    assert home.with_data("kmnist").data_dir == home.data_dir
+    other = open_home(home.path, tmp_path / "other")  # what is given wins
+    assert other.with_data("mnist").data_dir == tmp_path / "other"
+    home.remember_data("kmnist")  # nothing was given
+    assert json.loads((home.path / "home.json").read_text())["data"] == {"mnist": str(tmp_path / "data")}
+
+
+def test_a_data_folder_in_the_environment_wins_over_the_remembered_one(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    open_home(home.path, tmp_path / "data").remember_data("mnist")
+    monkeypatch.setenv("STUDY_DATA_DIR", str(tmp_path / "given"))
+    assert open_home(home.path).with_data("mnist").data_dir == tmp_path / "given"
+
+
+def test_a_remembered_data_folder_that_is_gone_is_not_used(home: Home, tmp_path: Path) -> None:
+    open_home(home.path, tmp_path / "data").remember_data("mnist")
+    assert home.with_data("mnist").data_dir == home.data_dir
+
+
+def test_copies_and_moved_homes_remember_the_data_folder(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    open_home(home.path, tmp_path / "data").remember_data("mnist")
+    shutil.copytree(home.path, tmp_path / "copy")
+    copy = open_home(tmp_path / "copy", tmp_path)
+    copy.remember_data("kmnist")  # a copy may only be read
+    assert "kmnist" not in (copy.path / "home.json").read_text()
+    copy.identify(new=True)
+    copy.identify(adopted=True)
+    home.path.rename(tmp_path / "moved")
+    for path in ("copy", "moved"):
+        assert open_home(tmp_path / path).with_data("mnist").data_dir == tmp_path / "data"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.printing import counted, make_table, print_result
+from pipeline.cli.printing import Column, counted, fitted, print_result
 from pipeline.cli.program import JsonOption, RunArgument, StudyOption, app, command
 from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
@@ -96,8 +96,12 @@ def list_data(home: Home, as_json: JsonOption = False) -> None:
         figures = (f"{entry.images:,}", " x ".join(map(str, entry.size)), str(entry.classes))
         rows.append((entry.name, found.state, *figures, entry.licence, entry.check, ", ".join(found.places)))
     headings = ("name", "state", "images", "size", "classes", "licence", "verified by", "where")
+    columns = [
+        Column(heading, cells, left=heading not in ("images", "classes"))
+        for heading, *cells in zip(headings, *rows, strict=True)
+    ]
     hint = f'data folder: {home.data_dir}; your own pictures: dataset = "folder:PATH"'
-    print_result([make_table(headings, rows, wrap=("where",)), hint], document, as_json)
+    print_result([*fitted(columns, ("name", "state", "where")), hint], document, as_json)
 
 
 @command("verify", data_commands)

@@ -47,7 +47,10 @@ def export(
     search = find_study(home, name)
     chosen = form or ("csv" if output is None else output.suffix.lower().removeprefix("."))
     if output is not None:
-        check_output(output, [f".{allowed}" for allowed in (FORMATS if form is None else [form])])
+        suffix = output.suffix.lower()
+        if form is not None and suffix not in ("", f".{form}"):
+            raise InputError(f"-o {output} contradicts --format {form}; allowed: .{form}, or no suffix")
+        check_output(output, [suffix] if form else [f".{allowed}" for allowed in FORMATS])
     elif chosen == "parquet" and sys.stdout.isatty():
         raise InputError("parquet is not text; write it to a file with -o, or choose another --format")
 

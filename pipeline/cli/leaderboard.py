@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.printing import console, counted, make_table, minute
+from pipeline.cli.printing import Column, counted, fitted, make_table, minute
 from pipeline.config import Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import DEFAULTS, parts_of
-from pipeline.results.summary import Baseline, StudySummary, shown_value
+from pipeline.results.summary import STATES, Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.study.lines import measured
 from pipeline.study.reporter import printable
@@ -29,27 +28,8 @@ TOP = 10  # trials on a leaderboard
 MOST_VALUES = 8  # of a range of whole numbers whose values are listed one by one
 LONGEST = 60  # characters of a reason in a table
 RUN_STATES = {"FINISHED": "complete", "FAILED": "failed"}  # of single trainings
-STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}
-GAP = 2  # between two columns
 
 Row = EndedTrial | RunningTrial | Baseline | int  # a number: of trials that are left out in this place
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as text; a second line of its heading has the unit."""
-
-    heading: str
-    cells: Sequence[str]
-    left: bool = False  # aligned
-
-    @property
-    def name(self) -> str:
-        return self.heading.partition("\n")[0]
-
-    @property
-    def width(self) -> int:
-        return max(map(len, [*self.heading.split("\n"), *self.cells]))
 
 
 def leaderboard(summary: StudySummary, state: str, top: int = TOP, others: bool = False) -> Iterator[RenderableType]:
@@ -165,30 +145,6 @@ def setting(key: str, values: Sequence[Any]) -> Column:
     places = 2 - math.floor(math.log10(min(numbers)))  # three digits of the least
     form = f".{max(places, 0)}f" if places <= 6 and max(numbers) < 1e6 else ".2e"
     return Column(key, ["" if value is None else format(value, form) for value in values])
-
-
-def fitted(columns: Sequence[Column], first: Sequence[str] = (), dim: Iterable[bool] = ()) -> Iterator[RenderableType]:
-    """A table of the columns that the terminal has room for, those named ``first`` before the others.
-
-    The columns left out are named below it. Rows marked in ``dim`` are shown dimmed.
-    """
-    from rich.text import Text
-
-    by_name = {column.name: column for column in columns}
-    room, kept = console().width + GAP, set()
-    for name in dict.fromkeys([*(name for name in first if name in by_name), *by_name]):
-        if by_name[name].width + GAP <= room:
-            room -= by_name[name].width + GAP
-            kept.add(name)
-    shown = [column for column in columns if column.name in kept]
-    rows = zip(*(column.cells for column in shown), strict=True)
-    right = {column.heading for column in shown if not column.left}
-    table = make_table([column.heading for column in shown], rows, right)
-    for row, dimmed in zip(table.rows, dim, strict=False):
-        row.style = "dim" if dimmed else None
-    yield table
-    if left_out := [column.name for column in columns if column.name not in kept]:
-        yield Text(f"no room for: {', '.join(left_out)}; a wider terminal shows them")
 
 
 def _sentences(summary: StudySummary) -> Iterator[str]:

@@ -37,7 +37,7 @@ def plan(
     from pipeline.workers.machine import device_here
 
     config = load_study_file(file, overrides or (), name).config
-    made = make(config, home.data_dir, device_here(device), workers)
+    made = make(config, home.with_data(config.dataset).data_dir, device_here(device), workers)
     print_result(_shown(made), _document(made), as_json)
 
 

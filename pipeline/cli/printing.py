@@ -9,7 +9,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from pipeline.study.reporter import printable, say, standard_output
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
+
+GAP = 2  # between two columns
 
 
 def console() -> Console:
@@ -43,6 +46,25 @@ def print_result(shown: Iterable[RenderableType], document: Any = None, as_json:
                 console().print(part)
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column as text; a second line of its heading has the unit."""
+
+    heading: str
+    cells: Sequence[str]
+    left: bool = False  # aligned
+
+    @property
+    def name(self) -> str:
+        return self.heading.partition("\n")[0]
+
+    @property
+    def width(self) -> int:
+        from rich.cells import cell_len
+
+        return max(cell_len(printable(text)) for text in (*self.heading.split("\n"), *self.cells))
+
+
 def make_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = (), wrap: Container[str] = ()
 ) -> Table:
@@ -56,6 +78,30 @@ def make_table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))  # not markup: a path may contain brackets
     return table
+
+
+def fitted(columns: Sequence[Column], first: Sequence[str] = (), dim: Iterable[bool] = ()) -> Iterator[RenderableType]:
+    """A table of the columns that the terminal has room for, those named ``first`` before the others.
+
+    The columns left out are named below it. Rows marked in ``dim`` are shown dimmed.
+    """
+    from rich.text import Text
+
+    by_name = {column.name: column for column in columns}
+    room, kept = console().width + GAP, set()
+    for name in dict.fromkeys([*(name for name in first if name in by_name), *by_name]):
+        if by_name[name].width + GAP <= room:
+            room -= by_name[name].width + GAP
+            kept.add(name)
+    shown = [column for column in columns if column.name in kept]
+    rows = zip(*(column.cells for column in shown), strict=True)
+    right = {column.heading for column in shown if not column.left}
+    table = make_table([column.heading for column in shown], rows, right)
+    for row, dimmed in zip(table.rows, dim, strict=False):
+        row.style = "dim" if dimmed else None
+    yield table
+    if left_out := [column.name for column in columns if column.name not in kept]:
+        yield Text(f"no room for: {', '.join(left_out)}; a wider terminal shows them")
 
 
 def minute(time: datetime) -> str:

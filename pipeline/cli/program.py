@@ -123,7 +123,8 @@ def command(name: str | None = None, group: typer.Typer = app) -> Callable[[Call
 def _opened_home(
     home: Annotated[Path | None, typer.Option(help="Folder of the studies. [default: mlruns]")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the data sets. [default: $STUDY_DATA_DIR or the cache]")
+        Path | None,
+        typer.Option(help="Folder of the data sets. [default: $STUDY_DATA_DIR, where it was before, or the cache]"),
     ] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow server. [default: $MLFLOW_TRACKING_URI or in the home]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,7 @@ from pipeline.cli.program import (
 )
 from pipeline.errors import InputError, StudyError
 from pipeline.home import Home
-from pipeline.study.reporter import figure, say, split_sizes
+from pipeline.study.reporter import say, split_sizes
 
 if TYPE_CHECKING:
     from pipeline.config import StudyFile
@@ -74,15 +74,21 @@ def run(
         say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
     if outcome.contact_sheet:
         say(f"pictures: {outcome.contact_sheet}")
-    commands = [f"ui {config.name}", f"show {config.name}"]
-    if outcome.best is not None:
-        commands += [f"promote {config.name}", f"export {config.name} -o {config.name}.csv"]
-    print_result(["next:", *next_commands(home, *commands)])
-    if home.local_tracking:
-        ui = f"{mlflow_command()} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
-        say(f"  {ui}   (the same UI without this program)")
+    if not quiet:
+        print_result(_next(home, config.name, complete=outcome.best is not None))
     if outcome.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
+
+
+def _next(home: Home, name: str, complete: bool) -> Iterator[str]:
+    """What can be typed next."""
+    yield "next:"
+    yield from next_commands(home, f"ui {name}", f"show {name}")
+    if complete:
+        yield from next_commands(home, f"promote {name}", f"export {name} -o {name}.csv")
+    if home.local_tracking:
+        ui = f"{mlflow_command()} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
+        yield f"  {ui}   (the same UI without this program)"
 
 
 @command()
@@ -112,7 +118,8 @@ def train(
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
     say(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
-    print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
+    if not quiet:
+        print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
 
 
 def _read(
@@ -148,10 +155,16 @@ def evaluate(
 
     done = evaluate_run(home, find_run(home, run, study), picture)
     headings = (f"{done.run}, epoch {done.best_epoch}", "now", "recorded")
-    rows = [(name, figure(value), figure(done.recorded.get(name))) for name, value in done.figures.items()]
+    rows = [(name, *(_shown(name, figures) for figures in (done.figures, done.recorded))) for name in done.figures]
     panel = [f"panel (clean, degraded, restored, error): {picture}"] if picture is not None else []
     document = {"run": done.run, "best_epoch": done.best_epoch, "val": done.figures}
     print_result([make_table(headings, rows, right=headings[1:]), *panel], document, as_json)
+
+
+def _shown(name: str, figures: Mapping[str, float]) -> str:
+    from pipeline.config.choices import METRICS
+
+    return METRICS[name.removeprefix("val/")].shown(figures[name], unit=False) if name in figures else ""
 
 
 @command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.printing import called_as, counted, make_table, minute, mlflow_command, print_result
+from pipeline.cli.printing import Column, called_as, counted, fitted, make_table, minute, mlflow_command, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
@@ -31,7 +31,7 @@ TrainingsOption = Annotated[bool, typer.Option("--trainings", help="Also show si
 @command("list")
 def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: JsonOption = False) -> None:
     """List the studies of a home."""
-    from pipeline.cli.leaderboard import Column, fitted, training_table
+    from pipeline.cli.leaderboard import training_table
     from pipeline.results.summary import summarise
     from pipeline.search.studies import load_searches
     from pipeline.study.lines import measured

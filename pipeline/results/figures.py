@@ -144,8 +144,9 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
         reached = (np.maximum if summary.sign > 0 else np.minimum).accumulate(y)
         axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
     _baselines(summary, axes)
+    axes.set_xlim(left=0)
     if label == "trial":
-        axes.set_xlim(min(places.values()) - 0.5, max(places.values()) + 0.5)
+        axes.set_xlim(-0.5, max(places.values()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     _legend(axes)
     figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
@@ -195,6 +196,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
         axes.set_xlabel(f"{key} (log scale)" if log else key)
         if log:
             _log(axes, [float(value) for value in values])
+        axes.update_datalim([(float(value), trials[0][1]) for value in values])  # pruned trials are not in it
         _rug(axes, [float(trial.params[key]) for trial in pruned])
         for (name, group), colour in zip(_by_part(dimension, trials).items(), COLOURS, strict=False):
             _points(axes, [float(t.params[key]) for t, _ in group], [v for _, v in group], name, colour)

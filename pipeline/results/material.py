@@ -6,7 +6,9 @@ written, downloaded from the internet or trained. May not import mlflow or optun
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from pipeline.home import Home
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.search.records import EndedTrial
 from pipeline.tracking.models import MODEL_ID
+from pipeline.tracking.runs import STUDY_FILES
 from pipeline.tracking.uids import baseline_uid, study_run_uid
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class Material:
 
     experiment: str | None = None  # MLflow's id
     file: str = ""  # the text of the study file
-    overrides: str = ""  # what --set changed of it
+    overrides: Sequence[str] = ()  # what --set changed of it
     environment: Mapping[str, str] = field(default_factory=dict)  # versions, code, hardware
     importances: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, int] = field(default_factory=dict)  # images by split
@@ -77,8 +80,8 @@ def gather(home: Home, search: Search, tracking: Tracking) -> Material:
             missing = str(error)
     return Material(
         experiment=search.experiment,
-        file=(tracking.text(run.run_id, "study.toml") or "") if run else "",
-        overrides=run.tags.get("study.overrides", "") if run else "",
+        file=(tracking.text(run.run_id, STUDY_FILES[0]) or "") if run else "",
+        overrides=_overrides(run.tags) if run else (),
         environment=search.environment,
         importances=search.importances(),
         sizes=data.sizes if data else {},
@@ -88,6 +91,13 @@ def gather(home: Home, search: Search, tracking: Tracking) -> Material:
         image_metric=metric,
         missing=missing,
     )
+
+
+def _overrides(tags: Mapping[str, str]) -> list[str]:
+    """What --set changed; nothing if somebody edited the tag so that it cannot be read."""
+    with suppress(ValueError):
+        return shlex.split(tags.get("study.overrides", ""))
+    return []
 
 
 def _data(home: Home, summary: StudySummary) -> tuple[Dataset | None, str]:

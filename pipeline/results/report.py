@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from html import escape
@@ -27,12 +28,13 @@ from pipeline.results.figures import AGAINST, exploratory, svg
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table
+from pipeline.search.ask_tell import IMPORTANCES_FROM
 from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.tracking.views import run_page
 
 LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
 TOP = 20  # trials in the leaderboard; where all are at most half as many again, it has all
-IMPORTANCES = "Importances need 50 ended trials: with fewer, PED-ANOVA would compare a handful with all."
+FEW = f"Importances need {IMPORTANCES_FROM} ended trials: with fewer, PED-ANOVA would compare a handful with all."
 
 
 def report(summary: StudySummary, material: Material, link_base: str) -> str:
@@ -139,7 +141,7 @@ class _Page:
         top = None if len(records) <= TOP * 3 // 2 else TOP
         table = html_fragment(study_table(self.summary, baselines=True, top=top), links=self.links)
         others = ""
-        if top:
+        if top or self.summary.counts["complete"] < len(records):  # the reasons of the others
             items = "".join(
                 f"<li>{self._link(trial, f'trial {trial.number}')} {self._state(trial)}</li>" for trial in records
             )
@@ -163,10 +165,10 @@ class _Page:
 
     def importances(self) -> str:
         if not self.material.importances:
-            return f"<p>{IMPORTANCES}</p>" if len(self.summary.ended) < 50 else ""
+            return f"<p>{FEW}</p>" if len(self.summary.ended) < IMPORTANCES_FROM else ""
         note = (
             f"How much each key decides whether a trial is among the best tenth (PED-ANOVA, {len(self.summary.ended)} "
-            f"ended trials). Exploratory: no claim, and no effect of one value."
+            "ended trials). Exploratory: no claim, and not what one value is worth."
         )
         return f"<p>{note}</p>{self._grid(figures.importances)}"
 
@@ -201,7 +203,9 @@ class _Page:
             "training": f"{_duration(time)}, summed over {len(ended)} trials",
             "from the first start to the last end": f"{_duration(passed.total_seconds())}, pauses included",
             "epochs trained": f"{epochs:,} of {budget * len(ended):,}",
-            "saved by pruning": f"{saved:,} epochs of {len(pruned)} pruned trials" if pruned else "no trial was pruned",
+            "saved by pruning": f"{saved:,} epochs, in {len(pruned)} pruned trials"
+            if pruned
+            else "no trial was pruned",
         }
         reasons = {state: summary.reasons(state) for state in ("PRUNED", "FAIL")}
         for state, name in (("PRUNED", "why pruned"), ("FAIL", "why failed")):
@@ -212,7 +216,7 @@ class _Page:
     def reproduce(self) -> str:
         summary, material, config = self.summary, self.material, self.summary.config
         file = f"{config.name}.toml"
-        changes = f" {material.overrides}" if material.overrides else ""
+        changes = "".join(f" --set {shlex.quote(override)}" for override in material.overrides)
         commands = [f"study run {file} --name {config.name} --trials {config.budget.trials}{changes}"]
         commands += [f"study show {config.name}"]
         if summary.best:
@@ -346,12 +350,15 @@ figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: au
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2 } .tiles span { font-size: .85rem; opacity: .8 }
 .strips { display: grid; grid-template-columns: max-content minmax(0, 44rem); gap: .3rem 1rem; align-items: center }
 .strips img { width: 100%; image-rendering: pixelated; display: block } .strips b { white-space: nowrap }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto } table { border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
-thead th { vertical-align: bottom } tbody th { font-weight: normal } th small { display: block; font-weight: normal; opacity: .8 }
+thead th { vertical-align: bottom } tbody th { font-weight: normal }
+th small { display: block; font-weight: normal; opacity: .8 }
 th, td { padding: .25rem .5rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap }
 th.n, td.n { text-align: right }
+tr { background: var(--page) } .trial { position: sticky; left: 0; background: inherit }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2rem) }
 tr.baseline { font-style: italic; background: var(--soft) }
 pre { background: var(--soft); padding: .8rem; border-radius: .5rem; overflow-x: auto; font-size: .82rem }
 details { margin: .8rem 0 } summary { cursor: pointer }

@@ -7,6 +7,7 @@ driver, `finish` and `doctor` work with.
 import itertools
 import json
 import os
+import shlex
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -145,7 +146,7 @@ def open_session(
         tags = {
             "study.name": config.name,
             "study.file_sha256": file.sha256,
-            "study.overrides": " ".join(file.overrides),
+            "study.overrides": shlex.join(file.overrides),
             "data.sha256": data.digest,
             "zz.judge.sha256": judge.sha256 if judge else "",
             "zz.env.versions": json.dumps(versions()),

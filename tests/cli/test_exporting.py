@@ -41,7 +41,9 @@ def test_a_file_has_the_bytes_that_standard_output_gets(form: str, export: Expor
     assert export("--format", form).stdout_bytes == (tmp_path / f"table.{form}").read_bytes()
     assert export("-o", f"AGAIN.{form.upper()}", "--format", form).exit_code == 0
     assert (tmp_path / f"AGAIN.{form.upper()}").read_bytes() == (tmp_path / f"table.{form}").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == sorted([f"table.{form}", f"AGAIN.{form.upper()}"])
+    assert export("-o", "plain", "--format", form).exit_code == 0
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / f"table.{form}").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == sorted([f"table.{form}", f"AGAIN.{form.upper()}", "plain"])
 
 
 def test_standard_output_gets_csv_and_nothing_else(export: Export) -> None:
@@ -71,7 +73,7 @@ def test_options_choose_rows_and_columns(export: Export) -> None:
 REFUSED = {
     "an unknown suffix": (("-o", "table.xlsx"), ".csv, .md, .tex, .html, .json, .parquet"),
     "no suffix": (("-o", "table"), "no suffix"),
-    "a contradiction": (("-o", "table.md", "--format", "csv"), "allowed: .csv"),
+    "a contradiction": (("-o", "table.md", "--format", "csv"), "contradicts --format csv; allowed: .csv, or no suffix"),
     "an unknown format": (("--format", "xlsx"), "'parquet'"),
     "an absent folder": (("-o", "absent/table.csv"), "folder that exists"),
     "nearly a column": (("--columns", "val/psn"), "did you mean 'val/psnr'?"),
@@ -80,7 +82,7 @@ REFUSED = {
     "a key that is not searched": (("-o", "table.csv", "--by", "depth"), "allowed: "),
     "a key and a number of trials": (("-o", "table.csv", "--by", "lr", "--top", "3"), "leave out --top"),
     "no trial": (("--top", "0"), "greater than or equal to 1"),
-    "a device": (("-o", "/dev/null"), "no suffix"),
+    "a device": (("-o", "/dev/null", "--format", "csv"), "cannot be written there"),
 }
 
 

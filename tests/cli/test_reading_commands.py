@@ -28,7 +28,8 @@ NEEDED = {
     ("show", "small"): {"optuna"},
     ("show", "small", "--json"): {"optuna"},
     ("export", "small", "-o", "table.csv"): {"optuna"},
-    ("models",): {"mlflow", "pandas"},  # mlflow imports pandas itself
+    ("list", "--trainings"): {"optuna", "mlflow", "pandas"},  # mlflow imports pandas itself
+    ("models",): {"mlflow", "pandas"},
 }
 
 

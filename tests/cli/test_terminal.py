@@ -118,7 +118,7 @@ def test_patience_that_is_no_number_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("STUDY_PATIENCE_S", "abc")
     done = study("run", str(place.file), "--home", str(tmp_path / "new"))
-    assert (done.code, done.stdout) == (2, "")
+    assert (done.code, done.stdout) == (2, "study small: starting\n")
     assert done.stderr == "error: STUDY_PATIENCE_S='abc': allowed are seconds, 0 or more\n"
     assert not (tmp_path / "new").exists()
 

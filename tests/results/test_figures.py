@@ -84,6 +84,13 @@ def test_words_say_what_a_figure_shows() -> None:
     assert MIXED.answer()[0] in best.get_label()
 
 
+def test_a_range_has_room_for_pruned_trials() -> None:
+    panel = key_panel(summary_of([trained(0, 15.0, lr=0.01), trained(1, 9.0, "PRUNED", lr=1e-5)]), "lr")
+    assert panel is not None
+    low, high = panel.axes[0].get_xlim()
+    assert low < 1e-5 < 0.01 < high
+
+
 def test_a_design_without_guidance_and_pruning_is_not_called_exploratory() -> None:
     random_search = summary_of(drawn_at_random(4), sampler={"name": "random"}, pruner={"name": "none"}, **SPACE)
     panel = key_panel(random_search, "loss")

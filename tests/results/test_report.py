@@ -123,7 +123,7 @@ def test_its_numbers_are_those_of_the_summary(made: tuple[StudySummary, Material
         assert digest in page.text
     assert material.environment["torch"] in page.text
     saved = sum(3 - trial.summary.epochs for trial in summary.ended if trial.state == "PRUNED")
-    assert f"{saved} epochs of {summary.counts['pruned']} pruned trial" in page.text
+    assert f"{saved} epochs, in {summary.counts['pruned']} pruned trial" in page.text
     assert "# A study for tests." in page.text
 
 
@@ -148,6 +148,8 @@ def test_the_command_writes_the_same_page_twice(
     assert command.code() == 0, command.stderr
     assert command.stdout.split() == ["the", "page", "of", "small:", "small-report.html"]
     assert (tmp_path / "small-report.html").read_text() == made[2]
+    (published,) = finished.study_artifacts.rglob("report.html")
+    assert published.read_text() == made[2]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_whatever_a_study_is_called_is_text(made: tuple[StudySummary, Material, 
     material = replace(
         made[1],
         file=f"# Question: is {odd} text?\n# and so on\n# Result: {odd}\nname = 1",
-        overrides=f"--set train.loss={odd}",
+        overrides=[f"train.loss={odd}"],
         environment={odd: odd},
         importances={odd: 1.0},
         strips={},
@@ -210,6 +212,13 @@ def test_whatever_a_study_is_called_is_text(made: tuple[StudySummary, Material, 
     assert f"is {odd} text? and so on" in page.text
     assert page.text.count(odd) > 10
     assert html.escape(odd) in text
+
+
+def test_its_first_command_has_what_was_set(made: tuple[StudySummary, Material, str]) -> None:
+    summary, material, _ = made
+    page = Page(report(summary, replace(material, overrides=["train.loss=bce + 0.2 ssim", "enqueue=[]"]), LINK_BASE))
+    command = "study run small.toml --name small --trials 6 --set 'train.loss=bce + 0.2 ssim' --set 'enqueue=[]'"
+    assert command in page.text
 
 
 LOWER = [
