@@ -1,81 +1,47 @@
 """The figures of a study, by name. The page shows them as SVG, the study's run has them as PNG, a notebook as they are.
 
 Comes in: a `StudySummary` and its `Material`. Goes out: matplotlib figures, each with its alternative text as label.
-They are drawn without pyplot, which keeps state, so not by Optuna's own plots; equal studies give equal bytes. May not
-import torch.
+Optuna's own plots are drawn with pyplot and know no baselines, so these are the project's. May not import torch.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from typing import Any, ParamSpec
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline.config import ByKey, Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import Dimension, parts_of
+from pipeline.results.drawing import (
+    BELOW,
+    COLOURS,
+    GREY,
+    HEIGHT,
+    INK,
+    MANY,
+    WIDTH,
+    axes_of,
+    legend,
+    log_axis,
+    note,
+    placed,
+    png,
+    points,
+    rug,
+    styled,
+)
 from pipeline.results.material import Material
 from pipeline.results.summary import Baseline, StudySummary, shown_value
 from pipeline.search.records import EndedTrial
 
-# Ten colours that people with any colour vision tell apart, on white and on black. Source: Petroff, "Accessible color
-# sequences for data visualization", 2021, arXiv:2107.02270.
-COLOURS = (
-    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
-    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
-)
-INK, GREY = "#24292f", "#8b8f94"  # text and axes, which become the page's own colour; trials without a value
 TOP = 10  # trials whose learning curves are told apart
-MANY = 400  # points from which on they are drawn as one picture in SVG
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "text.parse_math": False,  # a dollar is a dollar
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.ymargin": 0.08,
-    "axes.grid": True,
-    "grid.color": INK,
-    "grid.alpha": 0.13,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-    "legend.fontsize": 8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "study",
-    "figure.facecolor": "white",
-    "savefig.dpi": 160,
-}
-WIDTH, HEIGHT = 4.6, 3.1  # inches: as wide as a phone shows without shrinking the text
-LEFT, RIGHT, ABOVE, BELOW = 0.7, 0.62, 0.3, 0.78  # inches around axes, for their text and the legend
-P = ParamSpec("P")
-
-
-def _styled(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
-        with mpl.rc_context(STYLE):
-            return draw(*args, **kwargs)
-
-    styled.__doc__ = draw.__doc__
-    return styled
 
 
 def figures(summary: StudySummary, material: Material) -> dict[str, Figure]:
@@ -90,36 +56,13 @@ def plots(summary: StudySummary, material: Material) -> dict[str, bytes]:
     return {f"{name}.png": png(figure) for name, figure in figures(summary, material).items()}
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file; without matplotlib's version, so that equal figures have equal bytes."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG element for a page: transparent, its text and axes in the colour of the text around it."""
-    buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)  # ids of a page differ
-    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text).replace(INK, "currentColor")
-    box, label = re.findall(r'viewBox="([^"]*)"', text)[0], escape(str(figure.get_label()))
-    head = f'<svg role="img" viewBox="{box}" aria-label="{label}">'
-    return re.sub(r"\n\s*", "\n", head + text[text.index(">") + 1 :])
-
-
-@_styled
+@styled
 def best_so_far(summary: StudySummary, _: Material | None = None) -> Figure | None:
     """The objective of every trial by its number, the best so far, and the baselines."""
     return _progress(summary, "Best so far, by trial", "trial", {t.number: t.number for t in summary.ended})
 
 
-@_styled
+@styled
 def best_over_time(summary: StudySummary, _: Material | None = None) -> Figure | None:
     """The same over the time spent training, summed over the trials: it does not depend on workers or pauses."""
     spent = np.cumsum([trial.summary.duration_s for trial in summary.ended])
@@ -133,14 +76,14 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
     """Trials at their places, and the best so far as a line."""
     if not summary.ended:
         return None
-    figure, axes = _axes(title, label, _named(summary))
+    figure, axes = axes_of(title, label, _named(summary))
     complete = [trial for trial in summary.ended if trial.value is not None]
     if pruned := _pruned(summary):
         x, y = [places[trial.number] for trial, _ in pruned], [reached for _, reached in pruned]
-        _points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
+        points(axes, x, y, "pruned (best it reached)", GREY, marker="x", linewidths=1.1, s=18)
     if complete:
         x, y = [places[trial.number] for trial in complete], [summary.value(trial) for trial in complete]
-        _points(axes, x, y, label="complete")
+        points(axes, x, y, label="complete")
         reached = (np.maximum if summary.sign > 0 else np.minimum).accumulate(y)
         axes.step([*x, max(places.values())], [*reached, reached[-1]], where="post", color=COLOURS[1], label="best")
     _baselines(summary, axes)
@@ -148,12 +91,12 @@ def _progress(summary: StudySummary, title: str, label: str, places: Mapping[int
     if label == "trial":
         axes.set_xlim(-0.5, max(places.values()) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(axes)
+    legend(axes)
     figure.set_label(f"{title}: {summary.metric} of {_counted(summary)}. {' '.join(summary.answer()[:1])}")
     return figure
 
 
-@_styled
+@styled
 def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     """The objective by epoch: the best ten trials in colour, the others in grey."""
     trials = [trial for trial in summary.ended if trial.reported]
@@ -162,7 +105,7 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     best = summary.ranked[:TOP]
     numbers = {trial.number for trial in best}
     title = f"Learning curves of the best {len(best)}" if best else "Learning curves"
-    figure, axes = _axes(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
+    figure, axes = axes_of(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
     others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
     alpha = 0.5 if len(others) < MANY else 0.1
     axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=alpha, rasterized=alpha < 0.5))
@@ -173,13 +116,13 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     axes.autoscale_view()
     _baselines(summary, axes)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(axes, ncol=5, title="trial, best first", title_fontsize=8)
+    legend(axes, ncol=5, title="trial, best first", title_fontsize=8)
     ranking = ", ".join(f"{t.number} {summary.form.shown(summary.value(t))}" for t in best)
     figure.set_label(f"{summary.metric} by epoch; trials, best first: {ranking or 'none is complete'}.")
     return figure
 
 
-@_styled
+@styled
 def key_panel(summary: StudySummary, key: str) -> Figure | None:
     """The objective against one searched key: a scatter for a range, strips with their medians for choices."""
     trials = [(trial, summary.value(trial)) for trial in summary.ranked if key in trial.params]
@@ -190,21 +133,21 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
     values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    figure, axes = _axes(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
+    figure, axes = axes_of(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
     if ranges and numbers:
         log = any(part.log for part in ranges)
         axes.set_xlabel(f"{key} (log scale)" if log else key)
         if log:
-            _log(axes, [float(value) for value in values])
+            log_axis(axes, [float(value) for value in values])
         axes.update_datalim([(float(value), trials[0][1]) for value in values])  # pruned trials are not in it
-        _rug(axes, [float(trial.params[key]) for trial in pruned])
+        rug(axes, [float(trial.params[key]) for trial in pruned])
         for (name, group), colour in zip(_by_part(dimension, trials).items(), COLOURS, strict=False):
-            _points(axes, [float(t.params[key]) for t, _ in group], [v for _, v in group], name, colour)
+            points(axes, [float(t.params[key]) for t, _ in group], [v for _, v in group], name, colour)
         what = f"{len(trials)} complete trials"
     else:
         what = _strips(summary, axes, key, trials, pruned)
     _baselines(summary, axes, only_best=True)
-    _legend(axes)
+    legend(axes)
     figure.set_label(f"{summary.metric} against {key}: {what}.")
     return figure
 
@@ -242,8 +185,8 @@ def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued
             counts[name] += 1
         return found
 
-    _rug(axes, places(pruned))
-    _points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
+    rug(axes, places(pruned))
+    points(axes, places([trial for trial, _ in trials]), [value for _, value in trials])
     for label, name in zip(["median", *[""] * len(medians)], medians, strict=False):
         place = names.index(name)
         axes.hlines(medians[name].median, place - 0.33, place + 0.33, COLOURS[6], linewidth=2, label=label, zorder=1.5)
@@ -255,14 +198,14 @@ def _strips(summary: StudySummary, axes: Axes, key: str, trials: Sequence[Valued
     return f"medians {', '.join(shown)}" if shown else "pruned trials only"
 
 
-@_styled
+@styled
 def importances(_: StudySummary, material: Material) -> Figure | None:
     """The importance of each searched key (PED-ANOVA), the most important first."""
     if not material.importances:
         return None
     names, shares = list(material.importances), list(material.importances.values())
     height, left = 0.8 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names))
-    figure, axes = _axes("Importance of each key", "share (PED-ANOVA)", "", height, left, 0.45)
+    figure, axes = axes_of("Importance of each key", "share (PED-ANOVA)", "", height, left, 0.45)
     bars = axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.65)
     axes.bar_label(bars, [f"{share:.2f}" for share in shares[::-1]], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.15 or 1)
@@ -278,7 +221,7 @@ AGAINST = {
 }
 
 
-@_styled
+@styled
 def front(summary: StudySummary, _: Material | None = None, against: Sequence[str] = tuple(AGAINST)) -> Figure | None:
     """The objective against sharpness and cost; the trials that no other one beats in both are joined."""
     groups = {name: found for name in against if (found := _costs(summary, name))}
@@ -287,7 +230,7 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
     figure = Figure((WIDTH * len(groups), HEIGHT))
     said = []
     for place, (name, found) in enumerate(groups.items()):
-        axes = _placed(figure, place)
+        axes = placed(figure, place)
         axes.set(title=f"{summary.metric} against {name.replace('_', '-')}", xlabel=AGAINST[name])
         axes.set_ylabel(_named(summary))
         x, y = [cost for _, cost, _ in found], [value for *_, value in found]
@@ -297,12 +240,12 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
             axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
             for baseline, sharpness in known:
                 axes.plot(sharpness, summary.value(baseline), "D", color=INK, markersize=4)
-                _note(axes, baseline.name, sharpness, summary.value(baseline))
-            _log(axes, [*x, *(sharpness for _, sharpness in known), 1.0])
+                note(axes, baseline.name, sharpness, summary.value(baseline))
+            log_axis(axes, [*x, *(sharpness for _, sharpness in known), 1.0])
         else:
-            _log(axes, x, EngFormatter(sep=""))
+            log_axis(axes, x, EngFormatter(sep=""))
             _baselines(summary, axes)
-        _points(axes, x, y)
+        points(axes, x, y)
         best = _front(summary, found, name)
         axes.plot(
             [c for _, c, _ in best],
@@ -314,9 +257,9 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
             label="no other is better in both",
         )
         for trial, cost, value in best[:: max(1, len(best) // 6)]:
-            _note(axes, str(trial.number), cost, value)
+            note(axes, str(trial.number), cost, value)
         said.append(f"{name.replace('_', '-')}: trials {', '.join(str(t.number) for t, *_ in best)}")
-    _legend(figure.axes[0])
+    legend(figure.axes[0])
     figure.set_label(f"{summary.metric} against {', '.join(groups)}. Not beaten in both, by {'; '.join(said)}.")
     return figure
 
@@ -347,7 +290,7 @@ def _front(summary: StudySummary, found: Sequence[Costed], name: str) -> list[Co
     return best
 
 
-@_styled
+@styled
 def restorations(
     summary: StudySummary, material: Material, kinds: Sequence[str] = ("best", "median", "worst")
 ) -> Figure | None:
@@ -397,22 +340,6 @@ def exploratory(summary: StudySummary) -> bool:
     return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
 
 
-def _axes(
-    title: str, x: str, y: str, height: float = HEIGHT, left: float = LEFT, below: float = BELOW
-) -> tuple[Figure, Axes]:
-    figure = Figure((WIDTH, height))
-    axes = _placed(figure, 0, left, below)
-    axes.set(title=title, xlabel=x, ylabel=y)
-    return figure, axes
-
-
-def _placed(figure: Figure, place: int, left: float = LEFT, below: float = BELOW) -> Axes:
-    """Axes at their place in a row, with this room around them; a layout engine would take twice the time."""
-    width, height = figure.get_size_inches()
-    box = (place * WIDTH + left, below, WIDTH - left - RIGHT, height - below - ABOVE)
-    return figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-
-
 def _named(summary: StudySummary) -> str:
     """The objective as a label, with its unit."""
     return f"val {summary.metric} ({summary.form.unit})"
@@ -429,20 +356,6 @@ def _pruned(summary: StudySummary) -> list[Valued]:
     return [(trial, best(trial.reported.values())) for trial in pruned]
 
 
-def _points(
-    axes: Axes, x: Sequence[float], y: Sequence[float], label: str = "", colour: str = COLOURS[0], **kind: Any
-) -> None:
-    size = {"s": 22 if len(x) < 100 else 9, "alpha": 0.85, "linewidths": 0} | kind
-    axes.scatter(x, y, color=colour, label=label or None, rasterized=len(x) > MANY, **size)
-
-
-def _rug(axes: Axes, x: Sequence[float]) -> None:
-    """Where pruned trials lie, in grey on the lower edge: what they reached in fewer epochs compares with no other."""
-    if x:
-        side = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 3}
-        _points(axes, x, [0.02] * len(x), "pruned", GREY, marker="x", linewidths=1.1, s=18, **side)
-
-
 def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> None:
     """Baselines as lines, named in the right margin."""
     lines = [entry for entry in summary.standing if isinstance(entry, Baseline)]
@@ -453,22 +366,3 @@ def _baselines(summary: StudySummary, axes: Axes, only_best: bool = False) -> No
         axes.axhline(value, color=INK, linewidth=1, linestyle="--")
         place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
         axes.annotate(entry.name, (1, value), (3, 0), fontsize=7.5, va=side, **place)
-
-
-def _note(axes: Axes, text: str, x: float, y: float) -> None:
-    axes.annotate(text, (x, y), (4, 4), textcoords="offset points", fontsize=7.5)
-
-
-def _log(axes: Axes, values: Sequence[float], form: Any = None) -> None:
-    """A logarithmic axis that names 1, 2 and 5 of each decade, or the decades where there are many."""
-    wide = math.log10(max(values) / min(values)) > 2
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(form or FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(axes: Axes, **settings: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(handles, labels, loc="lower center", **{"ncol": 3} | settings)

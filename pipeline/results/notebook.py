@@ -22,7 +22,8 @@ from pipeline.config.trial import Degrade, applies
 from pipeline.data.degrade import input_size
 from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
 from pipeline.home import Home
-from pipeline.results.figures import FIGURES, png
+from pipeline.results.drawing import png
+from pipeline.results.figures import FIGURES
 from pipeline.results.material import Material, gather
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.results.table import Table, study_table

@@ -13,8 +13,9 @@ import numpy as np
 
 from pipeline.config import StudyFile
 from pipeline.config.trial import applies
+from pipeline.results.drawing import COLOURS, GREY, INK
 from pipeline.results.export import render
-from pipeline.results.figures import COLOURS, GREY, INK, plots
+from pipeline.results.figures import plots
 from pipeline.results.material import gather, strips_of
 from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet

@@ -23,8 +23,9 @@ from PIL import Image
 from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
 from pipeline.results import figures
+from pipeline.results.drawing import svg
 from pipeline.results.export import html_fragment
-from pipeline.results.figures import AGAINST, exploratory, svg
+from pipeline.results.figures import AGAINST, exploratory
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table

@@ -48,7 +48,7 @@ def test_study_from_file_to_champion_and_table(
 
     again = launcher.run(*place.arguments("--workers", "2"), cwd=cwd)
     assert again.code() == 0
-    assert "epoch" not in again.stdout
+    assert "epoch 1/" not in again.stdout
     assert_sound(place)
 
     listed = launcher.run("list", *home, cwd=cwd)

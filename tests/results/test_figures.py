@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 from summaries import BASELINES, SPACE, drawn_at_random, running, summary_of, trained
 
-from pipeline.results.figures import COLOURS, best_so_far, curves, figures, front, key_panel, plots, svg
+from pipeline.results.drawing import COLOURS, svg
+from pipeline.results.figures import best_so_far, curves, figures, front, key_panel, plots
 from pipeline.results.material import Material, Restored
 from pipeline.results.summary import StudySummary
 

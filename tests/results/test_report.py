@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from studies_for_tests import Launcher, Place
+from studies_for_tests import TRIALS, Launcher, Place
 from summaries import BASELINES, SPACE, drawn_at_random, record, running, summary_of, trained
 
 from pipeline.results.material import Material, gather
@@ -148,8 +148,16 @@ def test_the_command_writes_the_same_page_twice(
     assert command.code() == 0, command.stderr
     assert command.stdout.split() == ["the", "page", "of", "small:", "small-report.html"]
     assert (tmp_path / "small-report.html").read_text() == made[2]
-    (published,) = finished.study_artifacts.rglob("report.html")
-    assert published.read_text() == made[2]
+
+
+@pytest.mark.slow
+def test_a_run_publishes_the_page_of_the_command(finished_copy: Place) -> None:
+    finished_copy.run(trials=TRIALS + 1, report=True)
+    (published,) = finished_copy.study_artifacts.rglob("report.html")
+    summary, material, text = study_page(finished_copy)
+    assert len(summary.records) == TRIALS + 1
+    assert material.restored
+    assert published.read_text() == text
 
 
 @pytest.mark.parametrize(
