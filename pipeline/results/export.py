@@ -16,12 +16,12 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from pipeline.results.table import BASELINE, Cell, Column, Table
-from pipeline.study.reporter import printable
+from pipeline.study.reporter import md_text, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMULA = ("=", "+", "-", "@")  # a spreadsheet calculates a cell that begins so; `_one_line` escapes tab and CR
+FORMULA = ("=", "+", "-", "@")  # a spreadsheet calculates a cell that begins so; `one_line` escapes tab and CR
 FRAME_TYPES = {bool: "boolean", int: "Int64", float: "float64", str: "str"}
 
 TEX_SIGNS = {
@@ -112,7 +112,7 @@ def html_fragment(table: Table, links: Mapping[int, str] | None = None) -> str:
         return f"<{name}{kind}{more}>{content}</{name}>"
 
     def cell(index: int, row: Mapping[str, Cell], column: Column) -> str:
-        content = escape(_one_line(column.text(row)))
+        content = escape(one_line(column.text(row)))
         if column.key == "number":
             number = row.get("number")
             if links and isinstance(number, int) and number in links:
@@ -122,9 +122,9 @@ def html_fragment(table: Table, links: Mapping[int, str] | None = None) -> str:
 
     def head(column: Column) -> str:
         unit = f"<small>{escape(column.unit)}</small>" if column.unit else ""
-        return tag(column, "th", escape(_one_line(column.heading)) + unit, ' scope="col"')
+        return tag(column, "th", escape(one_line(column.heading)) + unit, ' scope="col"')
 
-    lines = [f"<caption><span>{escape(_one_line(table.caption))}</span></caption>"] if table.caption else []
+    lines = [f"<caption><span>{escape(one_line(table.caption))}</span></caption>"] if table.caption else []
     lines.append(f"<thead><tr>{''.join(head(column) for column in table.brief)}</tr></thead>\n<tbody>")
     for index, row in enumerate(table.rows):
         kind = ' class="baseline"' if _is_baseline(row) else ""
@@ -133,7 +133,7 @@ def html_fragment(table: Table, links: Mapping[int, str] | None = None) -> str:
 
 
 def _html(table: Table) -> bytes:
-    return PAGE.format(title=escape(_one_line(table.caption)), style=STYLE, table=html_fragment(table)).encode()
+    return PAGE.format(title=escape(one_line(table.caption)), style=STYLE, table=html_fragment(table)).encode()
 
 
 def _csv(table: Table) -> bytes:
@@ -148,7 +148,7 @@ def _csv_cell(cell: Cell) -> Cell:
     """A text on one line that no spreadsheet calculates; anything else as it is, with NaN as a missing value."""
     if not isinstance(cell, str):
         return None if cell != cell else cell
-    text = _one_line(cell)
+    text = one_line(cell)
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
@@ -231,11 +231,6 @@ def _texts(
     return [[cell(index, row, column) for column in table.brief] for index, row in enumerate(table.rows)]
 
 
-def md_text(text: str) -> str:
-    """A text without meaning in Markdown; the underscore within a word has none."""
-    return re.sub(r"[\\`*\[\]<>|~&$#!@]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", _one_line(text))
-
-
 def _tex_text(text: str) -> str:
     """A text without meaning in LaTeX; a letter that not every LaTeX has is named by its number."""
     number = re.fullmatch(r"(-?)([0-9.,]+)(?:e([+-])0*([0-9]+))?", text)
@@ -245,14 +240,9 @@ def _tex_text(text: str) -> str:
         return f"{'$-$' if minus else ''}{digits}{times}"
     escaped = "".join(
         TEX_SIGNS.get(sign, sign if sign.isascii() or sign in TEX_LETTERS else f"U+{ord(sign):04X}")
-        for sign in _one_line(text)
+        for sign in one_line(text)
     )
     return re.sub(r"([-,])(?=\1)", r"\1{}", escaped)  # two in a row would be another sign
-
-
-def _one_line(text: str) -> str:
-    """A text with its control characters escaped, line ends and tabs too, and without passwords."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _right(column: Column) -> bool:

@@ -7,10 +7,11 @@ escaped. Links and pictures are relative to the page that shows the note, whatev
 from urllib.parse import quote
 
 from pipeline.config.choices import METRICS
-from pipeline.results.export import md_text, render
+from pipeline.results.export import render
 from pipeline.results.summary import StudySummary, shown_value
 from pipeline.results.table import FIGURES, study_table
 from pipeline.search.records import EndedTrial
+from pipeline.study.reporter import md_text
 from pipeline.tracking.runs import CONTACT_SHEET, PANEL_FILE, STUDY_FILES
 from pipeline.tracking.views import VIEWS, page, run_page
 

@@ -19,11 +19,11 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
-from pipeline.results.export import md_text
 from pipeline.results.summary import StudySummary, shown_value, summarise
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
+from pipeline.study.reporter import md_text
 from pipeline.tracking.experiments import settle_move
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -60,6 +61,16 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(text: str) -> str:
+    """A text with its control characters escaped, line ends and tabs too, and without passwords."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def md_text(text: str) -> str:
+    """A text without meaning in Markdown; the underscore within a word has none."""
+    return re.sub(r"[\\`*\[\]<>|~&$#!@]|:(?=\S)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", one_line(text))
 
 
 def figure(value: float | None) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
-from studies_for_tests import Place, artifact
+from studies_for_tests import Launcher, Place, artifact, assert_sound
 
 from pipeline.results.export import render
 from pipeline.results.figures import COLOURS, GREY
@@ -101,6 +103,16 @@ def test_a_study_that_grows_is_published_again(finished_copy: Place) -> None:
     assert table == render(study_table(summary, baselines=True), "csv")
     assert "<svg" in artifact(finished_copy, run, "report.html").read_text()
     assert list(artifact(finished_copy, run, "plots").glob("*.png"))
+
+
+def test_killed_while_it_is_published_and_run_again(place: Place, launcher: Launcher) -> None:
+    killed = launcher.run(*place.arguments("--workers", "0"), kill_before=("INSERT INTO experiment_tags", 3))
+    assert killed.code() == -signal.SIGKILL, killed.stderr
+    assert tags(place, "rank"), "it was killed between ranks and views"
+    place.run()
+    assert tags(place, "rank") == {trial.number: str(rank) for rank, trial in enumerate(best(place), 1)}
+    assert all(state(place, view)["searchFilter"] for view in VIEWS)
+    assert_sound(place)
 
 
 def test_contact_sheets_fit_a_note_whatever_the_images() -> None:
