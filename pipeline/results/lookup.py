@@ -54,7 +54,7 @@ def find_run(home: Home, run: str, study: str | None = None) -> str:
     found: list[StoredRun] = []
     if study is None:
         if not re.fullmatch("[0-9a-f]{1,31}", run):
-            raise InputError(f"RUN {run!r}: allowed are {FORMS}")
+            raise InputError(f"RUN {run[:80]!r}: allowed are {FORMS}")
         found = find_runs(home, f"attributes.run_id LIKE '{run}%'")
     elif re.fullmatch(r"[\w.-]+", run):
         begins = [r for r in find_runs(home, f"attributes.run_name LIKE '{run}%'", study) if r.name.startswith(run)]

@@ -85,8 +85,11 @@ def test_a_trial_s_value_is_its_best_epoch_s(finished: Place) -> None:
 
 def test_every_event_is_reported_in_order(place: Place) -> None:
     outcome, recorder = place.run(trials=2)
-    assert [event[0] for event in recorder.events[:3]] == ["begun", "baseline", "baseline"]
-    assert recorder.kind("begun") == [(0, 1)]
+    first = [event[0] for event in recorder.events if event[0] != "opened"][:3]
+    assert first == ["begun", "baseline", "baseline"]
+    assert recorder.kind("begun") == [(0, 1, 0.0)]
+    assert [(number, trial.number, epoch) for number, trial, epoch in recorder.kind("opened")] == [(0, 0, 0), (1, 1, 0)]
+    assert place.search().elapsed > 0
     assert [name for name, _ in recorder.kind("baseline")] == ["bicubic", "linear"]
     epochs = [event[:3] for event in recorder.kind("epoch")]
     assert epochs == [(1, epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)]
