@@ -72,8 +72,8 @@ def run(
         earlier = f" ({clock(search.elapsed)} in all sessions)" if search.elapsed > outcome.seconds + 1 else ""
         busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
         say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
-    if outcome.contact_sheet:
-        say(f"pictures: {outcome.contact_sheet}")
+    if outcome.report:
+        say(f"report: {outcome.report}")
     if not quiet:
         print_result(_next(home, config.name, complete=outcome.best is not None))
     if outcome.best is None:

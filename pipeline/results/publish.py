@@ -33,7 +33,7 @@ RANK, COLOUR = "rank", "mlflow.runColor"
 
 
 def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_report: bool) -> StudyOutcome:
-    """Write all of it, unless the results of all trials are published; add where the contact sheet is.
+    """Write all of it, unless the results of all trials are published; add where the report is.
 
     Without a report the page and the figures are left out.
     """
@@ -62,7 +62,7 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         tracking.tag_experiment({NOTE: note} | view_tags(_views(summary, runs), time.time()))
         tracking.end(run_id, "COMPLETE")
         search.published = told
-    return replace(outcome, contact_sheet=tracking.local_file(run_id, CONTACT_SHEET))
+    return replace(outcome, report=tracking.local_file(run_id, REPORT_FILE))
 
 
 def _report(session: Session, summary: StudySummary) -> dict[str, bytes]:

@@ -7,7 +7,7 @@ wait for MLflow, tell, export the model, end the run, remove the checkpoints. Th
 
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
 
 MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
-SHEET_TRIALS = 8  # the best trials, on the contact sheet; their panels are kept in memory
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class StudyOutcome:
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
     busy_share: float = 0.0  # of the workers' time, spent on training and validation
-    panels: dict[str | int, np.ndarray] = field(default_factory=dict)  # of baselines and best trials, made in this run
-    contact_sheet: Path | None = None  # None where an MLflow server keeps the files
+    report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
 
     @property
     def best(self) -> EndedTrial | None:
@@ -88,7 +86,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
         driver = Driver(session, workers, window)
         driver.run()
         share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
-        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, share, driver.panels)
+        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, share)
     finally:
         workers.close()
 
@@ -99,8 +97,6 @@ class Driver:
     def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
         self._session, self._workers, self._window = session, workers, window
         self._runs: dict[int, TrialRun] = {}
-        self._best: list[EndedTrial] = []  # of this run, the best first
-        self.panels: dict[str | int, np.ndarray] = {}
         self.busy_seconds = self.slot_seconds = self.seconds = 0.0
 
     def run(self) -> None:
@@ -158,8 +154,8 @@ class Driver:
             case w.Report(number):
                 return [w.EpochReported(number, runs[number].report())]
             case w.Record(number, end):
-                self._keep_panel(runs[number], runs[number].record(end))
-                del runs[number]
+                runs[number].record(end)
+                del runs[number]  # a run that was being recorded is suspended where this fails
                 session.search.elapsed = time.perf_counter() - self._zero
             case w.Suspend(number):
                 session.tracking.suspend(runs.pop(number).run_id)
@@ -188,15 +184,6 @@ class Driver:
                 raise EngineError(f"the {key} could not be computed: {reason}")
         raise StudyError(f"unexpected outcome of {outcome.key}: {outcome}")
 
-    def _keep_panel(self, run: TrialRun, trial: EndedTrial) -> None:
-        panel = run.panels.get(trial.summary.best_epoch)
-        if trial.value is None or panel is None:
-            return
-        self.panels[trial.number] = panel
-        self._best = ranked([*self._best, trial], self._session.config.objective.direction)
-        for worse in self._best[SHEET_TRIALS:]:
-            self.panels.pop(worse.number, None)
-
     def _record_baseline(self, name: str, metrics: dict[str, float], panel: np.ndarray) -> None:
         session = self._session
         params = {"dataset": session.config.dataset}
@@ -209,7 +196,6 @@ class Driver:
         log_pictures(session, run_id, run_name, panel, metrics)
         session.tracking.end(run_id, "COMPLETE")
         session.search.baselines = session.search.baselines | {name: metrics}
-        self.panels[name] = panel
         session.reporter.baseline(name, metrics)
 
 

@@ -40,9 +40,9 @@ def test_study_from_file_to_champion_and_table(
     value = max(record.value for record in best if record.value is not None)
     for words in ("baseline bicubic", "baseline linear", "epoch 3/3", "loss", "next:", "study", f"{value:.4g}"):
         assert words in ran.stdout, words
-    sheet = re.search(r"pictures: (.*\.png)", ran.stdout)
-    assert sheet is not None
-    assert Path(sheet[1]).is_file()
+    report = re.search(r"report: (.*\.html)", ran.stdout)
+    assert report is not None
+    assert Path(report[1]).is_file()
     assert f"--backend-store-uri sqlite:///{place.path}/mlflow.db" in ran.stdout
     assert "\x1b" not in ran.stdout
 

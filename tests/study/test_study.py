@@ -99,8 +99,7 @@ def test_every_event_is_reported_in_order(place: Place) -> None:
     ]
     assert outcome.best is not None
     assert outcome.best.number == 1
-    assert outcome.contact_sheet is not None
-    assert outcome.contact_sheet.is_file()
+    assert outcome.report is None, "the tests' studies leave it out"
 
 
 @pytest.mark.slow  # the default run covers two workers in test_cli, and one worker that is killed below
