@@ -154,7 +154,8 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
         parts = [f"{n or 'none'} beat{'s' if n <= 1 else ''} {name}" for name, n in beating.items()]
         yield f"Of {counted(complete, 'complete trial')}, {' and '.join(parts)}."
     for state in ("PRUNED", "FAIL"):
-        reasons = [f"{reason} ({n})" if n > 1 else reason for reason, n in summary.reasons(state).items()]
+        found = summary.reasons(state).items()
+        reasons = [f"{reason} ({n})" if len(found) > 1 else reason for reason, n in found]
         if reasons:
             yield f"{sum(summary.reasons(state).values())} {STATES[state]}: {'; '.join(reasons)}"
 

@@ -4,6 +4,7 @@ Comes in: a `StudySummary` and the ids of MLflow's experiment and runs. Goes out
 escaped. Links and pictures are relative to the page that shows the note, whatever its server. May not import mlflow.
 """
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from pipeline.config.choices import METRICS
@@ -21,7 +22,9 @@ TABLE_TRIALS = 10
 REPORT_FILE = "report.html"
 
 
-def experiment_note(summary: StudySummary, asked: str, experiment_id: str, run_id: str) -> str:
+def experiment_note(
+    summary: StudySummary, asked: str, experiment_id: str, run_id: str, overrides: Sequence[str]
+) -> str:
     """The experiment's heading. MLflow shows its first line, and the rest after a click.
 
     Args:
@@ -29,6 +32,7 @@ def experiment_note(summary: StudySummary, asked: str, experiment_id: str, run_i
         asked: what it searches for, Markdown.
         experiment_id: the experiment's.
         run_id: of the study's own run.
+        overrides: what ``--set`` changed of its file.
     """
     parts = [
         f"**{md_text(summary.name)}**: {_links(experiment_id)} · {_report(experiment_id, run_id)}",
@@ -36,7 +40,7 @@ def experiment_note(summary: StudySummary, asked: str, experiment_id: str, run_i
         *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
         asked,
         "How to reproduce it:",
-        _commands(summary),
+        _commands(summary, overrides),
     ]
     for trials in range(TABLE_TRIALS, -1, -1):  # a table with many long values may be too long
         table = render(study_table(summary, top=trials, state=("complete",), baselines=True), "md").decode()
@@ -46,7 +50,7 @@ def experiment_note(summary: StudySummary, asked: str, experiment_id: str, run_i
     return "\n\n".join(parts)[:NOTE_LENGTH]
 
 
-def study_note(summary: StudySummary, experiment_id: str, run_id: str) -> str:
+def study_note(summary: StudySummary, experiment_id: str, run_id: str, overrides: Sequence[str]) -> str:
     """The description of the study's own run."""
     counts = ", ".join(f"{number} {what}" for what, number in summary.counts.items() if number)
     parts = [
@@ -55,7 +59,7 @@ def study_note(summary: StudySummary, experiment_id: str, run_id: str) -> str:
         f"Trials: {counts or 'none'}. Under Artifacts: {_report(experiment_id, run_id)} ({REPORT_FILE}), the "
         f"leaderboard, the figures (plots) and the study file ({STUDY_FILES[0]}).",
         *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
-        _commands(summary),
+        _commands(summary, overrides),
     ]
     return "\n\n".join(parts)[:NOTE_LENGTH]
 
@@ -97,10 +101,5 @@ def _file(run_id: str, file: str) -> str:
     return f"get-artifact?path={quote(file)}&run_uuid={run_id}"
 
 
-def _commands(summary: StudySummary) -> str:
-    """The commands that make the study again, and its best trial alone."""
-    name = summary.name
-    lines = [f"study run {STUDY_FILES[0]} --name {name} --trials {summary.config.budget.trials}"]
-    if summary.best is not None:
-        lines.append(f"study reproduce {summary.best.summary.run_id}")
-    return "```sh\n" + "\n".join(lines) + "\n```"
+def _commands(summary: StudySummary, overrides: Sequence[str]) -> str:
+    return "\n".join(["```sh", *summary.commands(STUDY_FILES[0], overrides), "```"])

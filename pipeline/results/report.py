@@ -10,7 +10,6 @@ import base64
 import hashlib
 import io
 import re
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from html import escape
@@ -216,14 +215,7 @@ class _Page:
 
     def reproduce(self) -> str:
         summary, material, config = self.summary, self.material, self.summary.config
-        file = f"{config.name}.toml"
-        changes = "".join(f" --set {shlex.quote(override)}" for override in material.overrides)
-        commands = [f"study run {file} --name {config.name} --trials {config.budget.trials}{changes}"]
-        commands += [f"study show {config.name}"]
-        if summary.best:
-            commands.append(
-                f"study reproduce {summary.best.summary.run_id}    # trains trial {summary.best.number} again"
-            )
+        commands = summary.commands(f"{config.name}.toml", material.overrides)
         facts = {
             "seed": str(config.seed),
             "open trials at once": str(config.budget.concurrency),

@@ -6,8 +6,9 @@ that they agree. Imports no torch, no pandas and no MLflow.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
@@ -140,6 +141,12 @@ class StudySummary:
             for value, some in found.items()
         ]
         return sorted(choices, key=lambda choice: -self.sign * choice.median)
+
+    def commands(self, file: str, overrides: Sequence[str]) -> list[str]:
+        """The commands that make the study again from its file, and train its best trial again."""
+        changes = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+        lines = [f"study run {file} --name {self.name} --trials {self.config.budget.trials}{changes}"]
+        return lines + ([f"study reproduce {self.name}/{self.best.number}"] if self.best else [])
 
     def answer(self) -> list[str]:
         """The result in three sentences, or one where there is none. Plain text, also valid as Markdown."""

@@ -57,7 +57,7 @@ def test_the_notes_hold_the_answer_the_table_and_links_to_the_views(finished: Pl
         assert f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={view}&" in first
     assert summary.answer()[0] in rest.replace("\\", "")
     assert "| rank" in rest
-    assert f"study reproduce {best(finished)[0].summary.run_id}" in rest
+    assert f"study reproduce small/{best(finished)[0].number}" in rest
     (run,) = finished.runs("study")
     assert "2 complete, 2 pruned, 2 failed" in run.data.tags["mlflow.note.content"]
     assert not run.data.metrics
