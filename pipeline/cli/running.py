@@ -183,9 +183,7 @@ def prepare(home: Home, file: FileArgument, overrides: SetOption = None, as_json
     check(config)
     home = home.with_data(config.dataset)
     data = prepare_data(config, home.data_dir)
-    if home.data_dir_given and home.original is None:
-        home.prepare()
-        home.remember_data(config.dataset)
+    home.remember_data(config.dataset)
     # A folder of pictures was just read completely, and nothing published exists to compare it with.
     found = verify(data.name, home.data_dir, quick=data.name.startswith(PICTURE_FOLDER))
     height, width = data.image_size

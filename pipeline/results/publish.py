@@ -25,7 +25,7 @@ from pipeline.results.table import FIGURES, study_table
 from pipeline.study.driver import StudyOutcome
 from pipeline.study.session import Session
 from pipeline.study.session import experiment_note as asked
-from pipeline.tracking.runs import CONTACT_SHEET, STUDY_FILES, StoredRun
+from pipeline.tracking.runs import CONTACT_SHEET, LEADERBOARD, STUDY_FILES, StoredRun
 from pipeline.tracking.uids import study_run_uid
 from pipeline.tracking.views import DRAWN, Views, view_tags
 
@@ -49,7 +49,7 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         texts = (file.text, json.dumps(session.config.canonical(), indent=2))
         tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
         table = study_table(summary, baselines=True)
-        tracking.log_files(run_id, {f"leaderboard.{form}": render(table, form) for form in ("md", "csv")})
+        tracking.log_files(run_id, {name: render(table, form) for form, name in LEADERBOARD.items()})
         if strips := strips_of(summary, search.uid, tracking):
             tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
         if with_report:

@@ -50,7 +50,9 @@ if TYPE_CHECKING:
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
 PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
-CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")  # in the study's own run
+# In the study's own run.
+CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")
+LEADERBOARD = {"md": "leaderboard.md", "csv": "leaderboard.csv"}  # by format
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def test_a_server_that_stays_down_ends_the_command_and_the_study_can_be_resumed(
 def test_an_unreachable_server_is_reported_in_one_line(place: Place) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     done = study(*Served(place.path, place.file, uri, place.artifacts).arguments("--workers", "0"))
-    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1), done
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (1, "study small: starting\n", 1), done
     assert done.stderr.startswith(f"error: MLflow at {uri} cannot be used")
 
 
@@ -514,7 +514,7 @@ def test_damaged_data_is_refused_before_anything_is_written(
     place.file.write_text(place.file.read_text().replace("mnist-5k", "mnist"))
     home = tmp_path / "new"
     done = study("run", str(place.file), "--home", str(home), "--data-dir", str(tmp_path / "data"), "--workers", "0")
-    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done
+    assert (done.code, done.stdout, len(done.stderr.splitlines())) == (2, "study small: starting\n", 1), done
     assert str(data) in done.stderr
     assert not home.exists()
 
@@ -531,7 +531,7 @@ def test_a_study_whose_trials_all_diverge_ends_with_an_error(place: Place) -> No
     assert_sound(place, 2, 1, "minimal")
     shown = study("show", "minimal", "--home", str(place.path))
     assert shown.code == 0
-    assert "trial 0 failed: " in shown.stdout
+    assert "2 failed: non-finite loss" in shown.stdout
     for command in (["promote", "minimal"], ["export", "minimal", "-o", str(place.path.parent / "table.csv")]):
         done = study(*command, "--home", str(place.path))
         assert "unexpected" not in done.stderr, done
@@ -549,7 +549,7 @@ def test_a_second_driver_is_refused_and_the_first_finishes_the_study(
     finally:
         os.kill(command.pid, signal.SIGCONT)
     who = f"process {command.pid} on {socket.gethostname()}"
-    assert (done.code, done.stdout) == (2, ""), done
+    assert (done.code, done.stdout) == (2, "study small: starting\n"), done
     assert done.stderr == f"error: study 'small' is being run by {who}; wait for it, or stop it first\n"
     assert command.code() == 0, command.stderr
     assert_same_as(finished, place)

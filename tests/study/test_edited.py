@@ -364,7 +364,9 @@ def test_deleted_artifacts_are_repaired_in_one_pass(finished: Place, finished_co
     files = [
         {e.path for e in p.client().list_artifacts(r.info.run_id)} for p, r in ((finished_copy, run), (finished, other))
     ]
-    assert files[0] == files[1] == {"contact-sheet.png", "study.json", "study.toml"}
+    assert (
+        files[0] == files[1] == {"contact-sheet.png", "leaderboard.csv", "leaderboard.md", "study.json", "study.toml"}
+    )
 
 
 # --- other homes --------------------------------------------------------------------------------------------------

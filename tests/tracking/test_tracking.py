@@ -94,7 +94,7 @@ def test_runs_are_not_nested_and_have_their_roles(finished: Place) -> None:
         "baseline-bicubic",
         "baseline-linear",
         "judge",
-        "study",
+        "study-small",
         *(f"trial-{number:04d}" for number in range(6)),
     ]
     for run in runs:
