@@ -46,7 +46,7 @@ batch_size = 256
 """
 
 
-CASES = 4  # of one slow test, that `.ci/run` runs; `-m long` runs the others
+CASES = 2  # of one slow test, that `.ci/run` runs; `-m long` runs the others
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

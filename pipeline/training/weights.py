@@ -47,9 +47,8 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
     try:
         tensors = safetensors.torch.load(data)
         description = Description.model_validate_json(safetensors_metadata(data)["model"])
-        config, size = description.config, description.image_size
         with torch.device("meta"):  # without memory, so that no configuration can ask for more than the file has
-            restorer = models.Restorer(models.build(config.model, input_size(size, config.degrade), size))
+            restorer = _build(description)
     except (SafetensorError, KeyError, ValueError, RuntimeError, StudyError) as error:
         reason = str(error).splitlines()[0]
         if isinstance(error, ValidationError):
@@ -59,6 +58,12 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
     network = {name: (value.shape, value.dtype) for name, value in restorer.state_dict().items()}
     if network != {name: (value.shape, value.dtype) for name, value in tensors.items()}:
         raise CheckpointError(f"{WEIGHTS_FILE}: its tensors are not those of the network that it describes")
-    restorer = restorer.to_empty(device="cpu")  # and not `assign`: the network decides the order of axes in memory
-    restorer.load_state_dict(tensors)
+    with torch.random.fork_rng(devices=[]):  # its initial weights are replaced, and cost the caller no random number
+        restorer = _build(description)  # and not `to_empty`, which imports sympy: 0.6 s
+    restorer.load_state_dict(tensors)  # and not `assign`: the network decides the order of axes in memory
     return restorer.eval()
+
+
+def _build(description: Description) -> models.Restorer:
+    config, size = description.config, description.image_size
+    return models.Restorer(models.build(config.model, input_size(size, config.degrade), size))
