@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.data import Dataset
     from pipeline.search.ask_tell import Search
     from pipeline.tracking.runs import Tracking
+    from pipeline.training.model import Restorer
 
 SHEET_TRIALS = 8  # the best trials, on the contact sheet
 EXAMPLES = 5  # images of each kind of restoration: best, median, worst
@@ -131,23 +132,29 @@ def strips_of(summary: StudySummary, uid: str, tracking: Tracking) -> dict[str |
     return strips
 
 
+def restorer_of(tracking: Tracking, trial: EndedTrial) -> Restorer:
+    """A complete trial's model. Raises TrackingError if its weights are missing or not those that Optuna has."""
+    from pipeline.tracking.models import load_restorer
+
+    run = tracking.read(trial.summary.run_id)
+    if run is None or MODEL_ID not in run.tags:
+        raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
+    return load_restorer(run.tags[MODEL_ID], trial.summary.weights_sha256)
+
+
 def _restored(
     summary: StudySummary, trial: EndedTrial, data: Dataset, tracking: Tracking, metric: str
 ) -> dict[str, list[Restored]]:
     """The best, the median and the worst restorations of a trial's model on the validation images.
 
-    Raises TrackingError if its weights are missing or not those that Optuna has.
+    Raises TrackingError as `restorer_of`.
     """
     from torch import Tensor, uint8
 
     from pipeline.evaluation.batches import threads, without_gradients
     from pipeline.evaluation.scores import evaluate
-    from pipeline.tracking.models import load_restorer
 
-    run = tracking.read(trial.summary.run_id)
-    if run is None or MODEL_ID not in run.tags:
-        raise TrackingError(f"trial {trial.number} has no model in MLflow")
-    model = without_gradients(load_restorer(run.tags[MODEL_ID], trial.summary.weights_sha256))
+    model = without_gradients(restorer_of(tracking, trial))
     seen: list[tuple[Tensor, Tensor]] = []
 
     def pixels(images: Tensor) -> Tensor:

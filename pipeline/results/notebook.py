@@ -20,14 +20,13 @@ from pipeline.config import Value
 from pipeline.config.messages import shown
 from pipeline.config.trial import Degrade, applies
 from pipeline.data.degrade import input_size
-from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
+from pipeline.errors import InputError, NotFoundError, ShapeError
 from pipeline.home import Home
 from pipeline.results.drawing import png
 from pipeline.results.figures import FIGURES
-from pipeline.results.material import Material, gather
+from pipeline.results.material import Material, gather, restorer_of
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.results.table import Table, study_table
-from pipeline.tracking.models import MODEL_ID, load_restorer
 from pipeline.tracking.runs import read_tracking
 
 if TYPE_CHECKING:
@@ -117,10 +116,7 @@ class Best:
     @cached_property
     def _model(self) -> Restorer:
         home, search, trial = self._source
-        run = read_tracking(home, search.config.name, search.uid).read(trial.summary.run_id)
-        if run is None or MODEL_ID not in run.tags:
-            raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
-        return load_restorer(run.tags[MODEL_ID], trial.summary.weights_sha256)
+        return restorer_of(read_tracking(home, search.config.name, search.uid), trial)
 
 
 def best_of(home: Home, search: Search) -> Best:
