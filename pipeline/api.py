@@ -12,7 +12,7 @@ from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
 from pipeline.results.export import frame, html_fragment, render
 from pipeline.results.notebook import Best, Figure, best_of, leaderboard, plot
-from pipeline.results.publish import publish
+from pipeline.results.publish import arrange, publish
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
@@ -37,6 +37,7 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         StudyError: the databases, workers or disk failed; likewise.
     """
     with open_session(file, home, options, reporter) as session:
+        arrange(session)
         return publish(session, file, run_to_total(session, options), options.report)
 
 

@@ -14,7 +14,7 @@ from pipeline.config import StudyConfig, TrialConfig
 from pipeline.config.choices import METRICS
 from pipeline.data import Dataset
 from pipeline.search.records import EndedTrial, EndState, ranked
-from pipeline.study.lines import PlainLines, best_so_far, figures, measured, settings
+from pipeline.study.lines import PlainLines, best_so_far, budget, figures, measured, settings
 from pipeline.study.pace import Pace
 from pipeline.study.reporter import Reporter, figure, printable, task
 
@@ -55,7 +55,8 @@ class LiveTable:
         self._pace = Pace(config, len(data.train), ended, slots, earlier)
         for best in ranked(ended, config.objective.direction)[:1]:
             self._best = (best.summary.metrics[f"val/{self._metric}"], best.number)
-        self._line(f"[bold]{config.name}[/]: {escape(printable(task(config, data)))}, {slots} at a time")
+        self._line(f"[bold]{config.name}[/]: {escape(printable(task(config, data)))}")
+        self._line(budget(config, slots))
         self._trials = self._bar.add_task("trials", total=config.budget.trials, completed=len(ended))
         self._draw()
 

@@ -83,7 +83,7 @@ def run(
 def _next(home: Home, name: str, complete: bool) -> Iterator[str]:
     """What can be typed next."""
     yield "next:"
-    yield from next_commands(home, f"ui {name}", f"show {name}")
+    yield from next_commands(home, f"ui {name}", f"show {name}", f"report {name}")
     if complete:
         yield from next_commands(home, f"promote {name}", f"export {name} -o {name}.csv")
     if home.local_tracking:

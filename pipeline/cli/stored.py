@@ -219,7 +219,7 @@ def models(home: Home, as_json: JsonOption = False) -> None:
     versions = registered(home)
     tags = ("study.name", "trial.number", "test.psnr", "promoted")
     rows = [(v.model, v.version, ", ".join(v.aliases), *(v.tags.get(tag, "") for tag in tags)) for v in versions]
-    table = make_table(("model", "version", "alias", "study", "trial", "test psnr", "promoted"), rows)
+    table = make_table(("model", "version", "alias", "study", "trial", "test psnr (dB)", "promoted"), rows)
     none = "no registered models; promote one with: study promote NAME"
     print_result([table if versions else none], [asdict(version) for version in versions], as_json)
 

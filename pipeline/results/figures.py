@@ -108,7 +108,9 @@ def curves(summary: StudySummary, _: Material | None = None) -> Figure | None:
     figure, axes = axes_of(title, "epoch", _named(summary), HEIGHT + 0.4, below=BELOW + 0.3)
     others = [list(trial.reported.items()) for trial in trials if trial.number not in numbers]
     alpha = 0.5 if len(others) < MANY else 0.1
-    axes.add_collection(LineCollection(others, colors=GREY, linewidths=0.7, alpha=alpha, rasterized=alpha < 0.5))
+    of_others: dict[str, Any] = {"colors": GREY, "linewidths": 0.7, "alpha": alpha, "rasterized": alpha < 0.5}
+    if others:
+        axes.add_collection(LineCollection(others, label="others", **of_others))
     for rank, (trial, colour) in enumerate(zip(best, COLOURS, strict=False)):
         style: dict[str, Any] = {"color": colour, "zorder": 3 - rank / TOP}
         axes.plot(list(trial.reported), list(trial.reported.values()), label=str(trial.number), linewidth=1.5, **style)

@@ -5,6 +5,7 @@ escaped. Links and pictures are relative to the page that shows the note, whatev
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 from pipeline.config.choices import METRICS
@@ -19,6 +20,7 @@ from pipeline.tracking.views import VIEWS, page, run_page
 NOTE = "mlflow.note.content"
 NOTE_LENGTH = 8000  # characters that a store takes
 TABLE_TRIALS = 10
+TOO_WIDE = ("val/sharpness", "parameters", "epochs")  # for MLflow's page, which would break the words of the others
 REPORT_FILE = "report.html"
 
 
@@ -43,8 +45,9 @@ def experiment_note(
         _commands(summary, overrides),
     ]
     for trials in range(TABLE_TRIALS, -1, -1):  # a table with many long values may be too long
-        table = render(study_table(summary, top=trials, state=("complete",), baselines=True), "md").decode()
-        note = "\n\n".join([*parts[:3], table.strip(), *parts[3:]])
+        table = study_table(summary, top=trials, state=("complete",), baselines=True)
+        narrow = replace(table, columns=tuple(column for column in table.columns if column.key not in TOO_WIDE))
+        note = "\n\n".join([*parts[:3], render(narrow, "md").decode().strip(), *parts[3:]])
         if len(note) <= NOTE_LENGTH:
             return note
     return "\n\n".join(parts)[:NOTE_LENGTH]

@@ -183,7 +183,7 @@ def _description(
     load = f'pipeline.load_model("{config.model_name}")'
     serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} \\\n"
     serve += "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \\\n"
-    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local"
+    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local --host 127.0.0.1 -p 5001"
     page = partial(run_page, tracking.experiment_id, run.run_id)
     file = run.tags.get("study.file_sha256", "unknown")
     lines = [

@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.config import StudyFile
+from pipeline.config.choices import METRICS
 from pipeline.config.trial import applies
 from pipeline.results.drawing import COLOURS, GREY, INK
 from pipeline.results.export import render
@@ -65,6 +66,13 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
     return replace(outcome, report=tracking.local_file(run_id, REPORT_FILE))
 
 
+def arrange(session: Session) -> None:
+    """Make the saved views of a study whose results were not published yet, so that its first trials are in order."""
+    if session.search.published is None:
+        views = _views(summarise(session.search), session.tracking.runs())
+        session.tracking.tag_experiment(view_tags(views, time.time()))
+
+
 def _report(session: Session, summary: StudySummary) -> dict[str, bytes]:
     """The page and the figures, by path."""
     material = gather(session.home, session.search, session.tracking)
@@ -110,7 +118,7 @@ def _mark(session: Session, summary: StudySummary, runs: Iterable[StoredRun]) ->
 
 def _views(summary: StudySummary, runs: Iterable[StoredRun]) -> Views:
     """What the saved views show of a study."""
-    recorded = {name for trial in summary.ended for name in trial.summary.metrics}
+    recorded = {name for trial in summary.ended for name in trial.summary.metrics} or {f"val/{m}" for m in METRICS}
     names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in recorded]
     shown = summary.ranked[:DRAWN]
     return Views(

@@ -30,6 +30,7 @@ from pipeline.results.summary import STATES, StudySummary, shown_value
 from pipeline.results.table import study_table
 from pipeline.search.ask_tell import IMPORTANCES_FROM
 from pipeline.search.records import EndedTrial, StoredTrial
+from pipeline.tracking.runs import STUDY_FILES
 from pipeline.tracking.views import run_page
 
 LINK_BASE = "http://127.0.0.1:5000"  # where `study ui` serves
@@ -44,12 +45,13 @@ def report(summary: StudySummary, material: Material, link_base: str) -> str:
     contents = " · ".join(f'<a href="#{_anchor(title)}">{title}</a>' for title in sections)
     body = "\n".join(f'<section id="{_anchor(t)}"><h2>{t}</h2>\n{text}\n</section>' for t, text in sections.items())
     title, config = escape(summary.name), summary.config
+    linked = f"<p>Trials link to the MLflow UI at {escape(link_base)}; <code>study ui {title}</code> starts it.</p>\n"
     what = f"{escape(config.degrade.kind)} on {escape(config.dataset)}, ranked by validation {escape(summary.metric)}"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" '
         f'content="light dark">\n<title>{title}: report of a study</title>\n<style>{CSS}</style>\n</head>\n<body>\n'
-        f"<header><h1>{title}</h1>\n<p>{what}</p>\n<nav>{contents}</nav></header>\n<main>\n{body}\n</main>\n"
+        f"<header><h1>{title}</h1>\n<p>{what}</p>\n{linked}<nav>{contents}</nav></header>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
 
@@ -145,7 +147,8 @@ class _Page:
             items = "".join(
                 f"<li>{self._link(trial, f'trial {trial.number}')} {self._state(trial)}</li>" for trial in records
             )
-            others = f'<details><summary>All {len(records)} trials</summary><ul class="trials">{items}</ul></details>'
+            title = "Every trial, with its state and reason"
+            others = f'<details><summary>{title}</summary><ul class="trials">{items}</ul></details>'
         return f'<div class="scroll">{table}</div>{others}'
 
     def progress(self) -> str:
@@ -215,7 +218,7 @@ class _Page:
 
     def reproduce(self) -> str:
         summary, material, config = self.summary, self.material, self.summary.config
-        commands = summary.commands(f"{config.name}.toml", material.overrides)
+        commands = summary.commands(STUDY_FILES[0], material.overrides)
         facts = {
             "seed": str(config.seed),
             "open trials at once": str(config.budget.concurrency),
@@ -364,7 +367,7 @@ details { margin: .8rem 0 } summary { cursor: pointer }
   :root { --line: #ccc; --soft: #f3f3f3; --link: #000; --ink: #000; --page: #fff }
   body { font-size: 11pt; max-width: none; padding: 0 } nav { display: none }
   section { margin-top: .6rem } figure, tr, .strips, .tiles { break-inside: avoid } h2 { break-after: avoid }
-  table { font-size: 7.5pt } th, td { padding: .1rem .3rem } .scroll { overflow: visible }
+  table { font-size: 6.5pt } th, td { padding: .1rem .15rem } .scroll { overflow: visible }
   pre { white-space: pre-wrap } details::details-content { content-visibility: visible; block-size: auto }
 }
 """

@@ -68,13 +68,17 @@ class Table:
         return [{column.key: row.get(column.key) for column in self.columns} for row in self.rows]
 
     def select(self, keys: Iterable[str]) -> Table:
-        """These columns in this order, for people too. Raises InputError, which lists the columns there are."""
-        known = {column.key: column for column in self.columns}
+        """The columns with these keys or headings, in this order, for people too.
+
+        Raises InputError, which lists the columns there are.
+        """
+        by_key = {column.key: column for column in self.columns}
+        known = {column.heading: column for column in self.columns} | by_key
         chosen = list(dict.fromkeys(keys))
         for key in chosen:
             if key not in known:
                 near = hint(key, known, listing=False)
-                raise InputError(f"unknown column {shown(key)}; allowed: {', '.join(known)}{near}")
+                raise InputError(f"unknown column {shown(key)}; allowed: {', '.join(by_key)}{near}")
         return replace(self, columns=tuple(replace(known[key], brief=True) for key in chosen))
 
     def best(self, column: Column) -> frozenset[int]:

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from pipeline.config import StudyConfig
+from pipeline.config.messages import hint
 from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
@@ -110,8 +111,9 @@ def load_search(home: Home, name: str) -> Search:
     found = load_searches(home, name)
     if found:
         return found[0]
-    known = ", ".join(study_names(home)) or "none"
-    raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {known}")
+    names = study_names(home)
+    near = hint(name, names, listing=False)
+    raise NotFoundError(f"there is no study {name!r} in {home.path}; studies: {', '.join(names) or 'none'}{near}")
 
 
 def load_searches(home: Home, only: str | None = None) -> list[Search]:

@@ -28,9 +28,10 @@ class PlainLines:
         self._config, self._metric, self._total = config, config.objective.metric, config.budget.trials
         self._pace = Pace(config, len(data.train), ended, slots, earlier)
         self._write(f"study {config.name}: {task(config, data)}")
-        state = f"{len(ended)} of {self._total} trials ended" if ended else f"trials: {self._total}"
-        before = f", {clock(earlier)} in earlier sessions" if earlier else ""
-        self._write(f"{state}{before}, epochs each: {config.budget.epochs}, at a time: {slots}")
+        before = f" in {clock(earlier)} of earlier sessions" if earlier else ""
+        if ended:
+            self._write(f"{len(ended)} trials have ended{before}")
+        self._write(budget(config, slots))
         for best in ranked(ended, config.objective.direction)[:1]:
             self._write(best_so_far(config, best.summary.metrics[f"val/{self._metric}"], best.number))
 
@@ -63,6 +64,13 @@ def best_so_far(config: StudyConfig, value: float, number: int) -> str:
 def measured(metric: str, value: float | None) -> str:
     """A metric's name and value, with its unit if that is dB: ``psnr 18.12 dB``. Empty for None and NaN."""
     return "" if value is None or math.isnan(value) else f"{metric} {METRICS[metric].shown(value)}"
+
+
+def budget(config: StudyConfig, slots: int) -> str:
+    """How much is trained, and by how many workers."""
+    trials, epochs, most = config.budget.trials, config.budget.epochs, config.budget.concurrency
+    workers = "1 worker" if slots == 1 else f"{slots} workers"
+    return f"{trials} trials of at most {epochs} epochs; {workers}, at most {most} open trials"
 
 
 def settings(config: StudyConfig, trial: TrialConfig, every: bool = False) -> str:

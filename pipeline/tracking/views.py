@@ -93,7 +93,7 @@ def _leaderboard(views: Views) -> dict[str, Any]:
     others = " AND ".join(f"tags.`study.role` != '{role}'" for role in ("study", "judge", "train"))
     figures = [f"metrics.`{name}`" for name in (views.objective, *views.figures)]
     params = [f"params.`{key}`" for key in views.searched]
-    columns = ["tags.`rank`", *figures, *params, "metrics.`parameters`", "tags.`trial.state`", "tags.`trial.reason`"]
+    columns = ["tags.`rank`", "tags.`trial.state`", *figures, *params, "metrics.`parameters`", "tags.`trial.reason`"]
     order = [RUN_NAME, CREATED, DURATION, *columns]
     return _state(views, others, views.ascending) | {
         "selectedColumns": columns,
@@ -109,7 +109,9 @@ def _width(column: str) -> int:
 
 def _charts(views: Views) -> dict[str, Any]:
     left_out = [key for key in views.searched if key not in views.axes]
-    title = "Which choices are good" + (f" (without {', '.join(left_out)})" if left_out else "")
+    title = "Which choices are good" + (
+        f" (without {', '.join(left_out)}: words among numbers, or not in every trial)" if left_out else ""
+    )
     sections = [
         _section("choices", title, 1, 420),
         _section("curves", "How they learn", 2, 360),

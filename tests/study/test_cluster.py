@@ -174,7 +174,7 @@ def test_ctrl_c_and_a_killed_driver_leave_nothing_running_on_the_cluster(
     slow = ("--set", "model.depth=4", "--set", "model.width=4096", "--set", "train.batch_size=2")
     for which, code in ((signal.SIGINT, 130), (signal.SIGKILL, -9)):
         command = launcher.start(*place.arguments("--cluster", str(processes.file), "--name", f"slow-{code}", *slow))
-        command.until("trials: 6")
+        command.until("6 trials of at most")
         wait_for(lambda: executing(processes.cluster) == 2, "running epochs")
         os.kill(command.pid, which)
         assert command.code() == code
