@@ -28,10 +28,10 @@ class PlainLines:
         self._config, self._metric, self._total = config, config.objective.metric, config.budget.trials
         self._pace = Pace(config, len(data.train), ended, slots, earlier)
         self._write(f"study {config.name}: {task(config, data)}")
-        before = f" in {clock(earlier)} of earlier sessions" if earlier else ""
-        if ended:
-            self._write(f"{len(ended)} trials have ended{before}")
         self._write(budget(config, slots))
+        before = f", {clock(earlier)} in earlier sessions" if earlier else ""
+        if ended:
+            self._write(f"{len(ended)} of {self._total} trials ended{before}")
         for best in ranked(ended, config.objective.direction)[:1]:
             self._write(best_so_far(config, best.summary.metrics[f"val/{self._metric}"], best.number))
 

@@ -44,7 +44,7 @@ def test_baselines_stand_among_the_trials_and_gains_are_of_the_best_one() -> Non
     assert "dB" in lines[2] + lines[3]
     assert cells[0][4] == "+1.00"
     assert lines[9] == "Of 4 complete trials, 4 beat degraded and 1 beats linear."
-    assert lines[10] == "2 pruned: median pruner, after epoch 1 (2)"
+    assert lines[10] == "2 pruned: median pruner, after epoch 1"
 
 
 def test_all_shows_the_other_trials_and_control_characters_as_text() -> None:

@@ -57,7 +57,8 @@ def test_plain_lines_print_one_line_per_event(known: tuple[Any, Any], capsys: py
         lines,
         [
             ("study tiny: gaussian on mnist-5k",),
-            ("1 of 3 trials ended", "1:05 in earlier sessions", "at a time: 2"),
+            ("3 trials of at most 2 epochs; 2 workers, at most 2 open trials",),
+            ("1 of 3 trials ended, 1:05 in earlier sessions",),
             ("best so far: trial 0", "psnr 16.50 dB"),
             ("baseline degraded", "psnr 9.50 dB"),
             ("trial    3", "bottleneck 16, lr 0.001"),
@@ -73,7 +74,7 @@ def test_plain_lines_print_one_line_per_event(known: tuple[Any, Any], capsys: py
         strict=True,
     ):
         assert all(word in line for word in words), line
-    assert "ssim" not in lines[7]
+    assert "ssim" not in lines[8]
     assert "\x1b" not in "".join(lines)
 
 
@@ -82,8 +83,8 @@ def test_verbose_lines_have_all_settings_and_metrics(
 ) -> None:
     report_events(PlainLines(verbose=True), *known)
     lines = capsys.readouterr().out.splitlines()
-    assert "depth 2" in lines[4]
-    assert "psnr 17.12 dB, ssim 0.5000" in lines[7]
+    assert "depth 2" in lines[5]
+    assert "psnr 17.12 dB, ssim 0.5000" in lines[8]
 
 
 def test_quiet_prints_nothing(known: tuple[Any, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ def test_a_study_that_grows_is_published_again(finished_copy: Place) -> None:
 
 
 def test_killed_while_it_is_published_and_run_again(place: Place, launcher: Launcher) -> None:
-    killed = launcher.run(*place.arguments("--workers", "0"), kill_before=("INSERT INTO experiment_tags", 3))
+    killed = launcher.run(*place.arguments("--workers", "0"), kill_before=("UPDATE experiment_tags", 2))
     assert killed.code() == -signal.SIGKILL, killed.stderr
     assert tags(place, "rank"), "it was killed between ranks and views"
     place.run()

@@ -225,7 +225,7 @@ def test_whatever_a_study_is_called_is_text(made: tuple[StudySummary, Material, 
 def test_its_first_command_has_what_was_set(made: tuple[StudySummary, Material, str]) -> None:
     summary, material, _ = made
     page = Page(report(summary, replace(material, overrides=["train.loss=bce + 0.2 ssim", "enqueue=[]"]), LINK_BASE))
-    command = "study run small.toml --name small --trials 6 --set 'train.loss=bce + 0.2 ssim' --set 'enqueue=[]'"
+    command = "study run study.toml --name small --trials 6 --set 'train.loss=bce + 0.2 ssim' --set 'enqueue=[]'"
     assert command in page.text
 
 
