@@ -83,12 +83,14 @@ class Soak:
         return command
 
     def run(self) -> Command:
-        return self.ask("run", str(self.file), "--workers", "0", "--trials", str(self.trials))
+        return self.ask("run", str(self.file), "--workers", "0", "--no-report", "--trials", str(self.trials))
 
     def make(self, name: str, trials: int, place: Served) -> None:
         """Run a study in a new home, which gets the judge of this one: its training takes longer than the trials."""
         shutil.copytree(self.place.path / "judges", place.path / "judges")
-        self.ask("run", str(self.file), "--name", name, "--trials", str(trials), "--workers", "0", place=place)
+        self.ask(
+            "run", str(self.file), "--name", name, "--trials", str(trials), "--workers", "0", "--no-report", place=place
+        )
 
     def ask(self, *arguments: str, code: tuple[int, ...] = (0,), place: Served | None = None) -> Command:
         """Call a command; it must end with one of these exit codes, and its errors must be clear lines."""
@@ -116,7 +118,7 @@ class Soak:
     @property
     def writing(self) -> tuple[tuple[str, ...], ...]:
         """Commands that would change a study."""
-        run = ("run", str(self.file), "--workers", "0", "--trials", str(self.trials))
+        run = ("run", str(self.file), "--workers", "0", "--no-report", "--trials", str(self.trials))
         return run, ("doctor", "--repair"), ("promote", NAME, "--trial", "1", "--force"), ("delete", NAME, "--yes")
 
     # What must hold.

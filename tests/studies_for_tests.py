@@ -154,8 +154,8 @@ class Place:
         return sorted(found, key=lambda run: run.info.run_name)
 
     def arguments(self, *more: str) -> list[str]:
-        """The arguments of a `study run` command in this place."""
-        return ["run", str(self.file), *self.options, *more]
+        """The arguments of a `study run` command in this place, without the report, which takes seconds."""
+        return ["run", str(self.file), *self.options, "--no-report", *more]
 
     @property
     def artifacts(self) -> Path:

@@ -47,6 +47,7 @@ def run(
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Make the report at the end.")] = True,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -62,7 +63,7 @@ def run(
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
 
-    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device)
+    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device, report=report)
     with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config

@@ -25,7 +25,7 @@ REPORT_FILE = "report.html"
 
 
 def experiment_note(
-    summary: StudySummary, asked: str, experiment_id: str, run_id: str, overrides: Sequence[str]
+    summary: StudySummary, asked: str, experiment_id: str, run_id: str, overrides: Sequence[str], report: bool
 ) -> str:
     """The experiment's heading. MLflow shows its first line, and the rest after a click.
 
@@ -35,9 +35,11 @@ def experiment_note(
         experiment_id: the experiment's.
         run_id: of the study's own run.
         overrides: what ``--set`` changed of its file.
+        report: whether that run has the report.
     """
+    last = f" · {_report(experiment_id, run_id)}" if report else ""
     parts = [
-        f"**{md_text(summary.name)}**: {_links(experiment_id)} · {_report(experiment_id, run_id)}",
+        f"**{md_text(summary.name)}**: {_links(experiment_id)}{last}",
         _answer(summary),
         *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
         asked,
@@ -53,14 +55,15 @@ def experiment_note(
     return "\n\n".join(parts)[:NOTE_LENGTH]
 
 
-def study_note(summary: StudySummary, experiment_id: str, run_id: str, overrides: Sequence[str]) -> str:
+def study_note(summary: StudySummary, experiment_id: str, run_id: str, overrides: Sequence[str], report: bool) -> str:
     """The description of the study's own run."""
+    with_report = f"{_report(experiment_id, run_id)} ({REPORT_FILE}), its figures (plots), " if report else ""
     counts = ", ".join(f"{number} {what}" for what, number in summary.counts.items() if number)
     parts = [
         f"**{md_text(summary.name)}**: {_links(experiment_id)}",
         _answer(summary),
-        f"Trials: {counts or 'none'}. Under Artifacts: {_report(experiment_id, run_id)} ({REPORT_FILE}), the "
-        f"leaderboard, the figures (plots) and the study file ({STUDY_FILES[0]}).",
+        f"Trials: {counts or 'none'}. Under Artifacts: {with_report}the leaderboard and the study file "
+        f"({STUDY_FILES[0]}).",
         *([f"![restorations of the best trials]({_file(run_id, CONTACT_SHEET)})"] if summary.ranked else []),
         _commands(summary, overrides),
     ]

@@ -56,10 +56,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         if with_report:
             tracking.log_files(run_id, _report(session, summary))
         experiment_id = tracking.experiment_id
-        tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id, file.overrides)})
+        tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id, file.overrides, with_report)})
         runs = tracking.runs()
         _mark(session, summary, runs)
-        note = experiment_note(summary, asked(session.config, session.data), experiment_id, run_id, file.overrides)
+        note = experiment_note(
+            summary, asked(session.config, session.data), experiment_id, run_id, file.overrides, with_report
+        )
         tracking.tag_experiment({NOTE: note} | view_tags(_views(summary, runs), time.time()))
         tracking.end(run_id, "COMPLETE")
         search.published = told

@@ -71,7 +71,7 @@ def seen(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     identify(folder / "home")
     (folder / "seen.toml").write_text(SEEN)
     place = Place(folder / "home", folder / "seen.toml")
-    done = study(*place.arguments("--workers", "0"))
+    done = study(*place.arguments("--workers", "0", "--report"))
     assert done.code == 0, done.stderr
     done = study("promote", "seen", "--force", *place.options)
     assert done.code == 0, done.stderr

@@ -32,7 +32,7 @@ def test_study_from_file_to_champion_and_table(
     cwd.mkdir()
     home = ("--home", str(place.path))
 
-    ran = launcher.run(*place.arguments("--workers", "2"), cwd=cwd)
+    ran = launcher.run(*place.arguments("--workers", "2", "--report"), cwd=cwd)
     assert ran.code() == 0, ran.stderr
     assert_sound(place)
     assert facts(place) == facts(finished), "the numbers depend on the number of workers"
