@@ -160,7 +160,7 @@ def test_the_leaderboard_shows_the_trials_best_first(
 
 def test_the_charts_draw(addresses: dict[str, str], page: sync_api.Page) -> None:
     page.goto(addresses["charts"])
-    page.get_by_text("Which choices are good (without width)").wait_for()
+    page.get_by_text("Which choices are good (without width: words among numbers, or not in every trial)").wait_for()
     page.locator(".parcoords svg text").first.wait_for()
     page.locator(".scatterlayer .trace").first.wait_for()
     photograph(page, "charts")
