@@ -14,10 +14,10 @@ from pipeline.cli.printing import Column, counted, fitted, make_table, minute
 from pipeline.config import Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import DEFAULTS, parts_of
-from pipeline.results.summary import STATES, Baseline, StudySummary, shown_value
+from pipeline.results.summary import STATES, Baseline, StudySummary
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.study.lines import measured
-from pipeline.study.reporter import printable
+from pipeline.study.reporter import printable, shown_value
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

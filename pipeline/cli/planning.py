@@ -11,7 +11,7 @@ import typer
 from pipeline.cli.printing import counted, make_table, print_result
 from pipeline.cli.program import DeviceOption, FileArgument, JsonOption, NameOption, SetOption, command
 from pipeline.home import Home
-from pipeline.study.reporter import task
+from pipeline.study.reporter import shown_value, task
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,7 +92,6 @@ def _volume(plan: Plan) -> str:
 
 def _row(parameter: Parameter) -> tuple[str, str, str]:
     from pipeline.config import Choices
-    from pipeline.results.summary import shown_value
 
     form = parameter.dimension
     if isinstance(form, Choices):
@@ -104,8 +103,6 @@ def _row(parameter: Parameter) -> tuple[str, str, str]:
 
 
 def _listed(values: Mapping[str, Value]) -> str:
-    from pipeline.results.summary import shown_value
-
     return ", ".join(f"{key} {shown_value(value)}" for key, value in values.items())
 
 

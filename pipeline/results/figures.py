@@ -38,8 +38,9 @@ from pipeline.results.drawing import (
     styled,
 )
 from pipeline.results.material import Material
-from pipeline.results.summary import Baseline, StudySummary, shown_value
+from pipeline.results.summary import Baseline, StudySummary
 from pipeline.search.records import EndedTrial
+from pipeline.study.reporter import shown_value
 
 TOP = 10  # trials whose learning curves are told apart
 

@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 from pipeline.config.choices import METRICS
 from pipeline.results.export import render
-from pipeline.results.summary import StudySummary, shown_value
+from pipeline.results.summary import StudySummary
 from pipeline.results.table import FIGURES, study_table
 from pipeline.search.records import EndedTrial
-from pipeline.study.reporter import md_text
+from pipeline.study.reporter import md_text, shown_value
 from pipeline.tracking.runs import CONTACT_SHEET, PANEL_FILE, STUDY_FILES
 from pipeline.tracking.views import VIEWS, page, run_page
 

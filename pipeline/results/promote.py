@@ -19,11 +19,11 @@ from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
-from pipeline.results.summary import StudySummary, shown_value, summarise
+from pipeline.results.summary import StudySummary, summarise
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
-from pipeline.study.reporter import md_text
+from pipeline.study.reporter import degradation, md_text, shown_value
 from pipeline.tracking.experiments import settle_move
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock
@@ -168,9 +168,6 @@ def _description(
 ) -> str:
     """What a version is, in Markdown: its study, figures and settings, its run, how to load and to serve it."""
     config, best = summary.config, trial.summary
-    how = ", ".join(
-        f"{key} {shown_value(value)}" for key, value in config.degrade.model_dump().items() if key != "kind"
-    )
     place = summary.ranked.index(trial) + 1
     order = "best" if place == 1 else f"number {place}"
     columns = {"on val": {key.removeprefix("val/"): value for key, value in best.metrics.items()}}
@@ -188,7 +185,7 @@ def _description(
     file = run.tags.get("study.file_sha256", "unknown")
     lines = [
         f"**Trial {trial.number} of study {md_text(summary.name)}** restores images of {md_text(config.dataset)} "
-        f"after {config.degrade.kind} ({how}). It is {order} of {len(summary.ranked)} complete trials on val.",
+        f"after {degradation(config.degrade)}. It is {order} of {len(summary.ranked)} complete trials on val.",
         "\n".join(f"| {' | '.join(row)} |" for row in table),
         "val chose the epoch and the trial, so its figures flatter; select decided whether to promote it.",
         *([f"**Promoted by force**: it {forced}."] if forced else []),

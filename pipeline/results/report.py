@@ -26,10 +26,11 @@ from pipeline.results.drawing import svg
 from pipeline.results.export import html_fragment
 from pipeline.results.figures import AGAINST, exploratory
 from pipeline.results.material import Material
-from pipeline.results.summary import STATES, StudySummary, shown_value
+from pipeline.results.summary import STATES, StudySummary
 from pipeline.results.table import study_table
 from pipeline.search.ask_tell import IMPORTANCES_FROM
 from pipeline.search.records import EndedTrial, StoredTrial
+from pipeline.study.reporter import degradation, shown_value
 from pipeline.tracking.runs import STUDY_FILES
 from pipeline.tracking.views import run_page
 
@@ -84,9 +85,7 @@ class _Page:
 
     def data(self) -> str:
         config, material = self.summary.config, self.material
-        how = config.degrade.model_dump()
-        settings = ", ".join(f"{key} {shown_value(value)}" for key, value in how.items() if key != "kind")
-        facts = {"data set": config.dataset, "degradation": f"{config.degrade.kind} ({settings})"}
+        facts = {"data set": config.dataset, "degradation": degradation(config.degrade)}
         if material.image_size:
             facts["images"] = "{} x {} pixels, grey".format(*material.image_size)
             facts["splits"] = ", ".join(f"{size:,} {split}" for split, size in material.sizes.items())
@@ -127,9 +126,9 @@ class _Page:
         summary, strips = self.summary, self.material.strips
         rows = []
         for name, strip in strips.items():
-            if name == "clean" or isinstance(name, str):
-                metrics = summary.baselines.get(str(name))
-                rows.append((str(name), strip, summary.form.shown(metrics[summary.objective]) if metrics else ""))
+            if isinstance(name, str):
+                metrics = summary.baselines.get(name)
+                rows.append((name, strip, summary.form.shown(metrics[summary.objective]) if metrics else ""))
         for trial in summary.ranked:
             if trial.number in strips and trial.value is not None:
                 row = (self._link(trial, f"trial {trial.number}"), strips[trial.number])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import StudyConfig, Value
 from pipeline.config.choices import METRICS, Metric
 from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
+from pipeline.study.reporter import shown_value
 
 if TYPE_CHECKING:
     from pipeline.search.ask_tell import Search
@@ -177,12 +178,3 @@ class StudySummary:
 def summarise(search: Search) -> StudySummary:
     """Read a study once."""
     return StudySummary(search.config, search.records(), search.baselines, search.facts)
-
-
-def shown_value(value: Value | None) -> str:
-    """A setting as text: three significant digits of a number with decimals, and ``true`` as in a study file."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

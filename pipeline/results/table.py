@@ -13,8 +13,9 @@ from pipeline.config import Value
 from pipeline.config.choices import METRICS
 from pipeline.config.messages import hint, shown
 from pipeline.errors import InputError
-from pipeline.results.summary import STATES, Baseline, StudySummary, shown_value
+from pipeline.results.summary import STATES, Baseline, StudySummary
 from pipeline.search.records import EndedTrial, StoredTrial
+from pipeline.study.reporter import shown_value
 
 Cell = Value | None
 Better = Literal["higher", "lower", "1"]

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.config import StudyConfig, TrialConfig, Value
+from pipeline.config import StudyConfig, TrialConfig
 from pipeline.config.choices import METRICS
 from pipeline.search.records import EndedTrial, EndState, ranked
 from pipeline.study.pace import Pace, clock
-from pipeline.study.reporter import figure, say, task
+from pipeline.study.reporter import figure, say, shown_value, task
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset
@@ -77,11 +77,7 @@ def settings(config: StudyConfig, trial: TrialConfig, every: bool = False) -> st
     """What a trial has of the searched keys; where none is searched, or ``every`` key is asked for: of all keys."""
     searched, params = config.space.searched(), trial.params()
     shown = {key: value for key, value in params.items() if every or not searched or key in searched}
-    return ", ".join(f"{key} {_setting(value)}" for key, value in shown.items())
-
-
-def _setting(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:.3g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{key} {shown_value(value)}" for key, value in shown.items())
 
 
 def figures(config: StudyConfig, metrics: dict[str, float], every: bool = False) -> str:

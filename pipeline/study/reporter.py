@@ -14,7 +14,7 @@ from pipeline.errors import StudyError
 from pipeline.home import shown
 
 if TYPE_CHECKING:
-    from pipeline.config import StudyConfig, TrialConfig
+    from pipeline.config import Degrade, StudyConfig, TrialConfig, Value
     from pipeline.data import Dataset
     from pipeline.search.records import EndedTrial, EndState
 
@@ -76,6 +76,21 @@ def md_text(text: str) -> str:
 def figure(value: float | None) -> str:
     """A number with four significant digits; empty for None and NaN."""
     return "" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def shown_value(value: Value | None) -> str:
+    """A setting as text: three significant digits of a number with decimals, and ``true`` as in a study file."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def degradation(how: Degrade) -> str:
+    """A degradation with its settings: ``gaussian (sigma 0.5, clip true)``."""
+    settings = (f"{key} {shown_value(value)}" for key, value in how.model_dump().items() if key != "kind")
+    return f"{how.kind} ({', '.join(settings)})"
 
 
 def task(config: StudyConfig, data: Dataset) -> str:

@@ -29,7 +29,7 @@ from pipeline.search.lock import study_lock
 from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study.advice import about_window
 from pipeline.study.doctor import lost
-from pipeline.study.reporter import Reporter, md_text, split_sizes
+from pipeline.study.reporter import Reporter, degradation, md_text, split_sizes
 from pipeline.tracking.experiments import settle_move, uid_for
 from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import patience_with
@@ -203,10 +203,9 @@ def _attached(cluster: Cluster | None, needs: Needs, reporter: Reporter) -> Iter
 
 def experiment_note(config: StudyConfig, data: Dataset) -> str:
     """The experiment's heading in MLflow, Markdown."""
-    how = ", ".join(f"{key} {value}" for key, value in config.degrade.model_dump().items() if key != "kind")
     searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
     return (
-        f"**{md_text(config.name)}**: {config.degrade.kind} ({how}) on {md_text(config.dataset)} "
+        f"**{md_text(config.name)}**: {degradation(config.degrade)} on {md_text(config.dataset)} "
         f"({split_sizes(data)}).\n\n"
         f"Ranked by validation `{config.objective.metric}` ({config.objective.direction}), searching {searched} with "
         f"{config.sampler.name}, pruned by {config.pruner.name}."
