@@ -76,8 +76,8 @@ def trial_note(summary: StudySummary, trial: EndedTrial, experiment_id: str) -> 
     rival, value = summary.best_baseline, summary.value(trial)
     text = f"**Trial {trial.number} of {md_text(summary.name)}**: {summary.metric} {summary.form.shown(value)} on "
     text += f"validation, at epoch {found.best_epoch} of {found.epochs}"
-    if rival is not None and (gap := summary.gap(value)) is not None:
-        text += f"; that is {summary.form.shown(abs(gap))} {'better' if gap > 0 else 'worse'} than {rival.name}"
+    if rival is not None:
+        text += f"; that is {summary.lead(value)} than {rival.name}"
     settings = [f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items()]
     names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in metrics]
     figures = [f"{name} {METRICS[name].shown(metrics[f'val/{name}'])}" for name in names]

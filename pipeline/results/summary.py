@@ -10,6 +10,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study as its records have it."""
+    """A study as its records have it. What is derived from them is computed once."""
 
     config: StudyConfig
     records: list[StoredTrial]
@@ -77,11 +78,11 @@ class StudySummary:
         """1 where a higher objective is better, else -1."""
         return 1 if self.config.objective.direction == "maximize" else -1
 
-    @property
+    @cached_property
     def ended(self) -> list[EndedTrial]:
         return ended(self.records)
 
-    @property
+    @cached_property
     def ranked(self) -> list[EndedTrial]:
         """Complete trials, the best first; ties by number."""
         return ranked(self.records, self.config.objective.direction)
@@ -90,14 +91,14 @@ class StudySummary:
     def best(self) -> EndedTrial | None:
         return next(iter(self.ranked), None)
 
-    @property
+    @cached_property
     def standing(self) -> list[EndedTrial | Baseline]:
         """Complete trials and baselines, the best first; of equal ones the baseline."""
         entries: list[EndedTrial | Baseline] = [Baseline(name, metrics) for name, metrics in self.baselines.items()]
         entries += self.ranked
         return sorted(entries, key=lambda entry: -self.sign * self.value(entry))
 
-    @property
+    @cached_property
     def best_baseline(self) -> Baseline | None:
         return next((entry for entry in self.standing if isinstance(entry, Baseline)), None)
 
@@ -110,6 +111,11 @@ class StudySummary:
         """How much better an objective is than the best baseline's, in the objective's unit; None without baselines."""
         best = self.best_baseline
         return None if best is None else self.sign * (value - self.value(best))
+
+    def lead(self, value: float) -> str:
+        """The gap as text: ``1.22 dB better``. Empty without baselines."""
+        gap = self.gap(value)
+        return "" if gap is None else f"{self.form.shown(abs(gap))} {'better' if gap > 0 else 'worse'}"
 
     @property
     def beating(self) -> dict[str, int]:
@@ -162,9 +168,7 @@ class StudySummary:
         text = f"Trial {best.number} is best: {self.metric} {form.shown(value)} on validation, at epoch "
         text += f"{best.summary.best_epoch} of {best.summary.epochs}"
         if rival is not None:
-            gap = self.gap(value) or 0.0
-            where = "better" if gap > 0 else "worse"
-            text += f"; that is {form.shown(abs(gap))} {where} than the best baseline, {rival.name}"
+            text += f"; that is {self.lead(value)} than the best baseline, {rival.name}"
         yield text + "."
         settings = ", ".join(f"{key} {shown_value(value)}" for key, value in best.params.items())
         size = f"{best.summary.cost['parameters']:,} parameters" if "parameters" in best.summary.cost else ""
