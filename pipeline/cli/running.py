@@ -57,8 +57,7 @@ def run(
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
-    from pipeline.results.summary import summarise
-    from pipeline.search.studies import load_search
+    from pipeline.results.summary import StudySummary
     from pipeline.study.pace import clock
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
@@ -67,10 +66,9 @@ def run(
     with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    search = load_search(home, config.name)
-    print_result(leaderboard(summarise(search), "complete"))
+    print_result(leaderboard(StudySummary(config, outcome.records, outcome.baselines, {}), "complete"))
     if outcome.seconds:
-        earlier = f" ({clock(search.elapsed)} in all sessions)" if search.elapsed > outcome.seconds + 1 else ""
+        earlier = f" ({clock(outcome.elapsed)} in all sessions)" if outcome.elapsed > outcome.seconds + 1 else ""
         busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
         say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
     if outcome.report:

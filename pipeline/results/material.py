@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.config.choices import METRICS
 from pipeline.errors import DataError, TrackingError
 from pipeline.home import Home
-from pipeline.results.summary import StudySummary, summarise
+from pipeline.results.summary import StudySummary
 from pipeline.search.records import EndedTrial
 from pipeline.tracking.models import MODEL_ID
 from pipeline.tracking.runs import STUDY_FILES
@@ -61,7 +61,7 @@ class Material:
     missing: str = ""  # why there are none
 
 
-def gather(home: Home, search: Search, tracking: Tracking) -> Material:
+def gather(home: Home, search: Search, summary: StudySummary, tracking: Tracking) -> Material:
     """Read what a page shows of a study and its records do not have.
 
     Pictures and models that were deleted are left out, and the data set's if it is not at hand.
@@ -69,7 +69,6 @@ def gather(home: Home, search: Search, tracking: Tracking) -> Material:
     Raises:
         StudyError: a database cannot be read.
     """
-    summary = summarise(search)
     run = tracking.find(study_run_uid(search.uid))
     metric = "psnr" if METRICS[summary.metric].needs_judge else summary.metric
     restored: Mapping[str, Sequence[Restored]] = {}

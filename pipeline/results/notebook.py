@@ -50,10 +50,10 @@ def plot(home: Home, search: Search, kind: str) -> Figure:
     if kind not in PLOTS:
         own = "Optuna's own plots take .optuna, such as optuna.visualization.matplotlib.plot_slice(study.optuna)"
         raise InputError(f"unknown plot {shown(kind)}; allowed: {', '.join(PLOTS)}; {own}")
-    material = Material()
+    summary, material = summarise(search), Material()
     if kind == "restorations":
-        material = gather(home, search, read_tracking(home, name, search.uid))
-    figure = FIGURES[kind](summarise(search), material)
+        material = gather(home, search, summary, read_tracking(home, name, search.uid))
+    figure = FIGURES[kind](summary, material)
     if figure is None:
         raise InputError(f"study {name} has nothing to draw as {kind}: {material.missing or 'no trial is complete'}")
     figure._repr_png_ = partial(png, figure)  # type: ignore[attr-defined]  # without pyplot a notebook needs this

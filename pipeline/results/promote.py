@@ -74,7 +74,8 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     check_owner(home, search)
     config, name = search.config, search.config.model_name
     home = home.with_data(config.dataset)
-    trial = _choose(search.records(), config, number)
+    summary = summarise(search)
+    trial = _choose(summary.records, config, number)
     tracking = read_tracking(home, study, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
     manifest = read_manifest(run.tags) if run else None
@@ -114,7 +115,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
             "data.sha256": data.digest,
             "promoted": stamp,
         }
-        text = _description(summarise(search), trial, tracking, run, scores, test, reason)
+        text = _description(summary, trial, tracking, run, scores, test, reason)
         version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, text, champion)
     replaced = champion.version if champion else None
     return Promotion(name, version, trial.number, run.run_id, select, test, baselines, replaced)

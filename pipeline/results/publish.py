@@ -17,7 +17,7 @@ from pipeline.config.trial import applies
 from pipeline.results.drawing import COLOURS, GREY, INK
 from pipeline.results.export import render
 from pipeline.results.figures import plots
-from pipeline.results.material import gather, strips_of
+from pipeline.results.material import Material, gather, strips_of
 from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet
 from pipeline.results.report import LINK_BASE, report
@@ -51,10 +51,14 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
         table = study_table(summary, baselines=True)
         tracking.log_files(run_id, {name: render(table, form) for form, name in LEADERBOARD.items()})
-        if strips := strips_of(summary, search.uid, tracking):
-            tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
         if with_report:
-            tracking.log_files(run_id, _report(session, summary))
+            material = gather(session.home, search, summary, tracking)
+            strips = material.strips
+            tracking.log_files(run_id, _report(session, summary, material))
+        else:
+            strips = strips_of(summary, search.uid, tracking)
+        if strips:
+            tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
         experiment_id = tracking.experiment_id
         tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id, file.overrides, with_report)})
         runs = tracking.runs()
@@ -71,13 +75,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
 def arrange(session: Session) -> None:
     """Make the saved views of a study whose results were not published yet, so that its first trials are in order."""
     if session.search.published is None:
-        views = _views(summarise(session.search), session.tracking.runs())
+        views = _views(summarise(session.search), ())
         session.tracking.tag_experiment(view_tags(views, time.time()))
 
 
-def _report(session: Session, summary: StudySummary) -> dict[str, bytes]:
+def _report(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:
     """The page and the figures, by path."""
-    material = gather(session.home, session.search, session.tracking)
     base = LINK_BASE if session.home.local_tracking else session.home.tracking_shown
     pictures = {f"plots/{name}": png for name, png in plots(summary, material).items()}
     return {REPORT_FILE: report(summary, material, base).encode(), **pictures}

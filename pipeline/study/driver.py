@@ -42,6 +42,7 @@ class StudyOutcome:
     records: list[StoredTrial]
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
+    elapsed: float = 0.0  # seconds in all sessions
     busy_share: float = 0.0  # of the workers' time, spent on training and validation
     report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
 
@@ -86,7 +87,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
         driver = Driver(session, workers, window)
         driver.run()
         share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
-        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, share)
+        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, search.elapsed, share)
     finally:
         workers.close()
 

@@ -66,14 +66,13 @@ class StoredRun:
     metrics: dict[str, float]  # the last value of each
     artifact_uri: str
     deleted: bool = False
+    started: float = 0.0  # in seconds since 1970
 
     @property
     def best_epoch(self) -> int:
         """The best epoch of a trial or a training; 0 if it is not recorded."""
         epoch = self.metrics.get("best_epoch", math.nan)
         return int(epoch) if math.isfinite(epoch) else 0
-
-    started: float = 0.0  # in seconds since 1970
 
 
 class Tracking:

@@ -86,8 +86,8 @@ class Page(HTMLParser):
 
 def study_page(place: Place, base: str = LINK_BASE) -> tuple[StudySummary, Material, str]:
     search = place.search()
-    material = gather(place.home, search, read_tracking(place.home, "small", search.uid))
     summary = summarise(search)
+    material = gather(place.home, search, summary, read_tracking(place.home, "small", search.uid))
     return summary, material, report(summary, material, base)
 
 
