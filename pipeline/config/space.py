@@ -114,7 +114,7 @@ class Space:
         asked: set[str] = set()
 
         def suggest(name: str, dimension: Choices | Range) -> Value:
-            key = name.partition("@")[0]
+            key = key_of(name)
             asked.add(key)
             if key not in entry:
                 for child in self.given:
@@ -180,6 +180,11 @@ class Space:
             order += ready
             sorter.done(*ready)
         return tuple(order)
+
+
+def key_of(name: str) -> str:
+    """The key that a parameter's name is of: ``lr`` of ``lr`` and of its part ``lr@sgd``."""
+    return name.partition("@")[0]
 
 
 def _value_of(key: str, name: str) -> Any:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateA
 
 from pipeline.config.choices import OBJECTIVES
 from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
-from pipeline.config.space import Space
+from pipeline.config.space import Space, key_of
 from pipeline.config.trial import Degrade, Frozen, OneOf, TrialConfig, variants
 from pipeline.errors import ConfigError
 
@@ -166,7 +166,7 @@ class StudyConfig(Frozen):
         entry, missing = self.enqueue[0] if self.enqueue else {}, []
 
         def chosen(name: str, dimension: Choices | Range) -> Value:
-            key = name.partition("@")[0]
+            key = key_of(name)
             if key not in entry:
                 missing.append(key)
             return entry.get(key, dimension.first)

@@ -11,7 +11,7 @@ from random import Random
 from typing import cast
 
 from pipeline.config.forms import Choices, Range, Value
-from pipeline.config.space import Space
+from pipeline.config.space import Space, key_of
 
 MOST = 20_000  # combinations of the keys on which others depend that are looked at
 
@@ -57,10 +57,10 @@ def parameters(space: Space) -> list[Parameter]:
     asked = [_asked(space, values) for values in trials]
     forms = {name: form for names in asked for name, form in names.items()}
     found = []
-    for name in sorted(forms, key=lambda name: space.order.index(_key(name))):
+    for name in sorted(forms, key=lambda name: space.order.index(key_of(name))):
         having = [values for values, names in zip(trials, asked, strict=True) if name in names]
         conditions = {}
-        for parent in sorted(space.parents(_key(name)), key=space.order.index):
+        for parent in sorted(space.parents(key_of(name)), key=space.order.index):
             needed = list(dict.fromkeys(values[parent] for values in having))
             if len(needed) < len({values[parent] for values in trials}):
                 conditions[parent] = needed
@@ -74,7 +74,7 @@ def combinations(space: Space) -> int | None:
         return None
     parents = _parents(space)
     return sum(
-        math.prod(len(form.values or ()) for name, form in _asked(space, values).items() if _key(name) not in parents)
+        math.prod(len(form.values or ()) for name, form in _asked(space, values).items() if key_of(name) not in parents)
         for values in _by_parents(space)
     )
 
@@ -91,7 +91,7 @@ def _by_parents(space: Space) -> Iterator[dict[str, Value]]:
     parents = _parents(space)
 
     def options(name: str, form: Choices | Range) -> Sequence[Value]:
-        if _key(name) not in parents:
+        if key_of(name) not in parents:
             return [form.first]
         return form.values or (form.first, cast(Range, form).high)
 
@@ -104,7 +104,7 @@ def _asked(space: Space, values: dict[str, Value]) -> dict[str, Choices | Range]
 
     def note(name: str, form: Choices | Range) -> Value:
         found[name] = form
-        return values[_key(name)]
+        return values[key_of(name)]
 
     space.resolve(note)
     return found
@@ -112,7 +112,3 @@ def _asked(space: Space, values: dict[str, Value]) -> dict[str, Choices | Range]
 
 def _parents(space: Space) -> set[str]:
     return {parent for key in space.searched() for parent in space.parents(key)}
-
-
-def _key(name: str) -> str:
-    return name.partition("@")[0]

@@ -18,6 +18,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pipeline.config import ByKey, Choices, Fixed, Range, StudyConfig, Value
+from pipeline.config.space import key_of
 from pipeline.errors import StudyError
 from pipeline.patience import Patience
 from pipeline.search import _optuna
@@ -224,7 +225,7 @@ class Search:
         return self.config.space.resolve(lambda name, _: trial.params[name])
 
     def _record(self, trial: FrozenTrial, changes: Mapping[str, str]) -> StoredTrial:
-        params = {name.partition("@")[0]: value for name, value in trial.params.items()}
+        params = {key_of(name): value for name, value in trial.params.items()}
         values, started = self._values(trial), trial.datetime_start or datetime.fromtimestamp(0)
         # The summary is written before the state, so a trial that has not ended may have one.
         if not trial.state.is_finished():

@@ -20,6 +20,7 @@ import torch
 
 from pipeline.config import Choices, ModelConfig, Range, StudyConfig, TrialConfig, Value
 from pipeline.config.catalogue import CATALOGUE
+from pipeline.config.space import key_of
 from pipeline.config.volume import Parameter, combinations, configurations, drawn, parameters
 from pipeline.data import Dataset, verify
 from pipeline.data.degrade import input_size
@@ -185,7 +186,7 @@ def extremes(config: StudyConfig, data: Dataset) -> list[dict[str, Value]]:
 
     def corners(batch: int) -> Iterator[dict[str, Value]]:
         def options(name: str, form: Choices | Range) -> Sequence[Value]:
-            key = name.partition("@")[0]
+            key = key_of(name)
             if key == "batch_size":
                 return [_ends(form)[batch]]
             return _ends(form) if key in SIZE_KEYS else [form.first]
