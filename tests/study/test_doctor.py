@@ -592,6 +592,7 @@ def test_run_also_repairs_a_moved_home(finished: Place, finished_copy: Place, tm
     done = study(*there.arguments("--workers", "0"))
     assert (done.code, done.stderr) == (0, "")
     assert "note: the home was moved here from" in done.stdout
+    assert all(run.info.artifact_uri.startswith(there.artifacts.as_uri()) for run in there.runs())
     assert_sound(there)
     assert facts(there) == facts(finished)
     assert not finished_copy.path.exists()
