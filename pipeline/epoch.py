@@ -34,7 +34,7 @@ from pipeline.training import checkpoint as checkpoints
 from pipeline.training import model as models
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer, build_scheduler
-from pipeline.training.weights import weights_bytes
+from pipeline.training.weights import checkpoint_weights, weights_bytes
 
 # On the CPU and inside CUDA's libraries only the message says that memory is exhausted.
 OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|bad_alloc", re.I)
@@ -155,6 +155,12 @@ def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint)
     model = build_model(config, data)
     _load_own(checkpoint, config).restore(model)
     return models.Restorer(model).eval()
+
+
+def trained_weights(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> bytes:
+    """The weights file of a checkpoint. No model is built, so no thread's random numbers change. Raises likewise."""
+    state = _load_own(checkpoint, config)
+    return checkpoint_weights(state.part("model."), config, data.image_size)
 
 
 def history(checkpoint: Checkpoint, config: TrialConfig) -> tuple[list[EpochResult], np.ndarray]:

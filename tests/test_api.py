@@ -18,7 +18,8 @@ from pipeline.config.outcomes import WEIGHTS_FILE
 from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
 from pipeline.home import open_home
 from pipeline.search.records import ranked
-from pipeline.tracking.models import MODEL_ID, load_restorer
+from pipeline.tracking.models import restorer_of
+from pipeline.tracking.runs import read_run
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["study_fixtures"]
@@ -65,7 +66,7 @@ def test_the_best_trial_is_looked_at_and_restores_pictures(finished: Place) -> N
     restored = best.restore(batch)
     assert (restored.shape, restored.dtype) == ((3, 1, 28, 28), torch.float32)
     assert not restored.requires_grad
-    model = load_restorer(finished.client().get_run(best.run_id).data.tags[MODEL_ID], record.summary.weights_sha256)
+    model = restorer_of(read_run(finished.home, best.run_id), record.summary.weights_sha256)
     with torch.inference_mode():
         torch.testing.assert_close(restored, model(batch))
     torch.testing.assert_close(best.restore(batch[1, 0]), restored[1, 0])
@@ -102,8 +103,7 @@ def test_what_cannot_be_restored_is_refused_with_what_can(finished: Place) -> No
 
 def test_weights_that_are_not_those_of_the_record_restore_nothing(finished_copy: Place) -> None:
     study = pipeline.load_study("small", home=finished_copy.path)
-    run = finished_copy.client().get_run(study.best.run_id)
-    [file] = finished_copy.artifacts.glob(f"*/models/{run.data.tags[MODEL_ID]}/artifacts/{WEIGHTS_FILE}")
+    [file] = finished_copy.artifacts.glob(f"*/{study.best.run_id}/artifacts/{WEIGHTS_FILE}")
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(TrackingError, match="damaged"):
         study.best.restore(np.zeros((4, 4)))

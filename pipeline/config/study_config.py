@@ -97,15 +97,17 @@ Sampler = Annotated[Tpe | Random, Field(discriminator="name"), _named("tpe")]
 Pruner = Annotated[Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), _named("median")]
 SAMPLERS = variants(Sampler, "name")
 PRUNERS = variants(Pruner, "name")
+MAY_CHANGE = ("budget.trials", "budget.keep_models", "registered_model")  # between runs of one study
 
 
 class Budget(Frozen):
-    """``[budget]``: how many trials, of how many epochs, how many at the same time."""
+    """``[budget]``: how many trials, of how many epochs, how many at the same time, how many models."""
 
     trials: Annotated[int, Field(ge=1, le=100_000)] = 20
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 10
     concurrency: Annotated[int, Field(ge=1)] = 4
     threads_per_trial: Annotated[int, Field(ge=1, le=1_024)] = 1
+    keep_models: Annotated[int, Field(ge=0)] | Literal["all"] = 5  # complete trials whose model is exported, best first
 
 
 class Objective(Frozen):
@@ -184,9 +186,9 @@ class StudyConfig(Frozen):
         return self.model_dump(mode="json", exclude={"model", "train"}) | self.space.canonical()
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """The differences from a stored study, one line each. The total and the model's name may differ."""
+        """The differences from a stored study, one line each; those of `MAY_CHANGE` are left out."""
         mine, other = _flat(self.canonical()), _flat(stored)
-        keys = [key for key in dict.fromkeys([*other, *mine]) if key not in ("budget.trials", "registered_model")]
+        keys = [key for key in dict.fromkeys([*other, *mine]) if key not in MAY_CHANGE]
         show = {key: [json.dumps(side[key]) if key in side else "(absent)" for side in (other, mine)] for key in keys}
         return [f"{key}: {old} is stored, {new} is asked" for key, (old, new) in show.items() if old != new]
 

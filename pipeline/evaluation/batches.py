@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -39,3 +40,9 @@ def fixed_batches(split: Split, how: Degrade, purpose: str) -> Iterator[tuple[Te
     for images in split.images.split(BATCH):
         clean = to_float(images)
         yield degrade(clean, how, generator), clean
+
+
+def example(split: Split, how: Degrade) -> np.ndarray:
+    """Two degraded images, float32 ``[2, 1, h, w]``, with which a model is exported: one would fix the batch size."""
+    degraded, _ = next(fixed_batches(split.take(np.arange(2)), how, "example"))
+    return degraded.numpy()

@@ -19,7 +19,6 @@ from pipeline.errors import DataError, TrackingError
 from pipeline.home import Home
 from pipeline.results.summary import StudySummary
 from pipeline.search.records import EndedTrial
-from pipeline.tracking.models import MODEL_ID
 from pipeline.tracking.runs import STUDY_FILES
 from pipeline.tracking.uids import baseline_uid, study_run_uid
 
@@ -131,14 +130,14 @@ def strips_of(summary: StudySummary, uid: str, tracking: Tracking) -> dict[str |
     return strips
 
 
-def restorer_of(tracking: Tracking, trial: EndedTrial) -> Restorer:
+def trial_restorer(tracking: Tracking, trial: EndedTrial) -> Restorer:
     """A complete trial's model. Raises TrackingError if its weights are missing or not those that Optuna has."""
-    from pipeline.tracking.models import load_restorer
+    from pipeline.tracking.models import restorer_of
 
     run = tracking.read(trial.summary.run_id)
-    if run is None or MODEL_ID not in run.tags:
-        raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
-    return load_restorer(run.tags[MODEL_ID], trial.summary.weights_sha256)
+    if run is None:
+        raise TrackingError(f"trial {trial.number} has no run in MLflow; run the study again to repair that")
+    return restorer_of(run, trial.summary.weights_sha256)
 
 
 def _restored(
@@ -146,14 +145,14 @@ def _restored(
 ) -> dict[str, list[Restored]]:
     """The best, the median and the worst restorations of a trial's model on the validation images.
 
-    Raises TrackingError as `restorer_of`.
+    Raises TrackingError as `trial_restorer`.
     """
     from torch import Tensor, uint8
 
     from pipeline.evaluation.batches import threads, without_gradients
     from pipeline.evaluation.scores import evaluate
 
-    model = without_gradients(restorer_of(tracking, trial))
+    model = without_gradients(trial_restorer(tracking, trial))
     seen: list[tuple[Tensor, Tensor]] = []
 
     def pixels(images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from pipeline.errors import InputError, NotFoundError, ShapeError
 from pipeline.home import Home
 from pipeline.results.drawing import png
 from pipeline.results.figures import FIGURES
-from pipeline.results.material import Material, gather, restorer_of
+from pipeline.results.material import Material, gather, trial_restorer
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.results.table import Table, study_table
 from pipeline.tracking.runs import read_tracking
@@ -116,7 +116,7 @@ class Best:
     @cached_property
     def _model(self) -> Restorer:
         home, search, trial = self._source
-        return restorer_of(read_tracking(home, search.config.name, search.uid), trial)
+        return trial_restorer(read_tracking(home, search.config.name, search.uid), trial)
 
 
 def best_of(home: Home, search: Search) -> Best:

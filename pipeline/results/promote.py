@@ -15,7 +15,7 @@ from pipeline.config.choices import METRICS
 from pipeline.data import Dataset, load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
-from pipeline.evaluation.batches import Restore, threads, without_gradients
+from pipeline.evaluation.batches import Restore, example, threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import Home
@@ -25,7 +25,7 @@ from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
 from pipeline.study.reporter import degradation, md_text, shown_value
 from pipeline.tracking.experiments import settle_move
-from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
+from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, read_manifest, restorer_of
 from pipeline.tracking.registry import find_version, register_version, registry_lock
 from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking
 from pipeline.tracking.views import run_page
@@ -51,10 +51,10 @@ class Promotion:
 def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
     """Register a study's best model by validation as the new champion.
 
-    Side effects: the figures on *select* and *test* and a note that *test* was read go to the tags of the trial's run;
-    a new version of the registered model, with the figures as tags and a description in Markdown, becomes champion. A
-    promotion that is refused changes nothing. Called again for the champion it is refused, so *test* is read once per
-    promotion.
+    Side effects: the trial's model is exported if it is not; the figures on *select* and *test* and a note that *test*
+    was read go to the tags of the trial's run; a new version of the registered model, with the figures as tags and a
+    description in Markdown, becomes champion. A promotion that is refused changes nothing. Called again for the
+    champion it is refused, so *test* is read once per promotion.
 
     Args:
         number: a trial other than the best.
@@ -78,9 +78,8 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     trial = _choose(summary.records, config, number)
     tracking = read_tracking(home, study, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
-    manifest = read_manifest(run.tags) if run else None
-    if run is None or manifest is None or MODEL_ID not in run.tags:
-        raise TrackingError(f"trial {trial.number} has no model in MLflow; run the study again to repair that")
+    if run is None:
+        raise TrackingError(f"trial {trial.number} has no run in MLflow; run the study again to repair that")
     with registry_lock(home, name), threads(config.budget.threads_per_trial):
         champion = find_version(home, name)
         if champion is not None and champion.tags.get(WEIGHTS_TAG) == sha256:
@@ -88,8 +87,10 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
                 f"trial {trial.number} of {study} is {name}'s champion already (version {champion.version}); "
                 "the test split is not read again"
             )
-        check_files(run.tags[MODEL_ID], manifest)  # the exported program is what gets served
-        restore = without_gradients(load_restorer(run.tags[MODEL_ID], sha256))
+        exported = MODEL_ID in run.tags
+        if exported:
+            check_files(run.tags[MODEL_ID], read_manifest(run.tags) or {})  # the exported program is what gets served
+        restore = without_gradients(restorer_of(run, sha256))
         data = load(config.dataset, home.data_dir)
         if data.digest != search.facts["data.sha256"]:
             raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
@@ -101,6 +102,10 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
         stamp, metric = datetime.now(UTC).isoformat(timespec="seconds"), config.objective.metric
         select, baselines = scores[CANDIDATE], {key: scores[key][metric] for key in scores if key != CANDIDATE}
+        if not exported:
+            images, epoch = example(data.val, config.degrade), trial.summary.best_epoch
+            tracking.models.export(run, f"{study}-{run.name}", sha256, images, epoch)
+            run = tracking.read(run.run_id) or run
         splits = {"select": select, "test": test}
         figures = {f"{split}.{key}": f"{value:.6g}" for split in splits for key, value in splits[split].items()}
         tracking.tag(run.run_id, figures | {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})

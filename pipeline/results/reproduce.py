@@ -26,7 +26,7 @@ from pipeline.evaluation.scores import validation
 from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.tracking.models import MODEL_ID, load_restorer, recorded_weights
+from pipeline.tracking.models import WEIGHTS_TAG, recorded_weights, restorer_of
 from pipeline.tracking.runs import StoredRun, metric_histories, read_run
 from pipeline.tracking.uids import CONFIG_TAG
 
@@ -107,9 +107,9 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
     if picture is not None:
         check_output(picture, (".png",))
     stored, config, data = _recorded(home, run_id)
-    if MODEL_ID not in stored.tags:
+    if WEIGHTS_TAG not in stored.tags:
         raise InputError(f"run {stored.name} ({stored.status}) has no model; only completed trainings have one")
-    model = load_restorer(stored.tags[MODEL_ID], recorded_weights(home, stored.tags))
+    model = restorer_of(stored, recorded_weights(home, stored.tags))
     with threads(config.threads):
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
     best = stored.best_epoch

@@ -2,7 +2,8 @@
 
 Comes in: a `Session` and workers. Goes out: as many ended trials in Optuna's database as the study asks for, an MLflow
 run for each, and the baselines. A trial is written in this order: ask, create run, epochs (checkpoint, then metrics),
-wait for MLflow, tell, export the model, end the run, remove the checkpoints. The next process repairs what a kill left.
+wait for MLflow, tell, log the weights, end the run, remove the checkpoints; the best trials' models are exported when
+all have ended. The next process repairs what a kill left.
 """
 
 import time
@@ -24,12 +25,13 @@ from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ended
 from pipeline.study import window as w
 from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
+from pipeline.study.doctor.model_findings import export_models
 from pipeline.study.finish import baseline_figures, log_pictures
 from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
-from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
+from pipeline.workers import Lost, Outcome, Raised, Returned, ThisProcess, Workers
 
 MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
 
@@ -75,6 +77,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     window = w.Window(total, session.config.budget.concurrency, recorded, resumed, missing)
     new_judge = session.judge if session.judge and session.judge.sha256 != search.judge else None
     if window.finished and new_judge is None:
+        export_models(session, ThisProcess())
         return StudyOutcome(session.config, records, known)
 
     workers = start_workers(session, options)
@@ -86,6 +89,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
         driver.run()
+        export_models(session, workers)
         share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
         return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, search.elapsed, share)
     finally:

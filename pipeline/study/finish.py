@@ -1,4 +1,4 @@
-"""The end of a trial: its figures, its model, its pictures, its run's status, its checkpoints.
+"""The end of a trial: its figures, its weights, its pictures, its run's status, its checkpoints.
 
 Comes in: a trial that has ended in Optuna's database. Goes out: an MLflow run that says the same. Every step may be
 repeated: interrupted work is completed by repeating it.
@@ -13,25 +13,23 @@ import numpy as np
 
 from pipeline.config import TrialConfig
 from pipeline.config.outcomes import Checkpoint, Failed, Trained
-from pipeline.epoch import run_epoch, trained_restorer
+from pipeline.epoch import run_epoch, trained_weights
 from pipeline.errors import CheckpointError, Interrupted, StudyError, TrackingError
-from pipeline.evaluation.batches import fixed_batches, threads, without_gradients
+from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.panel import labelled, panel_images, panel_title, tiles
 from pipeline.evaluation.panel import panel as draw
 from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.session import Session
-from pipeline.tracking.models import MODEL_ID, WEIGHTS_TAG, load_restorer
+from pipeline.tracking.models import WEIGHTS_TAG, model_weights, restorer_of, stored_weights
 from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, best_figures
-from pipeline.training.model import Restorer
-from pipeline.training.weights import weights_bytes
 from pipeline.workers import Raised, Returned, ThisProcess
 
 
-def finish(session: Session, trial: EndedTrial, log_again: bool = False, panel: np.ndarray | None = None) -> None:
+def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None) -> None:
     """Bring an ended trial's run to its end and remove its checkpoints.
 
-    A model that is stored and sound is kept, unless ``log_again``. ``panel`` is the best epoch's; without it, it is
-    read back from MLflow, and of a complete trial drawn again where MLflow lost it.
+    Weights that are stored and sound are kept. ``panel`` is the best epoch's; without it, it is read back from MLflow,
+    and of a complete trial drawn again where MLflow lost it.
 
     Raises:
         StudyError: the weights are lost and training them again failed.
@@ -43,9 +41,8 @@ def finish(session: Session, trial: EndedTrial, log_again: bool = False, panel: 
         tracking.log_figures(summary.run_id, end_figures(session, summary))
     if trial.state == "COMPLETE":
         run = tracking.read(summary.run_id)
-        tags = run.tags if run else {}
-        if log_again or tracking.models.problem(summary.run_id, tags, summary.weights_sha256):
-            _log_model(session, trial, folder)
+        if run is None or tracking.weights_problem(run, summary.weights_sha256):
+            _log_weights(session, trial, folder)
     if panel is None and summary.metrics:
         panel = tracking.panel(summary.run_id, summary.best_epoch)
     if panel is None and trial.state == "COMPLETE":
@@ -86,44 +83,45 @@ def _drawn_again(session: Session, number: int) -> np.ndarray:
     """The panel of a complete trial's best epoch, drawn by its stored model."""
     summary = session.search.ended(number).summary  # the model may have other weights than when the trial ended
     run = session.tracking.read(summary.run_id)
-    model = load_restorer(run.tags[MODEL_ID] if run else "", summary.weights_sha256)
+    if run is None:
+        raise TrackingError(f"trial {number} has no run in MLflow; run the study again to repair that")
+    model = restorer_of(run, summary.weights_sha256)
     with threads(session.config.budget.threads_per_trial):
         return draw(without_gradients(model), session.data.val, session.config.degrade, "val")
 
 
-def _log_model(session: Session, trial: EndedTrial, folder: Path) -> None:
-    """Log the model of a trial's best epoch; where its weights are not those that Optuna has, record the new ones."""
-    config, summary = session.config.trial(trial.values, trial.number, session.device), trial.summary
-    model = _best_model(session, trial, config, folder)
-    weights = weights_bytes(model, config, session.data.image_size)
+def _log_weights(session: Session, trial: EndedTrial, folder: Path) -> None:
+    """Log the weights of a trial's best epoch; where they are not those that Optuna has, record the new ones."""
+    weights = _best_weights(session, trial, folder)
     sha256 = hashlib.sha256(weights).hexdigest()
-    if sha256 != summary.weights_sha256:
+    if sha256 != trial.summary.weights_sha256:
         session.reporter.note(
             f"trial {trial.number} was trained again and has other weights than before, as on other hardware; "
             "they take the place of the lost ones, and the recorded metrics are those of the lost ones"
         )
         session.search.replace_weights(trial.number, sha256)
-    two = session.data.val.take(np.arange(2))  # an example batch of 1 would fix the exported batch size
-    degraded, _ = next(fixed_batches(two, session.config.degrade, "example"))
-    name = f"{session.config.name}-{session.label(trial.number).name}"
-    session.tracking.models.log(summary.run_id, name, model, degraded.numpy(), summary.best_epoch, weights)
+    session.tracking.log_weights(trial.summary.run_id, weights)
 
 
-def _best_model(session: Session, trial: EndedTrial, config: TrialConfig, folder: Path) -> Restorer:
-    """The model of a trial's best epoch: from its checkpoint, else stored weights, else trained again here."""
-    summary = trial.summary
+def _best_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:
+    """The weights of a trial's best epoch: from its checkpoint, else stored ones, else trained again here."""
+    summary, tracking = trial.summary, session.tracking
+    config = session.config.trial(trial.values, trial.number, session.device)
     saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
     try:
-        return trained_restorer(config, session.data, saved)
+        return trained_weights(config, session.data, saved)
     except CheckpointError as error:
         lost = error
-    stored = session.tracking.models.of_run(summary.run_id)
-    stored += [v.model_id for v in session.tracking.versions() if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
-    for model_id in stored:
+    if run := tracking.read(summary.run_id):
         with suppress(TrackingError):
-            return load_restorer(model_id, summary.weights_sha256)
+            return stored_weights(run.artifact_uri, f"run {run.name}", summary.weights_sha256)
+    models = tracking.models.of_run(summary.run_id)
+    models += [v.model_id for v in tracking.versions() if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
+    for model_id in models:
+        with suppress(TrackingError):
+            return model_weights(model_id, summary.weights_sha256)
     session.reporter.note(f"{lost}; training trial {trial.number} again up to epoch {summary.best_epoch}")
-    return trained_restorer(config, session.data, _train_again(session, config, summary.best_epoch, folder))
+    return trained_weights(config, session.data, _train_again(session, config, summary.best_epoch, folder))
 
 
 def _train_again(session: Session, config: TrialConfig, epochs: int, folder: Path) -> Checkpoint:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from pipeline.config import StudyConfig, StudyFile
 from pipeline.errors import StudyError
+from pipeline.evaluation.batches import example
 from pipeline.home import Home
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
@@ -15,6 +16,7 @@ from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Label, Options, RunLabel, Session, open_session
 from pipeline.study.window import Window
+from pipeline.tracking.models import WEIGHTS_TAG
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
 from pipeline.workers import ThisProcess
@@ -59,6 +61,11 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them
         if run is None:
             raise StudyError(f"{session.label(0).name}: its MLflow run was deleted")
+        models, tags = session.tracking.models, run.tags
+        if run.status == "FINISHED" and session.config.budget.keep_models and models.problem(run.run_id, tags):
+            images = example(session.data.val, session.config.degrade)
+            name = f"{session.config.name}-{run.name}"
+            models.export(run, name, tags.get(WEIGHTS_TAG, ""), images, run.best_epoch)
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 

@@ -11,11 +11,11 @@ import hashlib
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import mlflow.artifacts
 import numpy as np
@@ -27,6 +27,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from pipeline.config.outcomes import WEIGHTS_FILE
 from pipeline.errors import RESUME, CheckpointError, StudyError, TrackingError
+from pipeline.files import write_files
 from pipeline.home import Home
 from pipeline.provenance import versions
 from pipeline.tracking._mlflow import ADDED_BY_LOADING
@@ -34,6 +35,7 @@ from pipeline.tracking.store import OpenExperiment, every_page, is_unreachable, 
 from pipeline.tracking.uids import trial_uid
 
 if TYPE_CHECKING:
+    from pipeline.tracking.runs import StoredRun
     from pipeline.training.model import Restorer
 
 # Tags; the last two also of versions.
@@ -50,8 +52,8 @@ class LoggedModels:
         self._client = experiment.client
 
     @waits
-    def log(self, run_id: str, name: str, model: Any, example: np.ndarray, epoch: int, weights: bytes) -> str:
-        """Log a model under a run: exported as pt2 (no pickle), and its weights file; returns its id.
+    def log(self, run_id: str, name: str, files: Mapping[str, bytes], epoch: int) -> str:
+        """Log a model under a run, as `export` made its files; returns its id.
 
         The digests go to the run's tags. A model that the run has is written again in place; it stays, and another is
         made, where a registered version names it with other weights. What no version names is deleted.
@@ -59,36 +61,20 @@ class LoggedModels:
         Args:
             run_id: the run.
             name: of the model, in MLflow's pages; "." becomes "-", as MLflow allows none.
-            model: restoring module in evaluation mode on the CPU.
-            example: degraded images, float32 ``[2, 1, h, w]``; a batch of 1 would fix the batch size.
+            files: by their paths.
             epoch: whose weights these are.
-            weights: the model's weights file.
         """
-        import mlflow.pytorch
-        import torch
-
-        sha256, run, found = hashlib.sha256(weights).hexdigest(), self._client.get_run(run_id), self._find(run_id)
-        named = self._named() if found else {}
+        manifest = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+        sha256, run, found = manifest[WEIGHTS_FILE], self._client.get_run(run_id), self._find(run_id)
+        named = self._named_models() if found else {}
         usable = [m for m in found if self._in_place(m) and named.get(m.model_id, {sha256}) <= {sha256}]
         usable.sort(key=lambda m: (m.model_id not in named, m.model_id != run.data.tags.get(MODEL_ID)))
-        with torch.inference_mode():
-            restored = model(torch.from_numpy(example)).numpy()
-        with tempfile.TemporaryDirectory() as temporary, quiet():
-            folder = Path(temporary) / "model"
-            mlflow.pytorch.save_model(
-                model,
-                folder,
-                serialization_format="pt2",
-                signature=infer_signature(example, restored),
-                input_example=example,
-                pip_requirements=[f"{name}=={version}" for name, version in versions().items() if name != "python"],
-            )
-            (folder / WEIGHTS_FILE).write_bytes(weights)
-            manifest = _manifest(folder)
-            logged = next(iter(usable), None) or self._client.create_logged_model(
-                self.experiment.experiment_id, name=name.replace(".", "-"), source_run_id=run_id
-            )
-            self._client.log_model_artifacts(logged.model_id, str(folder))
+        logged = next(iter(usable), None) or self._client.create_logged_model(
+            self.experiment.experiment_id, name=name.replace(".", "-"), source_run_id=run_id
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder), files)
+            self._client.log_model_artifacts(logged.model_id, folder)
         if usable:
             self._remove_others(logged, manifest)
         tags = {MODEL_ID: logged.model_id, EXPORT_TAG: json.dumps(manifest, sort_keys=True), WEIGHTS_TAG: sha256}
@@ -100,6 +86,32 @@ class LoggedModels:
             if other.model_id not in (logged.model_id, *named):
                 self._client.delete_logged_model(other.model_id)
         return str(logged.model_id)
+
+    def export(self, run: StoredRun, name: str, sha256: str, example: np.ndarray, epoch: int) -> None:
+        """Export a run's model in this process, from the run's weights file, and log it; arguments as above."""
+        weights = stored_weights(run.artifact_uri, f"run {run.name}", sha256)
+        self.log(run.run_id, name, export(weights, sha256, example), epoch)
+
+    @waits
+    def drop(self, run_id: str) -> None:
+        """Remove the exported models of a run with their files, except what a registered version names."""
+        named, tags = self._named_models(), self._client.get_run(run_id).data.tags
+        if tags.get(MODEL_ID) not in named:
+            for key in {MODEL_ID, EXPORT_TAG} & tags.keys():
+                self._client.delete_tag(run_id, key)
+        for model in self._find(run_id):
+            if model.model_id not in named:
+                self._remove(model)
+
+    def _remove(self, model: LoggedModel) -> None:
+        """Delete a model with its files, which MLflow would leave; only where MLflow puts them."""
+        if self._in_place(model):
+            folder = local_path(model.artifact_location)
+            if folder is not None:
+                self.experiment.home.remove(folder.parent)
+            else:
+                get_artifact_repository(model.artifact_location, self._client.tracking_uri).delete_artifacts()
+        self._client.delete_logged_model(model.model_id)
 
     @waits
     def problem(self, run_id: str, tags: Mapping[str, str], weights_sha256: str | None = None) -> str | None:
@@ -124,6 +136,17 @@ class LoggedModels:
         return f"its model's {', '.join(changed)}" if changed else None
 
     @waits
+    def named(self) -> set[str]:
+        """The ids of models that registered versions name."""
+        return set(self._named_models())
+
+    @waits
+    def unnamed(self) -> set[str]:
+        """The ids of the runs with a model that no registered version names."""
+        named = self._named_models()
+        return {model.source_run_id for model in self._find() if model.model_id not in named}
+
+    @waits
     def of_run(self, run_id: str) -> list[str]:
         """The ids of a run's models."""
         return [model.model_id for model in self._find(run_id)]
@@ -131,7 +154,7 @@ class LoggedModels:
     @waits
     def stray(self, current: Collection[str]) -> list[tuple[str, str]]:
         """(id, status) of models that are not READY or not among ``current``, but of none that a version names."""
-        named = self._named()
+        named = self._named_models()
         return [
             (model.model_id, str(model.status))
             for model in self._find()
@@ -141,12 +164,13 @@ class LoggedModels:
 
     @waits
     def delete(self, model_id: str) -> None:
+        """Delete a model; its files stay until `mlflow gc`."""
         self._client.delete_logged_model(model_id)
 
     @waits
     def delete_of_run(self, run_id: str) -> None:
         """Delete the models of a run, except what a registered version names."""
-        named = self._named()
+        named = self._named_models()
         for model in self._find(run_id):
             if model.model_id not in named:
                 self._client.delete_logged_model(model.model_id)
@@ -155,7 +179,7 @@ class LoggedModels:
         query = f"source_run_id = '{run_id}'" if run_id else None
         return list(every_page(partial(self._client.search_logged_models, [self.experiment.experiment_id], query)))
 
-    def _named(self) -> dict[str, set[str]]:
+    def _named_models(self) -> dict[str, set[str]]:
         """The ids of models that registered versions name, with the digests of weights in those versions' tags."""
         named: dict[str, set[str]] = defaultdict(set)
         for version in every_page(self._client.search_model_versions):
@@ -213,41 +237,104 @@ def load_restorer(model_id: str, sha256: str) -> Restorer:
 
     On the CPU, in evaluation mode. Raises TrackingError if the file is missing or not the one with this sha256.
     """
+    return _restorer(_location(model_id), f"model {model_id}", sha256)
+
+
+def model_weights(model_id: str, sha256: str) -> bytes:
+    """The weights file of a logged model. Raises as `load_restorer`."""
+    return stored_weights(_location(model_id), f"model {model_id}", sha256)
+
+
+def restorer_of(run: StoredRun, sha256: str) -> Restorer:
+    """As `load_restorer`, of the weights file that a run has."""
+    return _restorer(run.artifact_uri, f"run {run.name}", sha256)
+
+
+def _restorer(location: str, label: str, sha256: str) -> Restorer:
     from pipeline.training.weights import load_weights
 
-    with _downloaded(model_id, WEIGHTS_FILE) as file:
-        data = file.read_bytes()
     try:
-        return load_weights(data, sha256)
+        return load_weights(stored_weights(location, label, sha256), sha256)
     except CheckpointError as error:
-        raise TrackingError(f"model {model_id}: {error}; it is not loaded, {REPAIR}") from None
+        raise TrackingError(f"{label}: {error}; it is not loaded, {REPAIR}") from None
+
+
+def stored_weights(location: str, label: str, sha256: str) -> bytes:
+    """The weights file among these artifacts. Raises TrackingError if it is missing or another one."""
+    with _downloaded(location, label, WEIGHTS_FILE) as file:
+        data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        reason = f"{WEIGHTS_FILE} is damaged: its bytes are not those that were recorded"
+        raise TrackingError(f"{label}: {reason}; it is not loaded, {REPAIR}")
+    return data
+
+
+def export(weights: bytes, sha256: str, example: np.ndarray) -> dict[str, bytes]:
+    """The files of a model by path: exported as pt2 (no pickle), and its weights file. A worker's task.
+
+    Args:
+        weights: the weights file, with this sha256.
+        example: degraded images, float32 ``[2, 1, h, w]``; a batch of 1 would fix the batch size.
+
+    Raises CheckpointError: these are not the bytes with this sha256.
+    """
+    import mlflow.pytorch
+    import torch
+
+    from pipeline.training.weights import load_weights
+
+    model = load_weights(weights, sha256)
+    with torch.inference_mode():
+        restored = model(torch.from_numpy(example)).numpy()
+    with tempfile.TemporaryDirectory() as temporary, quiet():
+        folder = Path(temporary) / "model"
+        mlflow.pytorch.save_model(
+            model,
+            folder,
+            serialization_format="pt2",
+            signature=infer_signature(example, restored),
+            input_example=example,
+            pip_requirements=[f"{name}=={version}" for name, version in versions().items() if name != "python"],
+        )
+        (folder / WEIGHTS_FILE).write_bytes(weights)
+        return {file: (folder / file).read_bytes() for file in _manifest(folder)}
 
 
 def check_files(model_id: str, manifest: Mapping[str, str]) -> None:
     """Compare a logged model's files with their digests; none is loaded. Raises TrackingError if one differs."""
-    with _downloaded(model_id) as folder:
+    with _downloaded(_location(model_id), f"model {model_id}") as folder:
         changed = _differing(manifest, _manifest(folder))
     if changed:
         raise TrackingError(f"model {model_id}: {changed[0]} since it was logged; {REPAIR}")
 
 
-@contextmanager
-def _downloaded(model_id: str, file: str = "") -> Iterator[Path]:
-    """A copy of a logged model's folder, or of one file in it.
+def _location(model_id: str) -> str:
+    """Where a logged model's files are. Raises as `_downloaded`."""
+    with _reading(f"model {model_id}", lambda: True):
+        return str(MlflowClient().get_logged_model(model_id).artifact_location)
 
-    Raises StudyError where the store is unreachable, which says nothing of the model, and TrackingError otherwise.
+
+@contextmanager
+def _downloaded(location: str, label: str, file: str = "") -> Iterator[Path]:
+    """A copy of a folder of artifacts, or of one file in it.
+
+    Raises StudyError where the store is unreachable, which says nothing of the files, and TrackingError otherwise.
     """
-    location = None
-    with tempfile.TemporaryDirectory() as temporary, quiet():
-        try:
-            location = MlflowClient().get_logged_model(model_id).artifact_location
+    with tempfile.TemporaryDirectory() as temporary:
+        with quiet(), _reading(label, lambda: local_path(location) is None):
             path = Path(mlflow.artifacts.download_artifacts(f"{location}/{file}".rstrip("/"), dst_path=temporary))
-        except (MlflowException, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            if is_unreachable(error) and (location is None or local_path(location) is None):
-                raise StudyError(f"MLflow is unreachable: {reason}; {RESUME}") from error
-            raise TrackingError(f"model {model_id}: its files cannot be read: {reason}; {REPAIR}") from None
         yield path
+
+
+@contextmanager
+def _reading(label: str, remote: Callable[[], bool]) -> Iterator[None]:
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if is_unreachable(error) and remote():
+            raise StudyError(f"MLflow is unreachable: {reason}; {RESUME}") from error
+        raise TrackingError(f"{label}: its files cannot be read: {reason}; {REPAIR}") from None
 
 
 def _listed(client: MlflowClient, model_id: str, folder: str | None = None) -> Iterator[str]:

@@ -5,6 +5,7 @@ Comes in: what the driver decided and the epochs returned. Goes out: run ids, ru
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -24,13 +25,14 @@ from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Para
 from mlflow.exceptions import MlflowException
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.config.outcomes import EpochResult
+from pipeline.config.outcomes import WEIGHTS_FILE, EpochResult
 from pipeline.errors import NotFoundError, TrackingError
+from pipeline.files import write_files
 from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
-from pipeline.tracking.models import LoggedModels
+from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.registry import RegisteredVersion, every_version
 from pipeline.tracking.store import (
@@ -38,6 +40,7 @@ from pipeline.tracking.store import (
     connect,
     disk_errors,
     every_page,
+    local_path,
     patience_with,
     queued,
     store_errors,
@@ -251,11 +254,34 @@ class Tracking:
     def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         """Log artifacts by their paths; of one path the last stays."""
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                path = Path(folder) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+            write_files(Path(folder), files)
             self._client.log_artifacts(run_id, folder)
+
+    @waits
+    def log_weights(self, run_id: str, weights: bytes) -> None:
+        """Log a trial's weights file; its digest goes to the run's tags."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_files(Path(folder), {WEIGHTS_FILE: weights})
+            self._client.log_artifacts(run_id, folder)
+        self.experiment.tag(run_id, {WEIGHTS_TAG: hashlib.sha256(weights).hexdigest()})
+
+    @waits
+    def weights_problem(self, run: StoredRun, sha256: str | None = None) -> str | None:
+        """What is wrong with a run's weights file; None if it is sound, or a server keeps it.
+
+        ``sha256`` is what Optuna has; of a single training the run's own tag counts.
+        """
+        recorded = run.tags.get(WEIGHTS_TAG)
+        if not recorded or recorded != (sha256 or recorded):
+            return f"its tag {WEIGHTS_TAG} is not that of its weights"
+        folder = local_path(run.artifact_uri)
+        if folder is None:  # verified when it is loaded
+            names = {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(run.artifact_uri)}
+            return None if WEIGHTS_FILE in names else f"its {WEIGHTS_FILE} is missing"
+        if not (folder / WEIGHTS_FILE).is_file():
+            return f"its {WEIGHTS_FILE} is missing"
+        changed = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() != recorded
+        return f"its {WEIGHTS_FILE} was changed" if changed else None
 
     @waits
     def tag_experiment(self, tags: Mapping[str, str]) -> None:

@@ -33,12 +33,16 @@ class TrainingState:
 
     def restore(self, model: nn.Module) -> None:
         """Load the weights into a model of the same shape."""
-        model.load_state_dict(_part(self.tensors, "model."))
+        model.load_state_dict(self.part("model."))
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin so, without that beginning."""
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
     def restore_training(self, optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
         """Load the state of the optimizer and the scheduler."""
         state: dict[int, dict[str, Any]] = {int(i): dict(scalars) for i, scalars in self.meta["scalars"].items()}
-        for name, tensor in _part(self.tensors, "optimizer.").items():
+        for name, tensor in self.part("optimizer.").items():
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": self.meta["param_groups"]})
@@ -96,7 +100,3 @@ def found(folder: Path) -> list[Checkpoint]:
     matches = [(path, FILE.fullmatch(path.name)) for path in sorted(folder.glob("epoch-*.safetensors"))]
     checkpoints = [Checkpoint(str(path), m[2], int(m[1])) for path, m in matches if m]
     return sorted(checkpoints, key=lambda c: -c.epoch)
-
-
-def _part(mapping: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in mapping.items() if name.startswith(prefix)}

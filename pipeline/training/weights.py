@@ -5,12 +5,14 @@ Goes out: bytes, equal for equal weights; or the restorer. A file is data only: 
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated
 
 import safetensors.torch
 import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from pipeline.config import TrialConfig
 from pipeline.config.outcomes import WEIGHTS_FILE
@@ -32,9 +34,18 @@ class Description(Frozen):
 
 def weights_bytes(restorer: models.Restorer, config: TrialConfig, image_size: tuple[int, int]) -> bytes:
     """The weights file of a restorer."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in restorer.state_dict().items()}
+    return _saved(restorer.state_dict(), config, image_size)
+
+
+def checkpoint_weights(autoencoder: Mapping[str, Tensor], config: TrialConfig, image_size: tuple[int, int]) -> bytes:
+    """The weights file of a restorer with an autoencoder of these weights."""
+    return _saved({f"autoencoder.{name}": value for name, value in autoencoder.items()}, config, image_size)
+
+
+def _saved(tensors: Mapping[str, Tensor], config: TrialConfig, image_size: tuple[int, int]) -> bytes:
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     description = Description(config=config, image_size=image_size).model_dump_json()
-    return safetensors.torch.save(tensors, {"model": description})  # several keys would be written in random order
+    return safetensors.torch.save(plain, {"model": description})  # several keys would be written in random order
 
 
 def load_weights(data: bytes, sha256: str) -> models.Restorer:

@@ -282,6 +282,7 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
     tags = finished_copy.client().get_run(best.summary.run_id).data.tags
     folder = finished_copy.study_artifacts / "models" / tags["zz.model.id"] / "artifacts"
     _flip(folder, "weights.safetensors")
+    _flip(finished_copy.study_artifacts / best.summary.run_id / "artifacts", "weights.safetensors")
     with pytest.raises(TrackingError, match=r"small version 1: model m-\w+: weights.safetensors is damaged: its bytes"):
         load_champion(finished_copy.home, "small")
     assert (

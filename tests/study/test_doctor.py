@@ -33,8 +33,9 @@ from pipeline.errors import Interrupted, NotFoundError
 from pipeline.search.lock import study_lock
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import load_restorer
+from pipeline.tracking.models import restorer_of
 from pipeline.tracking.registry import load_champion
+from pipeline.tracking.runs import read_run
 
 pytest_plugins = ["study_fixtures"]
 
@@ -99,6 +100,16 @@ def failed_model(place: Place) -> None:
 
 def deleted_model(place: Place) -> None:
     place.client().delete_logged_model(run_of(place, "COMPLETE").data.tags["zz.model.id"])
+
+
+def lost_weights(place: Place) -> None:
+    """No copy of a trial's weights is left."""
+    deleted_model(place)
+    artifact(place, run_of(place, "COMPLETE"), "weights.safetensors").unlink()
+
+
+def changed_weights(place: Place) -> None:
+    flip(artifact(place, run_of(place, "COMPLETE"), "weights.safetensors"))
 
 
 def changed_model(place: Place) -> None:
@@ -204,7 +215,9 @@ FAULTS = {
     "a failed model": Fault(failed_model, "its model is missing or not READY", 2),
     "a deleted model": Fault(deleted_model, "its model is missing or not READY"),
     "a changed model": Fault(changed_model, "was changed"),
-    "a changed model of a run left running": Fault(changed_model_of_a_running_run, "its trial COMPLETE; its model's "),
+    "a changed model of a run left running": Fault(changed_model_of_a_running_run, "its model's ", 2),
+    "changed weights": Fault(changed_weights, "its weights.safetensors was changed"),
+    "lost weights": Fault(lost_weights, "its weights.safetensors is missing", 2),
     "a model's file missing": Fault(model_with_a_file_missing, "MLmodel is missing"),
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files missing": Fault(model_without_files, "the files of its model are not at"),
@@ -538,18 +551,18 @@ def test_lost_weights_are_trained_again_and_are_bit_identical(finished_copy: Pla
     degraded = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 
     def restored() -> torch.Tensor:
-        tags = finished_copy.client().get_run(run_id).data.tags
+        run = read_run(finished_copy.home, run_id)
         with torch.inference_mode():
-            return load_restorer(tags["zz.model.id"], tags["zz.weights.sha256"])(degraded)
+            return restorer_of(run, run.tags["zz.weights.sha256"])(degraded)
 
     before = restored()
-    deleted_model(finished_copy)
+    lost_weights(finished_copy)
     assert "training trial" in doctor(finished_copy, "--repair").stdout
     assert torch.equal(restored(), before)
 
 
 def test_training_again_can_be_interrupted(finished: Place, finished_copy: Place) -> None:
-    deleted_model(finished_copy)
+    lost_weights(finished_copy)
 
     def interrupt(event: tuple[Any, ...]) -> None:
         if event[0] == "note" and "training trial" in event[1]:

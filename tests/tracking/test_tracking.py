@@ -47,7 +47,7 @@ from pipeline.evaluation.panel import tiles
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
-from pipeline.tracking.models import load_restorer
+from pipeline.tracking.models import export, load_restorer
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
 from pipeline.tracking.store import patience_with
 from pipeline.training.weights import weights_bytes
@@ -465,8 +465,8 @@ def test_a_half_logged_model_is_completed(finished_copy: Place) -> None:
     client.delete_logged_model(tags["zz.model.id"])
     half = client.create_logged_model(tracking.experiment_id, name="model", source_run_id=run.info.run_id)
     example = np.random.default_rng(0).random((2, 1, 4, 4), dtype=np.float32)
-    weights = weights_bytes(model, config, (28, 28))
-    assert tracking.models.log(run.info.run_id, "a-model", model, example, 3, weights) == half.model_id
+    files = export(weights_bytes(model, config, (28, 28)), tags["zz.weights.sha256"], example)
+    assert tracking.models.log(run.info.run_id, "a-model", files, 3) == half.model_id
     [left] = [m for m in models(finished_copy) if m.source_run_id == run.info.run_id]
     assert (left.model_id, str(left.status)) == (half.model_id, "READY")
     tags = client.get_run(run.info.run_id).data.tags

@@ -18,7 +18,7 @@ from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
 from pipeline.study.doctor.findings import Finding
 from pipeline.study.doctor.lost import loss, restore_tags
-from pipeline.study.doctor.model_findings import stray_models, training_findings, version_findings
+from pipeline.study.doctor.model_findings import export_findings, stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Session, experiment_note, trial_label
@@ -90,6 +90,8 @@ def adopt_home(home: Home) -> None:
 def examine(session: Session, thorough: bool = False, retrain: bool = False) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for; arguments as of `run_findings`."""
     yield from run_findings(session, thorough, retrain)
+    if thorough:  # `run` exports models when it ends
+        yield from export_findings(session)
     yield from version_findings(session, ended(session.search.records()), load=thorough)
     yield from _models_and_images(session.tracking)
     yield from _leftovers(session.home, session.search)

@@ -4,32 +4,164 @@ Comes in: a session and its runs. Goes out: findings. No repair deletes what a r
 written again in place, or a new version takes the place of one whose model is lost.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from pipeline.errors import TrackingError
-from pipeline.search.records import EndedTrial
+from pipeline.errors import RESUME, EngineError, Interrupted, StudyError, TrackingError
+from pipeline.evaluation.batches import example
+from pipeline.search.records import EndedTrial, ranked
 from pipeline.study.doctor.findings import Finding, are_lost
 from pipeline.study.finish import finish
 from pipeline.study.session import Session
-from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, load_restorer, read_manifest
-from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, replace_version, tag_version
+from pipeline.tracking.models import (
+    EXPORT_TAG,
+    MODEL_ID,
+    WEIGHTS_TAG,
+    check_files,
+    export,
+    load_restorer,
+    read_manifest,
+    stored_weights,
+)
+from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, registry_lock, replace_version, tag_version
 from pipeline.tracking.runs import StoredRun, Tracking
+from pipeline.workers import Lost, Raised, Returned, ThisProcess, Workers
 
 
-def model_problem(session: Session, trial: EndedTrial, run: StoredRun) -> str | None:
-    """What is wrong with a complete trial's model."""
-    return session.tracking.models.problem(run.run_id, run.tags, trial.summary.weights_sha256)
-
-
-def finish_again(session: Session, trial: EndedTrial, log_again: bool = False) -> None:
-    """Finish an ended trial again, and bring the registered versions of its model up to date."""
-    finish(session, trial, log_again)
+def finish_again(session: Session, trial: EndedTrial) -> None:
+    """Finish an ended trial again, and bring its exported model and the registered versions of it up to date."""
+    finish(session, trial)
     trial = session.search.ended(trial.number)  # its weights may be others now
-    if trial.state == "COMPLETE" and (run := session.tracking.read(trial.summary.run_id)):
+    run = session.tracking.read(trial.summary.run_id)
+    if trial.state == "COMPLETE" and run is not None and (MODEL_ID in run.tags or _own_versions(session, [trial])):
+        repair_exports(session, [trial])
+
+
+# --- exported models ----------------------------------------------------------------------------------------------
+
+
+def export_models(session: Session, workers: Workers) -> None:
+    """Export the models of the best trials, as tasks of these workers, and remove those of the others.
+
+    ``keep_models`` says how many are kept; what a registered version names is kept as well. Raises Interrupted if the
+    user asks to stop.
+    """
+    export_trials(session, [trial for trial, _ in missing_exports(session)], workers)
+    for trial in _surplus(session):
+        drop_export(session, trial)
+
+
+def missing_exports(session: Session) -> list[tuple[EndedTrial, str]]:
+    """The trials whose model must be exported and is not, or is not sound, each with what is wrong."""
+    found = []
+    for trial in _kept(session):
+        run = session.tracking.read(trial.summary.run_id)
+        if run is not None and (problem := session.tracking.models.problem(run.run_id, run.tags, _sha256(trial))):
+            found.append((trial, problem))
+    return found
+
+
+def export_findings(session: Session) -> Iterator[Finding]:
+    """Exported models that are missing or not sound, and those of trials that are not among the best.
+
+    Of a study that has not ended only those that it has are examined: `run` exports them when it ends.
+    """
+    ended_all = session.search.published == session.search.told()
+    for trial, problem in missing_exports(session):
+        run = session.tracking.read(trial.summary.run_id)
+        if run is not None and (ended_all or MODEL_ID in run.tags):
+            yield Finding(f"run {run.name}: {problem}", partial(repair_exports, session, [trial]))
+    for trial in _surplus(session):
+        text = f"trial {trial.number} has an exported model and is not among the best"
+        yield Finding(text, partial(drop_export, session, trial))
+
+
+def repair_exports(session: Session, trials: Sequence[EndedTrial]) -> None:
+    """Export the models of these trials in this process, where theirs are not sound."""
+    wanted = []
+    for trial in trials:
+        run = session.tracking.read(trial.summary.run_id)
+        if run is not None and not _sound(session, trial, run):
+            wanted.append(trial)
+    export_trials(session, wanted, ThisProcess())
+    for trial in trials:
+        _update_versions(session, trial)
+
+
+def drop_export(session: Session, trial: EndedTrial) -> None:
+    """Remove a trial's exported model, unless a registered version names it by now: `promote` holds the same lock."""
+    with registry_lock(session.home, session.config.model_name):
+        session.tracking.models.drop(trial.summary.run_id)
+
+
+def export_trials(session: Session, trials: Sequence[EndedTrial], workers: Workers) -> None:
+    """Export the models of these trials on the workers, and log them here."""
+    tracking, waiting, running = session.tracking, deque(trials), dict[int, EndedTrial]()
+    images = example(session.data.val, session.config.degrade)
+    while waiting or running:
+        if session.stop.is_set():
+            raise Interrupted
+        while waiting and len(running) < workers.slots:
+            trial = waiting.popleft()
+            run = tracking.read(trial.summary.run_id)
+            if run is not None:
+                weights = stored_weights(run.artifact_uri, f"run {run.name}", _sha256(trial))
+                workers.submit(trial.number, export, weights, _sha256(trial), images)
+                running[trial.number] = trial
+        match workers.wait(0.2):
+            case Returned(int(number), files):
+                trial = running.pop(number)
+                name = f"{session.config.name}-{session.label(number).name}"
+                with registry_lock(session.home, session.config.model_name):  # `promote` may export the same
+                    tracking.models.log(trial.summary.run_id, name, files, trial.summary.best_epoch)
+                _update_versions(session, trial)
+            case Raised(number, error):
+                raise StudyError(f"the model of trial {number} could not be exported: {error}; {RESUME}") from error
+            case Lost(number, reason):
+                raise EngineError(f"the model of trial {number} could not be exported: {reason}; {RESUME}")
+
+
+def _kept(session: Session) -> list[EndedTrial]:
+    """The trials whose model is exported: the best ones, and those that a registered version was made of."""
+    best = ranked(session.search.records(), session.config.objective.direction)
+    keep = session.config.budget.keep_models
+    count = len(best) if keep == "all" else keep
+    named = {trial.number for _, trial in _own_versions(session, best)}
+    return [trial for place, trial in enumerate(best) if place < count or trial.number in named]
+
+
+def _surplus(session: Session) -> list[EndedTrial]:
+    """The complete trials that have an exported model and need not: nothing names it, and they are not the best."""
+    kept, tracking = {trial.number for trial in _kept(session)}, session.tracking
+    others = {t.summary.run_id: t for t in ranked(session.search.records(), "minimize") if t.number not in kept}
+    if not others:
+        return []
+    having, named = tracking.models.unnamed(), tracking.models.named()
+    having |= {run.run_id for run in tracking.runs() if run.tags.get(MODEL_ID, "") not in {"", *named}}
+    return [trial for run_id, trial in others.items() if run_id in having]
+
+
+def _sha256(trial: EndedTrial) -> str:
+    return trial.summary.weights_sha256
+
+
+def _sound(session: Session, trial: EndedTrial, run: StoredRun) -> bool:
+    """Whether a trial's exported model is what its run's tags say, with the trial's weights."""
+    if session.tracking.models.problem(run.run_id, run.tags, _sha256(trial)):
+        return False
+    return _loads(run.tags[MODEL_ID], run.tags, trial)
+
+
+def _update_versions(session: Session, trial: EndedTrial) -> None:
+    run = session.tracking.read(trial.summary.run_id)
+    if run is not None:
         for version, _ in _own_versions(session, [trial]):
             _update(session, version, trial, run)
+
+
+# --- registered versions, single trainings, stray models ------------------------------------------------------------
 
 
 def version_findings(session: Session, trials: Sequence[EndedTrial], load: bool) -> Iterator[Finding]:
@@ -45,7 +177,9 @@ def training_findings(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator
     for run in runs:
         if run.tags.get("study.role") != "train" or run.status != "FINISHED":
             continue
-        problem = tracking.models.problem(run.run_id, run.tags)
+        problem = tracking.weights_problem(run)
+        if problem is None and MODEL_ID in run.tags:
+            problem = tracking.models.problem(run.run_id, run.tags)
         if problem is None and (lost := tracking.lost_pictures(run, run.best_epoch)):
             problem = f"of its best epoch {are_lost(lost)}"
         if problem:
@@ -98,12 +232,7 @@ def _identity(session: Session, trial: EndedTrial) -> dict[str, str]:
 
 
 def _repair_version(session: Session, number: int) -> None:
-    trial = session.search.ended(number)
-    run = session.tracking.read(trial.summary.run_id)
-    sound = run is not None and model_problem(session, trial, run) is None
-    if run is not None and sound:
-        sound = _loads(run.tags[MODEL_ID], run.tags, trial)
-    finish_again(session, trial, log_again=not sound)
+    repair_exports(session, [session.search.ended(number)])
 
 
 def _update(session: Session, version: RegisteredVersion, trial: EndedTrial, run: StoredRun) -> None:

@@ -14,7 +14,7 @@ from pipeline.config import TrialConfig
 from pipeline.search.records import EndedTrial, RunningTrial
 from pipeline.study.doctor.findings import Finding, are_lost
 from pipeline.study.doctor.metric_findings import last_figures, restore_figures, wrong_figures
-from pipeline.study.doctor.model_findings import finish_again, model_problem
+from pipeline.study.doctor.model_findings import finish_again
 from pipeline.study.doctor.rebuild import rebuild, redraw_baseline
 from pipeline.study.finish import baseline_figures
 from pipeline.study.session import Session
@@ -215,11 +215,11 @@ def _examined(session: Session, each: Expected, run: StoredRun, thorough: bool) 
 
 
 def _unfinished(session: Session, trial: EndedTrial, run: StoredRun) -> Finding | None:
-    """An ended trial's run that was not brought to its end, or whose model or pictures are lost."""
+    """An ended trial's run that was not brought to its end, or whose weights or pictures are lost."""
     wrong, complete = [], trial.state == "COMPLETE"
     if run.status != RUN_STATUS[trial.state]:
         wrong.append(f"it is {run.status}, its trial {trial.state}")
-    if complete and (problem := model_problem(session, trial, run)):
+    if complete and (problem := session.tracking.weights_problem(run, trial.summary.weights_sha256)):
         wrong.append(problem)
     elif trial.summary.metrics:
         lost = session.tracking.lost_pictures(run, trial.summary.best_epoch)
