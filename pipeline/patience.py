@@ -7,6 +7,7 @@ Imports nothing of a particular store.
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ def _to_stderr(text: str) -> None:
 
 @dataclass
 class Patience:
-    """The patience with one store.
+    """The patience with one store, of all threads together.
 
     It starts again whenever the store answers. A request that fails for another reason raises its own error.
     """
@@ -51,6 +52,7 @@ class Patience:
     _unreachable_since: float | None = None
     _last_failure: float = 0.0  # this and the next only while the store is unreachable
     _waited_s: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def call(self, request: Callable[[], T]) -> T:
         """Send a request until the store answers.
@@ -79,22 +81,29 @@ class Patience:
         try:
             request()
         except Exception as error:
-            if not self.is_unreachable(error):
+            if isinstance(error, StudyError) or not self.is_unreachable(error):
                 raise
-            now = time.monotonic()
-            if self._unreachable_since is None:
-                self._unreachable_since, self._waited_s = now, 0.0
-                self.say(f"{self.store} is unreachable; waiting up to {self._limit_s:g} s (training continues)")
-            else:
-                self._waited_s += now - started + min(started - self._last_failure, IDLE_S)
-            self._last_failure = now
-            if self._waited_s > self._limit_s:
-                raise StudyError(
-                    f"{self.store} has been unreachable for {now - self._unreachable_since:.0f} s; nothing is lost: "
-                    f"once it is reachable, {RESUME}"
-                ) from error
+            with self._lock:
+                self._failed(started, error)
             return False
-        if self._unreachable_since is not None:
-            self.say(f"{self.store} is reachable again, after {time.monotonic() - self._unreachable_since:.0f} s")
-            self._unreachable_since = None
+        with self._lock:
+            if self._unreachable_since is not None:
+                self.say(f"{self.store} is reachable again, after {time.monotonic() - self._unreachable_since:.0f} s")
+                self._unreachable_since = None
         return True
+
+    def _failed(self, started: float, error: Exception) -> None:
+        """Count the time since the failure before, also another thread's; StudyError if it is too much."""
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since, self._waited_s = now, 0.0
+            self.say(f"{self.store} is unreachable; waiting up to {self._limit_s:g} s (training continues)")
+        else:
+            idle = max(0.0, started - self._last_failure)
+            self._waited_s += now - max(started, self._last_failure) + min(idle, IDLE_S)
+        self._last_failure = now
+        if self._waited_s > self._limit_s:
+            raise StudyError(
+                f"{self.store} has been unreachable for {now - self._unreachable_since:.0f} s; nothing is lost: "
+                f"once it is reachable, {RESUME}"
+            ) from error

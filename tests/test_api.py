@@ -18,8 +18,7 @@ from pipeline.config.outcomes import WEIGHTS_FILE
 from pipeline.errors import InputError, NotFoundError, ShapeError, TrackingError
 from pipeline.home import open_home
 from pipeline.search.records import ranked
-from pipeline.tracking.models import restorer_of
-from pipeline.tracking.runs import read_run
+from pipeline.tracking.runs import read_run, restorer_of
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["study_fixtures"]

@@ -132,7 +132,7 @@ def strips_of(summary: StudySummary, uid: str, tracking: Tracking) -> dict[str |
 
 def trial_restorer(tracking: Tracking, trial: EndedTrial) -> Restorer:
     """A complete trial's model. Raises TrackingError if its weights are missing or not those that Optuna has."""
-    from pipeline.tracking.models import restorer_of
+    from pipeline.tracking.runs import restorer_of
 
     run = tracking.read(trial.summary.run_id)
     if run is None:

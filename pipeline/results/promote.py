@@ -25,9 +25,9 @@ from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
 from pipeline.study.reporter import degradation, md_text, shown_value
 from pipeline.tracking.experiments import settle_move
-from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, read_manifest, restorer_of
+from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, read_manifest
 from pipeline.tracking.registry import find_version, register_version, registry_lock
-from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking
+from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking, restorer_of
 from pipeline.tracking.views import run_page
 
 DESCRIPTION_LENGTH = 5000  # characters that a store takes
@@ -104,7 +104,7 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
         select, baselines = scores[CANDIDATE], {key: scores[key][metric] for key in scores if key != CANDIDATE}
         if not exported:
             images, epoch = example(data.val, config.degrade), trial.summary.best_epoch
-            tracking.models.export(run, f"{study}-{run.name}", sha256, images, epoch)
+            tracking.export(run, f"{study}-{run.name}", sha256, images, epoch)
             run = tracking.read(run.run_id) or run
         splits = {"select": select, "test": test}
         figures = {f"{split}.{key}": f"{value:.6g}" for split in splits for key, value in splits[split].items()}

@@ -26,7 +26,7 @@ from pipeline.results.table import FIGURES, study_table
 from pipeline.study.driver import StudyOutcome
 from pipeline.study.session import Session
 from pipeline.study.session import experiment_note as asked
-from pipeline.tracking.runs import CONTACT_SHEET, LEADERBOARD, STUDY_FILES, StoredRun
+from pipeline.tracking.runs import CONTACT_SHEET, FILES_TAG, LEADERBOARD, STUDY_FILES, StoredRun
 from pipeline.tracking.uids import study_run_uid
 from pipeline.tracking.views import DRAWN, Views, view_tags
 
@@ -51,15 +51,18 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         tracking.log_files(run_id, {name: text.encode() for name, text in zip(STUDY_FILES, texts, strict=True)})
         table = study_table(summary, baselines=True)
         tracking.log_files(run_id, {name: render(table, form) for form, name in LEADERBOARD.items()})
+        written = [*STUDY_FILES, *LEADERBOARD.values()]
         if with_report:
             material = gather(session.home, search, summary, tracking)
-            strips = material.strips
-            tracking.log_files(run_id, _report(session, summary, material))
+            strips, page = material.strips, _report(session, summary, material)
+            tracking.log_files(run_id, page)
+            written += page
         else:
             strips = strips_of(summary, search.uid, tracking)
         if strips:
             tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
         experiment_id = tracking.experiment_id
+        tracking.tag(run_id, {FILES_TAG: " ".join(written)})  # so that `doctor` knows what is lost
         tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id, file.overrides, with_report)})
         runs = tracking.runs()
         _mark(session, summary, runs)

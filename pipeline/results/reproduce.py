@@ -26,8 +26,8 @@ from pipeline.evaluation.scores import validation
 from pipeline.files import check_output, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.tracking.models import WEIGHTS_TAG, recorded_weights, restorer_of
-from pipeline.tracking.runs import StoredRun, metric_histories, read_run
+from pipeline.tracking.models import WEIGHTS_TAG, recorded_weights
+from pipeline.tracking.runs import StoredRun, metric_histories, read_run, restorer_of
 from pipeline.tracking.uids import CONFIG_TAG
 
 

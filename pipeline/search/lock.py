@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -120,6 +121,7 @@ class _AdvisoryLock:
             connect_args=KEEPALIVE | {"application_name": self._session},
         )
         self._connection: sqlalchemy.Connection | None = None
+        self._mutex = threading.Lock()  # the writer's threads ask, too
 
     def acquire(self) -> str | None:
         """As of `_FileLock`."""
@@ -153,6 +155,10 @@ class _AdvisoryLock:
         )
 
     def ensure(self) -> None:
+        with self._mutex:
+            self._ensure()
+
+    def _ensure(self) -> None:
         if self._connection is not None:
             try:
                 self._ask(self._connection, "SELECT 1")

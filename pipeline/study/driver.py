@@ -9,6 +9,7 @@ all have ended. The next process repairs what a kill left.
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
+from pipeline.tracking.writer import Writer
 from pipeline.workers import Lost, Outcome, Raised, Returned, ThisProcess, Workers
 
 MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
@@ -101,7 +103,10 @@ class Driver:
 
     def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
         self._session, self._workers, self._window = session, workers, window
+        guard = partial(session.search.request, session.search.before_write)
+        self._writer = Writer(session.home, guard, session.stop.is_set)
         self._runs: dict[int, TrialRun] = {}
+        self._recorded: dict[int, TrialRun] = {}  # trials that have ended, but not yet their MLflow runs
         self.busy_seconds = self.slot_seconds = self.seconds = 0.0
 
     def run(self) -> None:
@@ -116,21 +121,36 @@ class Driver:
                 if slots != self._workers.slots:
                     slots = self._workers.slots
                     self._handle(w.SlotsChanged(slots))
-                self._session.tracking.flush()
+                self._writer.step()
                 outcome = self._workers.wait(0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
                 before, now = now, time.perf_counter()
                 self.slot_seconds += slots * (now - before)
+            self._writer.drain(self._session.reporter.note)
         except BaseException as error:
+            self._session.stop.set()  # whatever waits for a store ends
+            self._writer.close()
             try:
-                self._handle(w.StopAsked())
-                for run in self._runs.values():  # that was being recorded
-                    self._session.tracking.suspend(run.run_id)
+                self._suspend_all()
             except Exception as second:  # MLflow may be what failed; the first error is the one to show
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
+        finally:
+            self._writer.close()
         self.seconds = now - started
+
+    def _suspend_all(self) -> None:
+        """Mark the runs that were not brought to their end as suspended."""
+        try:
+            self._session.search.before_write()
+        except StudyError:  # another driver has the study by now
+            return
+        except Exception:  # the storage is unreachable, so nothing says that
+            pass
+        for run in [*self._runs.values(), *self._recorded.values()]:
+            if run.run_id and not run.written:
+                self._session.tracking.suspend(run.run_id)
 
     def _handle(self, event: w.Event) -> None:
         events = deque([event])
@@ -144,7 +164,7 @@ class Driver:
         match action:
             case w.Open(number, resumed):
                 trial = session.search.reopen(number) if resumed else session.search.ask()
-                run = runs[number] = open_run(session, trial, resumed)
+                run = runs[number] = open_run(session, self._writer, trial, resumed)
                 epoch = run.latest.epoch if run.latest else 0
                 session.reporter.opened(number, run.config, epoch)
                 return [w.Opened(number, epoch, run.end)]
@@ -159,11 +179,9 @@ class Driver:
             case w.Report(number):
                 return [w.EpochReported(number, runs[number].report())]
             case w.Record(number, end):
-                runs[number].record(end)
-                del runs[number]  # a run that was being recorded is suspended where this fails
+                runs[number].record(end, partial(self._recorded.pop, number, None))
+                self._recorded[number] = runs.pop(number)
                 session.search.elapsed = time.perf_counter() - self._zero
-            case w.Suspend(number):
-                session.tracking.suspend(runs.pop(number).run_id)
         return []
 
     def _event(self, outcome: Outcome) -> w.Event:
@@ -195,12 +213,19 @@ class Driver:
         params |= {f"degrade.{key}": value for key, value in session.config.degrade.model_dump().items()}
         tags = session.tags | {"study.role": "baseline"}
         uid, run_name = baseline_uid(session.search.uid, name), f"baseline-{name}"
-        run_id = session.tracking.run(uid, run_name, tags, params, session.data, time.time())
-        session.tracking.log_figures(run_id, baseline_figures(session, metrics))
-        session.tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
-        log_pictures(session, run_id, run_name, panel, metrics)
-        session.tracking.end(run_id, "COMPLETE")
-        session.search.baselines = session.search.baselines | {name: metrics}
+        started = time.time()
+
+        def write() -> None:
+            run_id = session.tracking.run(uid, run_name, tags, params, session.data, started)
+            session.tracking.log_figures(run_id, baseline_figures(session, metrics))
+            session.tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
+            log_pictures(session, run_id, run_name, panel, metrics)
+            session.tracking.end(run_id, "COMPLETE")
+
+        def written(_: None) -> None:
+            session.search.baselines = session.search.baselines | {name: metrics}
+
+        self._writer.put(uid, write, written)
         session.reporter.baseline(name, metrics)
 
 

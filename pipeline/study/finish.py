@@ -12,40 +12,48 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import TrialConfig
-from pipeline.config.outcomes import Checkpoint, Failed, Trained
-from pipeline.epoch import run_epoch, trained_weights
+from pipeline.config.outcomes import Checkpoint, EpochResult, Failed, Trained
+from pipeline.epoch import history, run_epoch, trained_weights
 from pipeline.errors import CheckpointError, Interrupted, StudyError, TrackingError
 from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.panel import labelled, panel_images, panel_title, tiles
 from pipeline.evaluation.panel import panel as draw
 from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.session import Session
-from pipeline.tracking.models import WEIGHTS_TAG, model_weights, restorer_of, stored_weights
-from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, best_figures
+from pipeline.tracking.models import WEIGHTS_TAG, model_weights
+from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, best_figures, restorer_of, weights_of
+from pipeline.training.checkpoint import found
 from pipeline.workers import Raised, Returned, ThisProcess
 
 
-def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None) -> None:
+def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None, on_thread: bool = False) -> None:
     """Bring an ended trial's run to its end and remove its checkpoints.
 
-    Weights that are stored and sound are kept. ``panel`` is the best epoch's; without it, it is read back from MLflow,
-    and of a complete trial drawn again where MLflow lost it.
+    What its checkpoints have and the run lacks is logged first. Weights that are stored and sound are kept. ``panel``
+    is the best epoch's; without it, it is read back from MLflow, and of a complete trial drawn again where MLflow lost
+    it.
+    Outside the main thread (``on_thread``) nothing is trained or drawn, since torch has one state of random numbers.
 
     Raises:
+        CheckpointError: with ``on_thread``, something has to be trained or drawn; the rest may be written already.
         StudyError: the weights are lost and training them again failed.
         Interrupted: the user asked to stop while they were trained again; the next attempt starts from epoch 1.
     """
     summary, tracking = trial.summary, session.tracking
     folder = session.home.checkpoints(session.search.uid, trial.number)
+    if not on_thread:
+        _replay(session, trial)
     if summary.metrics:
         tracking.log_figures(summary.run_id, end_figures(session, summary))
     if trial.state == "COMPLETE":
         run = tracking.read(summary.run_id)
         if run is None or tracking.weights_problem(run, summary.weights_sha256):
-            _log_weights(session, trial, folder)
+            _log_weights(session, trial, folder, on_thread)
     if panel is None and summary.metrics:
         panel = tracking.panel(summary.run_id, summary.best_epoch)
     if panel is None and trial.state == "COMPLETE":
+        if on_thread:
+            raise CheckpointError(f"trial {trial.number}: the panel of its best epoch is lost")
         panel = _drawn_again(session, trial.number)
         tracking.log_image(summary.run_id, PANEL, panel, summary.best_epoch, look_first=True)
     if panel is not None:
@@ -53,6 +61,33 @@ def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None)
         log_pictures(session, summary.run_id, name, panel, summary.metrics, summary.best_epoch)
     tracking.end(summary.run_id, trial.state, summary.reason)
     session.home.remove(folder)
+
+
+def _replay(session: Session, trial: EndedTrial) -> None:
+    """Log what a trial's checkpoints have and its run has not: the process that trained it may have ended before."""
+    results, panels = saved_epochs(session, trial)
+    run_id, tracking = trial.summary.run_id, session.tracking
+    logged = tracking.epochs(run_id) if results else frozenset()
+    for epoch, result in sorted(results.items()):
+        if epoch not in logged:
+            tracking.log_epoch(run_id, result)
+    for epoch, panel in sorted(panels.items()):
+        tracking.log_image(run_id, PANEL, panel, epoch, look_first=True)
+
+
+def saved_epochs(session: Session, trial: EndedTrial) -> tuple[dict[int, EpochResult], dict[int, np.ndarray]]:
+    """The results and the panels, by epoch, that a trial's checkpoints hold."""
+    config = session.config.trial(trial.values, trial.number, session.device)
+    results: dict[int, EpochResult] = {}
+    panels: dict[int, np.ndarray] = {}
+    for saved in found(session.home.checkpoints(session.search.uid, trial.number)):
+        try:
+            epochs, panels[saved.epoch] = history(saved, config)
+        except CheckpointError as error:
+            session.reporter.note(str(error))
+            continue
+        results = {result.epoch: result for result in epochs} | results
+    return results, panels
 
 
 def end_figures(session: Session, summary: Summary) -> dict[str, float]:
@@ -90,11 +125,13 @@ def _drawn_again(session: Session, number: int) -> np.ndarray:
         return draw(without_gradients(model), session.data.val, session.config.degrade, "val")
 
 
-def _log_weights(session: Session, trial: EndedTrial, folder: Path) -> None:
+def _log_weights(session: Session, trial: EndedTrial, folder: Path, on_thread: bool) -> None:
     """Log the weights of a trial's best epoch; where they are not those that Optuna has, record the new ones."""
-    weights = _best_weights(session, trial, folder)
+    weights = _saved_weights(session, trial, folder) if on_thread else _best_weights(session, trial, folder)
     sha256 = hashlib.sha256(weights).hexdigest()
     if sha256 != trial.summary.weights_sha256:
+        if on_thread:
+            raise CheckpointError(f"trial {trial.number}: its weights are not those that were recorded")
         session.reporter.note(
             f"trial {trial.number} was trained again and has other weights than before, as on other hardware; "
             "they take the place of the lost ones, and the recorded metrics are those of the lost ones"
@@ -106,22 +143,28 @@ def _log_weights(session: Session, trial: EndedTrial, folder: Path) -> None:
 def _best_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:
     """The weights of a trial's best epoch: from its checkpoint, else stored ones, else trained again here."""
     summary, tracking = trial.summary, session.tracking
-    config = session.config.trial(trial.values, trial.number, session.device)
-    saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
     try:
-        return trained_weights(config, session.data, saved)
+        return _saved_weights(session, trial, folder)
     except CheckpointError as error:
         lost = error
     if run := tracking.read(summary.run_id):
         with suppress(TrackingError):
-            return stored_weights(run.artifact_uri, f"run {run.name}", summary.weights_sha256)
+            return weights_of(run, summary.weights_sha256)
     models = tracking.models.of_run(summary.run_id)
     models += [v.model_id for v in tracking.versions() if v.tags.get(WEIGHTS_TAG) == summary.weights_sha256]
     for model_id in models:
         with suppress(TrackingError):
             return model_weights(model_id, summary.weights_sha256)
     session.reporter.note(f"{lost}; training trial {trial.number} again up to epoch {summary.best_epoch}")
+    config = session.config.trial(trial.values, trial.number, session.device)
     return trained_weights(config, session.data, _train_again(session, config, summary.best_epoch, folder))
+
+
+def _saved_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:
+    """The weights of a trial's best epoch from its checkpoint. Raises CheckpointError if it is absent or damaged."""
+    summary, config = trial.summary, session.config.trial(trial.values, trial.number, session.device)
+    saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
+    return trained_weights(config, session.data, saved)
 
 
 def _train_again(session: Session, config: TrialConfig, epochs: int, folder: Path) -> Checkpoint:

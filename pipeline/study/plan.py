@@ -50,7 +50,7 @@ BUSY = 0.8  # of the workers' time goes into training and validation; it was 0.8
 TRAINED = {"tpe": 0.75, "random": 0.4}
 TRAINED_BEFORE = {"tpe": "72% and 81% in two guided studies", "random": "24 to 48% in recorded curves"}
 CHECKPOINTS = 3  # of an open trial: the last two, and the best
-MODEL_COPIES = 2  # of a complete trial's weights: as a weights file, and as an exported program
+MODEL_COPIES = 2  # of the weights in an exported model: as a weights file, and in the program
 WEIGHT_BYTES = 4  # a parameter
 EPOCH_BYTES = 5_000  # in the two databases
 PICTURE_SHARE = 0.12  # of a panel's pixels, as the files that MLflow makes of it
@@ -119,9 +119,10 @@ class Plan:
         Records are the two databases and the pictures.
         """
         budget = self.config.budget
+        kept = budget.trials if budget.keep_models == "all" else min(budget.keep_models, budget.trials)
         return {
             "checkpoints": budget.concurrency * CHECKPOINTS * max(timed.checkpoint_bytes for timed in self.timed),
-            "models": budget.trials * MODEL_COPIES * self.weights_bytes,
+            "models": (budget.trials + kept * MODEL_COPIES) * self.weights_bytes,
             "records": budget.trials * budget.epochs * (EPOCH_BYTES + self.picture_bytes),
         }
 

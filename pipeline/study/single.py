@@ -61,11 +61,11 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them
         if run is None:
             raise StudyError(f"{session.label(0).name}: its MLflow run was deleted")
-        models, tags = session.tracking.models, run.tags
-        if run.status == "FINISHED" and session.config.budget.keep_models and models.problem(run.run_id, tags):
+        tracking, tags = session.tracking, run.tags
+        if run.status == "FINISHED" and session.config.budget.keep_models and tracking.models.problem(run.run_id, tags):
             images = example(session.data.val, session.config.degrade)
             name = f"{session.config.name}-{run.name}"
-            models.export(run, name, tags.get(WEIGHTS_TAG, ""), images, run.best_epoch)
+            tracking.export(run, name, tags.get(WEIGHTS_TAG, ""), images, run.best_epoch)
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 

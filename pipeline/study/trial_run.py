@@ -6,9 +6,12 @@ them from its latest checkpoint.
 """
 
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,27 +27,34 @@ from pipeline.study.session import Session
 from pipeline.study.window import End
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import CONFIG_TAG
+from pipeline.tracking.writer import Writer
 from pipeline.training.checkpoint import found, load
 from pipeline.training.model import cost
 
+T = TypeVar("T")
 LATEST = 2  # checkpoints kept of an open trial beside its best
 
 
 @dataclass
 class TrialRun:
-    """An open trial."""
+    """An open trial. Its run in MLflow is written on a lane of the writer's, so it lags behind."""
 
     session: Session
+    writer: Writer
     trial: OpenTrial
     config: TrialConfig
-    run_id: str
     folder: Path
     cost: dict[str, int]
-    logged: frozenset[int]  # epochs that MLflow has already; logged again, their times would change
+    started: float  # in seconds since 1970
     results: list[EpochResult] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first
     panels: dict[int, np.ndarray] = field(default_factory=dict)  # of the best epoch, and of those just trained or read
     end: End | None = None
+    # Set on the lane.
+    run_id: str = ""  # once the run is created
+    logged: frozenset[int] = frozenset()  # epochs that MLflow had before; logged again, their times would change
+    drawn: set[int] = field(default_factory=set)  # epochs whose panels MLflow has
+    written: bool = False  # whether the run was brought to its end
 
     @property
     def latest(self) -> Checkpoint | None:
@@ -65,20 +75,17 @@ class TrialRun:
             self.panels[epoch.result.epoch] = epoch.panel
 
     def report(self) -> End | None:
-        """Log the latest epoch and report it to the pruner; drop what is not needed any more."""
+        """Have the latest epoch logged and report it to the pruner; drop what is not needed any more."""
         result = self.results[-1]
-        self._log(result)
-        again = result.epoch in self.logged
-        self.session.tracking.log_image(self.run_id, PANEL, self.panels[result.epoch], result.epoch, look_first=again)
+        self._put(partial(self._log, result, self.panels[result.epoch]))
         self.end = self._verdict(result)
         self.session.reporter.epoch(self.trial.number, result.epoch, self.config.epochs, result.metrics)
         best = self.best.epoch
         self.panels = {epoch: panel for epoch, panel in self.panels.items() if epoch == best}
-        if not self.session.tracking.behind:  # until MLflow has their panels, all checkpoints are kept
-            for old in self.checkpoints[:-LATEST]:
-                if old.epoch != best:
-                    Path(old.path).unlink(missing_ok=True)
-                    self.checkpoints.remove(old)
+        for old in self.checkpoints[:-LATEST]:
+            if old.epoch != best and old.epoch in self.drawn:  # until MLflow has its panel, a checkpoint is kept
+                Path(old.path).unlink(missing_ok=True)
+                self.checkpoints.remove(old)
         return self.end
 
     def fall_back(self, error: CheckpointError) -> int:
@@ -96,9 +103,12 @@ class TrialRun:
         Path(self.checkpoints.pop().path).unlink(missing_ok=True)
         return self.latest.epoch if self.latest else 0
 
-    def record(self, end: End) -> EndedTrial:
-        """Store how the trial ended in Optuna, then finish its MLflow run."""
-        self.session.tracking.settle()  # queued writes can be replayed from checkpoints only until the end is stored
+    def record(self, end: End, then: Callable[[], object]) -> None:
+        """Store in Optuna how the trial ended, and have its MLflow run finished; ``then`` is called after that.
+
+        Waits until the run is created, long since as a rule: the summary names it.
+        """
+        self.writer.wait(lambda: self.run_id)
         summary, value = Summary(self.run_id, cost=self.cost, reason=end.reason), None
         if self.trial.reported:
             best = self.best
@@ -115,9 +125,16 @@ class TrialRun:
             )
             value = best.metrics[self.session.objective]
         stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)
-        finish(self.session, stored, panel=self.panels.get(summary.best_epoch))
+        panel = self.panels.get(summary.best_epoch)
+
+        def finished(done: bool) -> None:
+            if not done:
+                finish(self.session, stored, panel)
+            self.written = True
+            then()
+
+        self._put(partial(self._finish, stored, panel), finished)
         self.session.reporter.trial(self.trial.number, end.state, value, end.reason, self.session.search.told())
-        return stored
 
     def replay(self) -> None:
         """Log and report what an earlier process trained, from the latest checkpoint that can be read."""
@@ -132,19 +149,52 @@ class TrialRun:
             self.checkpoints = [*earlier, saved]
             for result in results:
                 self.results.append(result)
-                self._log(result)
                 self.end = self._verdict(result)
             for checkpoint in earlier:  # damage matters only if `finish` needs the weights, and is noted there
                 with suppress(CheckpointError):
                     self.panels[checkpoint.epoch] = history(checkpoint, self.config)[1]
             self.panels[saved.epoch] = panel
-            for epoch, panel in self.panels.items():  # the process may have ended before it logged them
-                self.session.tracking.log_image(self.run_id, PANEL, panel, epoch, look_first=True)
+            self._put(partial(self._log_again, results, dict(self.panels)))
             return
 
-    def _log(self, result: EpochResult) -> None:
-        if result.epoch not in self.logged:
-            self.session.tracking.log_epoch(self.run_id, result)
+    def _put(self, job: Callable[[], T], then: Callable[[T], object] | None = None) -> None:
+        self.writer.put(self.trial.number, job, then)
+
+    # On the lane:
+
+    def create(self, resumed: bool) -> None:
+        """Create or find the trial's MLflow run."""
+        tracking, label = self.session.tracking, self.session.label(self.trial.number)
+        tags = self.session.tags | label.tags | {CONFIG_TAG: self.config.model_dump_json()}
+        params = self.config.params()
+        run_id = tracking.run(label.uid, label.name, tags, params, self.session.data, self.started)
+        self.logged = tracking.epochs(run_id) if resumed else frozenset()
+        self.run_id = run_id
+
+    def _log(self, result: EpochResult, panel: np.ndarray) -> None:
+        tracking, again = self.session.tracking, result.epoch in self.logged
+        if not again:
+            tracking.log_epoch(self.run_id, result)
+        tracking.log_image(self.run_id, PANEL, panel, result.epoch, look_first=again)
+        self.drawn.add(result.epoch)
+
+    def _log_again(self, results: Iterable[EpochResult], panels: Mapping[int, np.ndarray]) -> None:
+        """Log what the process before may have ended without logging."""
+        for result in results:
+            if result.epoch not in self.logged:
+                self.session.tracking.log_epoch(self.run_id, result)
+        for epoch, panel in panels.items():
+            self.session.tracking.log_image(self.run_id, PANEL, panel, epoch, look_first=True)
+            self.drawn.add(epoch)
+
+    def _finish(self, trial: EndedTrial, panel: np.ndarray | None) -> bool:
+        """Finish the run; False if that takes training or drawing, which the driver's own thread must do."""
+        try:
+            finish(self.session, trial, panel, on_thread=True)
+        except CheckpointError:
+            return False
+        self.written = True
+        return True
 
     def _verdict(self, result: EpochResult) -> End | None:
         """Whether the trial ends with this epoch."""
@@ -159,15 +209,12 @@ class TrialRun:
         return None
 
 
-def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
-    """Create or find a trial's MLflow run, and replay what an earlier process trained."""
+def open_run(session: Session, writer: Writer, trial: OpenTrial, resumed: bool) -> TrialRun:
+    """Have a trial's MLflow run created or found, and replay what an earlier process trained."""
     config = session.config.trial(trial.values, trial.number, session.device)
-    label = session.label(trial.number)
-    tags = session.tags | label.tags | {CONFIG_TAG: config.model_dump_json()}
-    run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data, time.time())
     folder = session.home.checkpoints(session.search.uid, trial.number)
     costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))
-    logged = session.tracking.epochs(run_id) if resumed else frozenset[int]()
-    run = TrialRun(session, trial, config, run_id, folder, costs, logged)
+    run = TrialRun(session, writer, trial, config, folder, costs, time.time())
+    writer.put(trial.number, partial(run.create, resumed))
     run.replay()
     return run

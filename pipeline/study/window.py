@@ -74,14 +74,7 @@ class BaselineDone:
     name: str
 
 
-@dataclass(frozen=True)
-class StopAsked:
-    """The user or an error ends the process; nothing more is started."""
-
-
-Event = (
-    SlotsChanged | Opened | EpochTrained | EpochReported | EpochFailed | CheckpointDamaged | BaselineDone | StopAsked
-)
+Event = SlotsChanged | Opened | EpochTrained | EpochReported | EpochFailed | CheckpointDamaged | BaselineDone
 
 
 # Actions: what to do.
@@ -128,14 +121,7 @@ class Record:
     end: End
 
 
-@dataclass(frozen=True)
-class Suspend:
-    """Mark an open trial's run as waiting to be resumed."""
-
-    number: int
-
-
-Action = Open | Submit | SubmitBaseline | Report | Record | Suspend
+Action = Open | Submit | SubmitBaseline | Report | Record
 
 
 @dataclass
@@ -161,7 +147,6 @@ class Window:
     resumed: Sequence[int] = ()  # numbers of the trials that an earlier process left open, after the recorded ones
     baselines: Sequence[str] = ()  # names of those still to be computed; workers get them first
     _slots: int = 0
-    _stopped: bool = False
 
     def __post_init__(self) -> None:
         self._open = {number: _Trial(number) for number in self.resumed}
@@ -200,11 +185,6 @@ class Window:
                 self._open[number].settle(None)
             case BaselineDone(name):
                 self._computing.remove(name)
-            case StopAsked():
-                self._stopped = True
-                return [Suspend(number) for number, trial in self._open.items() if trial.phase != "opening"]
-        if self._stopped:
-            return []
         resuming, self._to_resume = self._to_resume, []
         return [*actions, *resuming, *self._record_and_ask(), *self._submit()]
 

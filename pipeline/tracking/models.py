@@ -35,7 +35,6 @@ from pipeline.tracking.store import OpenExperiment, every_page, is_unreachable, 
 from pipeline.tracking.uids import trial_uid
 
 if TYPE_CHECKING:
-    from pipeline.tracking.runs import StoredRun
     from pipeline.training.model import Restorer
 
 # Tags; the last two also of versions.
@@ -86,11 +85,6 @@ class LoggedModels:
             if other.model_id not in (logged.model_id, *named):
                 self._client.delete_logged_model(other.model_id)
         return str(logged.model_id)
-
-    def export(self, run: StoredRun, name: str, sha256: str, example: np.ndarray, epoch: int) -> None:
-        """Export a run's model in this process, from the run's weights file, and log it; arguments as above."""
-        weights = stored_weights(run.artifact_uri, f"run {run.name}", sha256)
-        self.log(run.run_id, name, export(weights, sha256, example), epoch)
 
     @waits
     def drop(self, run_id: str) -> None:
@@ -237,7 +231,7 @@ def load_restorer(model_id: str, sha256: str) -> Restorer:
 
     On the CPU, in evaluation mode. Raises TrackingError if the file is missing or not the one with this sha256.
     """
-    return _restorer(_location(model_id), f"model {model_id}", sha256)
+    return restorer_at(_location(model_id), f"model {model_id}", sha256)
 
 
 def model_weights(model_id: str, sha256: str) -> bytes:
@@ -245,12 +239,8 @@ def model_weights(model_id: str, sha256: str) -> bytes:
     return stored_weights(_location(model_id), f"model {model_id}", sha256)
 
 
-def restorer_of(run: StoredRun, sha256: str) -> Restorer:
-    """As `load_restorer`, of the weights file that a run has."""
-    return _restorer(run.artifact_uri, f"run {run.name}", sha256)
-
-
-def _restorer(location: str, label: str, sha256: str) -> Restorer:
+def restorer_at(location: str, label: str, sha256: str) -> Restorer:
+    """As `load_restorer`, of the weights file among these artifacts; ``label`` is what an error calls them."""
     from pipeline.training.weights import load_weights
 
     try:

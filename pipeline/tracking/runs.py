@@ -32,8 +32,7 @@ from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
-from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels
-from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
 from pipeline.tracking.registry import RegisteredVersion, every_version
 from pipeline.tracking.store import (
     OpenExperiment,
@@ -42,19 +41,20 @@ from pipeline.tracking.store import (
     every_page,
     local_path,
     patience_with,
-    queued,
     store_errors,
     waits,
 )
 
 if TYPE_CHECKING:
     from pipeline.data import Dataset
+    from pipeline.training.model import Restorer
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
 PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
 # In the study's own run.
 CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")
+FILES_TAG = "zz.files"  # what it has
 LEADERBOARD = {"md": "leaderboard.md", "csv": "leaderboard.csv"}  # by format
 
 
@@ -81,8 +81,8 @@ class StoredRun:
 class Tracking:
     """One study's experiment in the MLflow store. Only one process writes to it: the driver.
 
-    While the store is unreachable, methods wait for a bounded time, then raise StudyError; writes that nothing
-    depends on are kept for later. Every method may be repeated: a request whose reply was lost is not done twice.
+    Every method may be called by any thread, and repeated: a request whose reply was lost is not done twice. While the
+    store is unreachable, it waits for a bounded time, then raises StudyError.
     """
 
     def __init__(self, experiment: OpenExperiment) -> None:
@@ -90,20 +90,6 @@ class Tracking:
         self.home, self.experiment_id = experiment.home, experiment.experiment_id
         self.models = LoggedModels(experiment)
         self._client = experiment.client
-
-    @property
-    def behind(self) -> bool:
-        """Whether writes are waiting for the store."""
-        return self.experiment.outbox.behind
-
-    @disk_errors()
-    def flush(self) -> None:
-        """Do the waiting writes, if the store can be reached."""
-        self.experiment.outbox.flush()
-
-    @waits
-    def settle(self) -> None:
-        """Wait until the store has everything that was written so far."""
 
     @waits
     def run(
@@ -164,7 +150,7 @@ class Tracking:
         """The epochs whose metrics a run has."""
         return frozenset(metric.step for metric in self._client.get_metric_history(run_id, "train/loss"))
 
-    @queued
+    @waits
     def log_epoch(self, run_id: str, result: EpochResult) -> None:
         """Log all of an epoch's metrics in one request, with the time the epoch ended; repeating it changes nothing."""
         stamp = int(result.ended_at * 1000)
@@ -181,9 +167,9 @@ class Tracking:
             if not look or (key, step) not in _images(self._client.get_run(run_id).info.artifact_uri):
                 self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
 
-        self.experiment.outbox.put(partial(self.experiment.restoring, write))
+        self.experiment.send(write)
 
-    @queued
+    @waits
     def log_figures(self, run_id: str, figures: Mapping[str, float]) -> None:
         """Log metrics without a history, at step 0; a metric that has this value already is left unchanged."""
         logged, stamp = self._client.get_run(run_id).data.metrics, int(time.time() * 1000)
@@ -235,8 +221,10 @@ class Tracking:
 
     @waits
     def files(self, run_id: str) -> set[str]:
-        """The names of a run's artifacts at the top level."""
-        return {entry.path for entry in self._client.list_artifacts(run_id)}
+        """The paths of a run's artifacts, at the top level and in the folders there."""
+        top = list(self._client.list_artifacts(run_id))
+        inner = [entry for folder in top if folder.is_dir for entry in self._client.list_artifacts(run_id, folder.path)]
+        return {entry.path for entry in [*top, *inner]}
 
     @waits
     def text(self, run_id: str, file: str) -> str | None:
@@ -265,6 +253,10 @@ class Tracking:
             self._client.log_artifacts(run_id, folder)
         self.experiment.tag(run_id, {WEIGHTS_TAG: hashlib.sha256(weights).hexdigest()})
 
+    def export(self, run: StoredRun, name: str, sha256: str, images: np.ndarray, epoch: int) -> None:
+        """Export a run's model in this process, from the run's weights file, and log it; as of `LoggedModels.log`."""
+        self.models.log(run.run_id, name, export(weights_of(run, sha256), sha256, images), epoch)
+
     @waits
     def weights_problem(self, run: StoredRun, sha256: str | None = None) -> str | None:
         """What is wrong with a run's weights file; None if it is sound, or a server keeps it.
@@ -289,7 +281,7 @@ class Tracking:
         for key, value in tags.items():
             self._client.set_experiment_tag(self.experiment_id, key, value)
 
-    @queued
+    @waits
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         self.experiment.tag(run_id, tags)
 
@@ -299,7 +291,7 @@ class Tracking:
         self.experiment.tag(run_id, {"trial.state": state} | ({"trial.reason": reason} if reason else {}))
         self._client.set_terminated(run_id, RUN_STATUS[state])
 
-    @queued
+    @waits
     def suspend(self, run_id: str) -> None:
         """Mark a run as waiting to be resumed."""
         self._client.update_run(run_id, status="SCHEDULED")
@@ -308,7 +300,7 @@ class Tracking:
     def delete(self, run_id: str) -> None:
         """Delete a run and its models; MLflow keeps what is deleted until `mlflow gc`."""
         self.models.delete_of_run(run_id)
-        self.experiment.outbox.call(lambda: self._client.delete_run(run_id))
+        self.experiment.send(lambda: self._client.delete_run(run_id))
 
     @waits
     def restore(self, run_id: str) -> bool:
@@ -392,8 +384,18 @@ def read_tracking(home: Home, study_name: str, uid: str, patience: Patience | No
     owned_path(home, experiment.artifact_location)
     patience = patience or patience_with(home)
     experiment_id, location = experiment.experiment_id, experiment.artifact_location
-    opened = OpenExperiment(home, connect(home), experiment_id, location, Outbox(patience), patience.say)
+    opened = OpenExperiment(home, connect(home), experiment_id, location, patience)
     return Tracking(opened)
+
+
+def weights_of(run: StoredRun, sha256: str) -> bytes:
+    """The weights file of a run. Raises TrackingError if it is missing or not the one with this sha256."""
+    return stored_weights(run.artifact_uri, f"run {run.name}", sha256)
+
+
+def restorer_of(run: StoredRun, sha256: str) -> Restorer:
+    """The restorer of a run, rebuilt from its weights file. Raises as `weights_of`."""
+    return restorer_at(run.artifact_uri, f"run {run.name}", sha256)
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:

@@ -1,4 +1,4 @@
-"""The MLflow store: connections, errors, the queue of requests, the experiments of studies.
+"""The MLflow store: connections, errors, how requests are sent, the experiments of studies.
 
 Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch.
 """
@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
@@ -28,7 +29,6 @@ from pipeline.files import check_database, create_whole
 from pipeline.home import Home, shown
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import CLIENT_ERROR, DELETED_RUN, SERVER_ERROR
-from pipeline.tracking.outbox import Outbox
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EDQUOT)
 SQLITE_TROUBLE = re.compile(
@@ -157,19 +157,29 @@ def quiet() -> Iterator[None]:
 
 
 T = TypeVar("T")
+# What a thread calls before each request to a study's experiment; it raises where this process may not write any more.
+GUARD: ContextVar[Callable[[], None]] = ContextVar("GUARD", default=lambda: None)
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class OpenExperiment:
-    """A study's experiment, opened, and the queue of the requests to it."""
+    """A study's experiment, opened, and how requests are sent to it."""
 
     home: Home
     client: MlflowClient
     experiment_id: str
     location: str  # the URI of its artifacts, as the store has it
-    outbox: Outbox
-    say: Callable[[str], None]
+    patience: Patience
+
+    def send(self, request: Callable[[], T]) -> T:
+        """Send a request until the store answers. Raises StudyError once it has been unreachable for too long."""
+
+        def attempt() -> T:
+            GUARD.get()()
+            return self.restoring(request)
+
+        return self.patience.call(attempt)
 
     def restoring(self, request: Callable[[], T]) -> T:
         """Send a request; a run that it writes to and that was deleted meanwhile is restored first."""
@@ -178,7 +188,7 @@ class OpenExperiment:
         except MlflowException as error:
             if not (deleted := DELETED_RUN.search(str(error))):
                 raise
-        self.say(f"run {deleted[1]} was deleted in MLflow while its study runs; it is restored")
+        self.patience.say(f"run {deleted[1]} was deleted in MLflow while its study runs; it is restored")
         self.client.restore_run(deleted[1])
         return request()
 
@@ -187,23 +197,15 @@ class OpenExperiment:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def _sent(send: Callable[[Outbox, Callable[[], Any]], Any]) -> Callable[[Method], Method]:
-    """A decorator for methods of an object with an `OpenExperiment`: its outbox sends the requests of a call."""
+def waits(method: Method) -> Method:
+    """A decorator for methods of an object with an `OpenExperiment`: the call is a request, and waits for the store."""
 
-    def decorate(method: Method) -> Method:
-        @wraps(method)
-        @disk_errors()
-        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            request = partial(method, self, *args, **kwargs)
-            return send(self.experiment.outbox, partial(self.experiment.restoring, request))
+    @wraps(method)
+    @disk_errors()
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.experiment.send(partial(method, self, *args, **kwargs))
 
-        return cast(Method, call)
-
-    return decorate
-
-
-waits = _sent(Outbox.call)  # its result is needed: called after all earlier writes, once the store is reachable
-queued = _sent(Outbox.put)  # it only writes: kept for later while the store is unreachable
+    return cast(Method, call)
 
 
 def database_file(home: Home) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 import numpy as np
-from studies_for_tests import Launcher, Place, artifact, assert_sound
+from studies_for_tests import Launcher, Place, artifact, assert_sound, study
 
 from pipeline.results.export import render
 from pipeline.results.figures import COLOURS, GREY
@@ -102,7 +102,16 @@ def test_a_study_that_grows_is_published_again(finished_copy: Place) -> None:
     table = artifact(finished_copy, run, "leaderboard.csv").read_bytes()
     assert table == render(study_table(summary, baselines=True), "csv")
     assert "<svg" in artifact(finished_copy, run, "report.html").read_text()
-    assert list(artifact(finished_copy, run, "plots").glob("*.png"))
+    plot, *_ = artifact(finished_copy, run, "plots").glob("*.png")
+
+    plot.unlink()
+    artifact(finished_copy, run, "report.html").unlink()
+    found = study("doctor", *finished_copy.options).stdout
+    assert f"plots/{plot.name}, report.html are lost; the next `study run` makes it again" in found
+    assert study("doctor", "--repair", *finished_copy.options).code == 0
+    finished_copy.run(report=True)
+    assert plot.exists()
+    assert artifact(finished_copy, run, "report.html").exists()
 
 
 def test_killed_while_it_is_published_and_run_again(place: Place, launcher: Launcher) -> None:

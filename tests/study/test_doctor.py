@@ -33,9 +33,8 @@ from pipeline.errors import Interrupted, NotFoundError
 from pipeline.search.lock import study_lock
 from pipeline.study.driver import Options
 from pipeline.study.single import train_one
-from pipeline.tracking.models import restorer_of
 from pipeline.tracking.registry import load_champion
-from pipeline.tracking.runs import read_run
+from pipeline.tracking.runs import read_run, restorer_of
 
 pytest_plugins = ["study_fixtures"]
 

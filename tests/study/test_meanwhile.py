@@ -1,9 +1,14 @@
-"""What is done to a store in MLflow's UI while a study runs."""
+"""A study runs while its store is locked, and while runs are deleted in MLflow's UI."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import sqlite3
+
 import pytest
-from studies_for_tests import Place, Recorder, assert_sound, facts, study
+from studies_for_tests import Launcher, Place, Recorder, assert_same_as, assert_sound, facts, study, wait_for
 
 from pipeline.tracking.experiments import experiment_names
 
@@ -29,6 +34,49 @@ def test_runs_that_are_deleted_are_restored(finished: Place, place: Place, kind:
     )
     assert_sound(place)
     assert facts(place) == facts(finished)
+
+
+def test_training_continues_while_mlflow_takes_no_write(finished: Place, place: Place) -> None:
+    """Its database is locked from the first epoch until a trial has ended and the next one has trained."""
+    connection = sqlite3.connect(place.path / "mlflow.db", timeout=60, isolation_level=None)
+    locked: list[int] = []  # how many events there were when the lock was taken, and when it was released
+
+    def act(event: tuple[object, ...]) -> None:
+        if event[0] == "epoch" and not locked:
+            wait_for(lambda: len(place.runs("trial")) == len(recorder.kind("opened")), "a run for each open trial")
+            connection.execute("begin exclusive")
+            locked.append(len(recorder.events))
+        elif event[:2] == ("epoch", 3) and len(locked) == 1:
+            connection.execute("rollback")
+            locked.append(len(recorder.events))
+
+    recorder = Recorder(act)
+    place.run(reporter=recorder)
+    connection.close()
+    begin, end = locked
+    kinds = [event[0] for event in recorder.events[begin:end]]
+    assert kinds.count("epoch") > 3
+    assert "trial" in kinds
+    assert_same_as(finished, place)
+
+
+@pytest.mark.slow
+def test_killed_between_an_end_in_optuna_and_its_writes_to_mlflow(
+    finished: Place, place: Place, launcher: Launcher
+) -> None:
+    command = launcher.start(*place.arguments("--workers", "0"))
+    wait_for(lambda: experiment_names(place.home) and len(place.runs("trial")) >= 3, "a run for each open trial")
+    with contextlib.closing(sqlite3.connect(place.path / "mlflow.db", timeout=60, isolation_level=None)) as database:
+        database.execute("begin exclusive")
+        before = place.search().told()
+        wait_for(lambda: place.search().told() > before, "the end of a trial")
+        os.kill(command.pid, signal.SIGKILL)
+        assert command.code() == -signal.SIGKILL
+        database.execute("rollback")
+    behind = place.search().ended(before)
+    assert place.client().get_run(behind.summary.run_id).info.status == "RUNNING"
+    place.run()
+    assert_same_as(finished, place)
 
 
 def test_a_study_may_be_named_as_what_was_deleted(place: Place) -> None:

@@ -23,10 +23,8 @@ from pipeline.study.window import (
     Record,
     Report,
     SlotsChanged,
-    StopAsked,
     Submit,
     SubmitBaseline,
-    Suspend,
     Window,
 )
 
@@ -112,8 +110,6 @@ class SimulatedDriver:
             case Record(number, end):
                 assert number == len(stored.recorded), "recorded out of order"
                 stored.recorded.append((number, stored.asked[number], stored.reported[number], end))
-            case Suspend():
-                raise AssertionError("nobody asked to stop")
         return []
 
     def outcome(self, task: Submit | SubmitBaseline) -> Event:
@@ -233,14 +229,6 @@ def test_an_epoch_trained_again_is_not_reported_again() -> None:
     assert window.feed(CheckpointDamaged(0, 1)) == [Submit(0, 2)]
     assert window.feed(EpochTrained(0, 2)) == [Submit(0, 3)]
     assert window.feed(EpochTrained(0, 3)) == [Report(0, 3)]
-
-
-def test_stopping_suspends_the_trials_that_have_a_run_and_starts_nothing() -> None:
-    window = Window(total=3, width=3)
-    window.feed(SlotsChanged(1))
-    window.feed(Opened(0, 0))
-    assert window.feed(StopAsked()) == [Suspend(0)]
-    assert window.feed(EpochTrained(0, 1)) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])

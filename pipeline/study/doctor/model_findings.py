@@ -23,10 +23,9 @@ from pipeline.tracking.models import (
     export,
     load_restorer,
     read_manifest,
-    stored_weights,
 )
 from pipeline.tracking.registry import REPLACED_BY, RegisteredVersion, registry_lock, replace_version, tag_version
-from pipeline.tracking.runs import StoredRun, Tracking
+from pipeline.tracking.runs import StoredRun, Tracking, weights_of
 from pipeline.workers import Lost, Raised, Returned, ThisProcess, Workers
 
 
@@ -107,7 +106,7 @@ def export_trials(session: Session, trials: Sequence[EndedTrial], workers: Worke
             trial = waiting.popleft()
             run = tracking.read(trial.summary.run_id)
             if run is not None:
-                weights = stored_weights(run.artifact_uri, f"run {run.name}", _sha256(trial))
+                weights = weights_of(run, _sha256(trial))
                 workers.submit(trial.number, export, weights, _sha256(trial), images)
                 running[trial.number] = trial
         match workers.wait(0.2):

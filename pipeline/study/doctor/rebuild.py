@@ -5,20 +5,14 @@ Comes in: a session and an ended trial. Goes out: a run that says what Optuna an
 
 import time
 
-import numpy as np
-
-from pipeline.config import TrialConfig
 from pipeline.config.outcomes import EpochResult
-from pipeline.epoch import history
-from pipeline.errors import CheckpointError
 from pipeline.evaluation.baselines import baseline_scores
 from pipeline.search.records import EndedTrial
 from pipeline.study.doctor.model_findings import finish_again
-from pipeline.study.finish import log_pictures
+from pipeline.study.finish import log_pictures, saved_epochs
 from pipeline.study.session import Session
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import CONFIG_TAG
-from pipeline.training.checkpoint import found
 
 
 def rebuild(session: Session, trial: EndedTrial) -> None:
@@ -34,7 +28,7 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
         for now in [time.time()]
         for epoch, value in trial.reported.items()
     }
-    saved, panels = _from_checkpoints(session, trial, config)
+    saved, _ = saved_epochs(session, trial)
     tags = label.tags | {
         "study.name": session.config.name,
         CONFIG_TAG: config.model_dump_json(),
@@ -46,8 +40,6 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
     for result in (results | saved).values():
         if result.epoch not in logged:
             tracking.log_epoch(run_id, result)
-    for epoch, picture in panels.items():
-        tracking.log_image(run_id, PANEL, picture, epoch, look_first=True)
     search.adopt(trial.number, run_id)
     finish_again(session, search.ended(trial.number))
 
@@ -60,19 +52,3 @@ def redraw_baseline(session: Session, name: str, run_id: str) -> None:
         _, panel = baseline_scores(name, config.dataset, config.degrade, session.home.data_dir)
         tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
     log_pictures(session, run_id, f"baseline-{name}", panel, session.search.baselines[name])
-
-
-def _from_checkpoints(
-    session: Session, trial: EndedTrial, config: TrialConfig
-) -> tuple[dict[int, EpochResult], dict[int, np.ndarray]]:
-    """The results and the panels, by epoch, that a trial's checkpoints hold."""
-    results: dict[int, EpochResult] = {}
-    panels: dict[int, np.ndarray] = {}
-    for saved in found(session.home.checkpoints(session.search.uid, trial.number)):
-        try:
-            epochs, panels[saved.epoch] = history(saved, config)
-        except CheckpointError as error:
-            session.reporter.note(str(error))
-            continue
-        results = {result.epoch: result for result in epochs} | results
-    return results, panels

@@ -18,7 +18,16 @@ from pipeline.study.doctor.model_findings import finish_again
 from pipeline.study.doctor.rebuild import rebuild, redraw_baseline
 from pipeline.study.finish import baseline_figures
 from pipeline.study.session import Session
-from pipeline.tracking.runs import CONTACT_SHEET, LEADERBOARD, PANEL, RUN_STATUS, STUDY_FILES, StoredRun, Tracking
+from pipeline.tracking.runs import (
+    CONTACT_SHEET,
+    FILES_TAG,
+    LEADERBOARD,
+    PANEL,
+    RUN_STATUS,
+    STUDY_FILES,
+    StoredRun,
+    Tracking,
+)
 from pipeline.tracking.uids import (
     CONFIG_TAG,
     TRAINING,
@@ -241,9 +250,9 @@ def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Itera
         yield Finding(f"run {run.name}: its {are_lost(lost)}", partial(redraw_baseline, session, name, run.run_id))
     if each.mark == "published":
         best = any(isinstance(trial, EndedTrial) and trial.state == "COMPLETE" for trial in session.search.records())
-        absent = sorted(
-            {*STUDY_FILES, *LEADERBOARD.values(), *([CONTACT_SHEET] if best else [])} - tracking.files(run.run_id)
-        )
+        files = {*STUDY_FILES, *LEADERBOARD.values(), *([CONTACT_SHEET] if best else [])}
+        files |= set(run.tags.get(FILES_TAG, "").split())  # the report, where it was made, and its figures
+        absent = sorted(files - tracking.files(run.run_id))
         if absent:
             what = are_lost(["the contact sheet" if file == CONTACT_SHEET else file for file in absent])
             yield Finding(f"run {run.name}: {what}; {AGAIN}", partial(_forget, session, each))
