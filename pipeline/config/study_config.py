@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
 
-from pipeline.config.choices import OBJECTIVES
+from pipeline.config.choices import AUTO_BFLOAT16, OBJECTIVES, Precision
 from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
 from pipeline.config.space import Space, key_of
 from pipeline.config.trial import Degrade, Frozen, OneOf, TrialConfig, variants
@@ -143,8 +143,24 @@ class StudyConfig(Frozen):
         """The name under which `promote` registers this study's best model."""
         return self.registered_model or self.name
 
-    def trial(self, values: Mapping[str, Value], number: int, device: Literal["cpu", "cuda"]) -> TrialConfig:
-        """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them."""
+    @property
+    def auto_precision(self) -> bool:
+        """Whether trials may have ``precision = "auto"``, so that the machine decides it when the study is created."""
+        return "auto" in self.space.reachable("precision")
+
+    def trial(
+        self,
+        values: Mapping[str, Value],
+        number: int,
+        device: Literal["cpu", "cuda"],
+        precision: Precision = "float32",
+    ) -> TrialConfig:
+        """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them.
+
+        ``precision`` is what ``auto`` means in this study.
+        """
+        if values["precision"] == "auto":
+            values = {**values, "precision": precision if values["layer_type"] in AUTO_BFLOAT16 else "float32"}
         return TrialConfig(
             dataset=self.dataset,
             degrade=self.degrade,

@@ -42,7 +42,9 @@ STEPS = 50
 
 def config(dataset: str, model: ModelConfig = REPORT, **train: object) -> TrialConfig:
     noise = Gaussian(kind="gaussian", sigma=0.5)
-    settings = TrainConfig.model_validate({"batch_size": 128, "lr_scheduler": "constant", **train})
+    settings = TrainConfig.model_validate(
+        {"batch_size": 128, "lr_scheduler": "constant", "precision": "float32", **train}
+    )
     return TrialConfig(dataset=dataset, degrade=noise, model=model, train=settings, epochs=1)
 
 

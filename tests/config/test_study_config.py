@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from config_for_tests import SPACE, Load, assert_refused, assert_short, first, stored
 
-from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
+from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file, study_config
+from pipeline.config.choices import LAYER_TYPES, LOSS_OBJECTIVES, OBJECTIVES
 from pipeline.config.forms import DEFAULTS
 from pipeline.errors import ConfigError
 
@@ -47,8 +47,29 @@ def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> No
     assert values == DEFAULTS
     assert config.space.searched() == []
     assert config.trial(values, 3, "cpu").model == ModelConfig()
-    assert config.trial(values, 3, "cpu").train == TrainConfig()
+    assert config.trial(values, 3, "cpu").train == TrainConfig(precision="float32")
     assert config.trial(values, 3, "cpu").number == 3
+
+
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+def test_auto_means_the_machine_s_precision_for_layers_shown_equivalent(
+    load: Load, layer_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(f'[model]\nlayer_type = "{layer_type}"').config
+    values = config.space.resolve(first)
+    assert config.auto_precision
+    assert config.trial(values, 0, "cpu", "bfloat16").train.precision == "bfloat16"
+    assert config.trial(values, 0, "cpu", "float32").train.precision == "float32"
+    monkeypatch.setattr(study_config, "AUTO_BFLOAT16", ())
+    assert config.trial(values, 0, "cpu", "bfloat16").train.precision == "float32"
+
+
+def test_a_written_precision_is_kept_on_any_machine(load: Load) -> None:
+    for written, machine in (("float32", "bfloat16"), ("bfloat16", "float32")):
+        config = load(f'[train]\nprecision = "{written}"').config
+        assert not config.auto_precision
+        assert config.trial(config.space.resolve(first), 0, "cpu", machine).train.precision == written
+    assert load('[train]\nprecision = ["float32", "auto"]').config.auto_precision
 
 
 @pytest.mark.parametrize("name", ["a", "0", "A.b_c-9", "x" * 100, "mnist-5k.sigma0.5"])
