@@ -6,11 +6,20 @@ compares the fields with the signatures of the installed version.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.config.choices import AUTO_BFLOAT16, OBJECTIVES, Precision
 from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
@@ -88,13 +97,23 @@ class NoPruner(Named):
     name: Literal["none"] = "none"
 
 
-def _named(default: str) -> BeforeValidator:
-    """Lets a table leave its name out."""
-    return BeforeValidator(lambda raw: {"name": default, **raw} if isinstance(raw, dict) else raw)
+def _sampler(raw: Any) -> Any:
+    """TPE, where the section has no name."""
+    return {"name": "tpe", **raw} if isinstance(raw, dict) else raw
 
 
-Sampler = Annotated[Tpe | Random, Field(discriminator="name"), _named("tpe")]
-Pruner = Annotated[Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), _named("median")]
+def _pruner(raw: Any, info: ValidationInfo) -> Any:
+    """Successive halving from a sixth of the epochs on, where the section has no name: see benchmarks/pruners.py."""
+    if not isinstance(raw, dict) or "name" in raw:
+        return raw
+    epochs = info.data.get("budget", Budget()).epochs
+    return {"name": "successive_halving", "min_resource": math.ceil(epochs / 6), "reduction_factor": 4, **raw}
+
+
+Sampler = Annotated[Tpe | Random, Field(discriminator="name"), BeforeValidator(_sampler)]
+Pruner = Annotated[
+    Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), BeforeValidator(_pruner)
+]
 SAMPLERS = variants(Sampler, "name")
 PRUNERS = variants(Pruner, "name")
 
@@ -129,7 +148,7 @@ class StudyConfig(Frozen):
     budget: Budget = Budget()
     objective: Objective = Objective()
     sampler: Sampler = Tpe()
-    pruner: Pruner = Median()
+    pruner: Annotated[Pruner, Field(default={}, validate_default=True)]
     enqueue: tuple[dict[str, Any], ...] = ()
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)

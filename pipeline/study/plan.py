@@ -35,7 +35,7 @@ from pipeline.training import model as models
 from pipeline.workers.machine import Device, precision_here, room_for
 from pipeline.workers.process import keep_freed_memory
 
-SIZE_KEYS = ("layer_type", "depth", "bottleneck", "width", "channels", "convs", "kernel", "skip")
+SIZE_KEYS = ("layer_type", "depth", "bottleneck", "width", "channels", "convs", "kernel", "unshuffle", "skip")
 CORNERS = 500  # of the space, compared by their multiply-adds
 DRAWN = 30  # trials at random, whose average is forecast
 TIMED = 4  # of them, timed beside the smallest and the largest
