@@ -70,7 +70,8 @@ def check_owner(home: Home, search: Search) -> None:
 
 def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, Any]) -> None:
     stored = study.user_attrs["facts"]
-    facts = {**facts, **{key: value for key, value in stored.items() if (key, value) == ("precision", "float32")}}
+    if stored.get("precision") == "float32":  # which every machine can do
+        facts = {**facts, "precision": "float32"}
     if stored.get("precision") == "bfloat16" and facts.get("precision") == "float32":
         raise ConfigError(
             f"study {config.name!r} trains in bfloat16, at which this machine is not quick.\n"
