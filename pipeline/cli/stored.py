@@ -98,6 +98,7 @@ def show(
         summary, importances = summarise(search), search.importances()
         document |= {
             "config": summary.config.canonical(),
+            "facts": summary.facts,
             "trials": study_table(summary).records,
             "baselines": summary.baselines,
             "importances": importances,

@@ -77,7 +77,7 @@ class Search:
     home = _Attribute[dict[str, str]]("home", {})  # id and path of the home that alone may change it
     created = _Attribute("created", "")  # ISO 8601, UTC
     experiment = _Attribute[str | None]("experiment", None)  # MLflow's id of its experiment
-    facts = _Attribute[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
+    facts = _Attribute[dict[str, str]]("facts", {})  # digest of the data, device, precision
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
     judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run

@@ -74,7 +74,7 @@ def _about_space(config: StudyConfig, images: int, inputs: int) -> Iterator[str]
 def _about_pruner(config: StudyConfig) -> Iterator[str]:
     budget, pruner = config.budget, config.pruner
     if pruner.name == "none" and config.sampler.name == "tpe" and budget.trials > 1 and budget.epochs >= MANY_EPOCHS:
-        yield f'no pruner: every trial trains {budget.epochs} epochs; [pruner] name = "median" stops weak ones early'
+        yield f"no pruner: every trial trains {budget.epochs} epochs; without [pruner] weak ones are stopped early"
     if pruner.name == "hyperband":
         given = {"min_resource": 1, "max_resource": budget.epochs, "reduction_factor": 3} | pruner.arguments
         most = given["max_resource"] if isinstance(given["max_resource"], int) else budget.epochs

@@ -93,7 +93,7 @@ def _drawn_again(session: Session, number: int) -> np.ndarray:
 
 def _log_model(session: Session, trial: EndedTrial, folder: Path) -> None:
     """Log the model of a trial's best epoch; where its weights are not those that Optuna has, record the new ones."""
-    config, summary = session.config.trial(trial.values, trial.number, session.device), trial.summary
+    config, summary = session.trial(trial), trial.summary
     model = _best_model(session, trial, config, folder)
     weights = weights_bytes(model, config, session.data.image_size)
     sha256 = hashlib.sha256(weights).hexdigest()

@@ -9,13 +9,14 @@ import json
 import os
 import shlex
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-from pipeline.config import StudyConfig, StudyFile
+from pipeline.config import StudyConfig, StudyFile, TrialConfig
+from pipeline.config.choices import Precision
 from pipeline.data import Dataset
 from pipeline.data.prepare import prepare
 from pipeline.errors import InputError
@@ -24,8 +25,9 @@ from pipeline.home import Home
 from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
-from pipeline.search.ask_tell import Search
+from pipeline.search.ask_tell import OpenTrial, Search
 from pipeline.search.lock import study_lock
+from pipeline.search.records import StoredTrial
 from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study.advice import about_window
 from pipeline.study.doctor import lost
@@ -35,7 +37,7 @@ from pipeline.tracking.runs import Tracking, open_tracking
 from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
 from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
-from pipeline.workers.machine import Device, device_here, room_for
+from pipeline.workers.machine import Device, device_here, precision_here, room_for
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Session:
     home: Home
     data: Dataset
     device: Device
+    precision: Precision  # what ``auto`` means in this study
     search: Search
     tracking: Tracking
     reporter: Reporter
@@ -83,14 +86,23 @@ class Session:
         """The recorded name of the metric that ranks trials."""
         return f"val/{self.config.objective.metric}"
 
+    def trial(self, trial: OpenTrial | StoredTrial) -> TrialConfig:
+        """The configuration of one of the study's trials."""
+        return self.config.trial(trial.values, trial.number, self.device, self.precision)
 
-Opener = Callable[[Home, StudyConfig, str, str, Device], tuple[Search, Label]]
+
+Facts = dict[str, str]  # of a study: the digest of its data, its device, and what ``auto`` means, if it has that
+Opener = Callable[[Home, StudyConfig, str, Facts], tuple[Search, Label]]
 
 
-def open_stored(home: Home, config: StudyConfig, uid: str, digest: str, device: Device) -> tuple[Search, Label]:
-    """Open or create a study that is stored in the home, for data of this digest."""
-    search = open_search(home, config, uid, {"data.sha256": digest, "device": device})
-    return search, partial(trial_label, uid)
+def open_stored(home: Home, config: StudyConfig, uid: str, facts: Facts) -> tuple[Search, Label]:
+    """Open or create a study that is stored in the home."""
+    return open_search(home, config, uid, facts), partial(trial_label, uid)
+
+
+def precision_of(facts: Mapping[str, str]) -> Precision:
+    """What ``precision = "auto"`` means in a study with these facts."""
+    return "bfloat16" if facts.get("precision") == "bfloat16" else "float32"
 
 
 def trial_label(study_uid: str, number: int) -> RunLabel:
@@ -118,12 +130,12 @@ def open_session(
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     if options.cluster and options.workers:
         raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
-    wanted = _device(options, home, config.name)
+    device, precision = _machine(options, home, config)
     home = home.with_data(config.dataset)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
     home.remember_data(config.dataset)
-    needs = _needs(home, config, data, wanted)
+    needs = _needs(home, config, data, device, precision)
     with (
         study_lock(home, config.name) as lock,
         _stop_signals() as stop,
@@ -135,8 +147,13 @@ def open_session(
             reporter.note("the tags of MLflow's experiment were edited, and are restored")
         lost.check(home, config.name)
         uid = uid_for(home, config.name, stored_uid(home, config.name))
-        device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")
-        search, label = opener(home, config, uid, data.digest, device)
+        if pool and (device is None or precision is None):
+            device, precision = pool.wait_for_one(stop.is_set)
+        facts: Facts = {"data.sha256": data.digest, "device": device or "cpu"}
+        if config.auto_precision:
+            facts["precision"] = precision or "float32"
+        search, label = opener(home, config, uid, facts)
+        precision = precision_of(search.facts)
         search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
         search.before_write = lock.ensure
         patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
@@ -153,7 +170,9 @@ def open_session(
             "env.hardware": hardware(),
             **git_state(),
         }
-        yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label, pool)
+        yield Session(
+            config, home, data, device or "cpu", precision, search, tracking, reporter, stop, judge, tags, label, pool
+        )
 
 
 def start_workers(session: Session, options: Options) -> Workers:
@@ -167,7 +186,7 @@ def start_workers(session: Session, options: Options) -> Workers:
         session.pool.wait_for_one(session.stop.is_set)
         started: Workers = session.pool
     else:
-        needs = _needs(session.home, session.config, session.data, session.device)
+        needs = _needs(session.home, session.config, session.data, session.device, session.precision)
         count = min(most, budget.concurrency) if options.workers is None else options.workers
         started = start(count, needs, session.reporter.note)
     chosen = options.cluster is not None or options.workers is not None
@@ -176,19 +195,25 @@ def start_workers(session: Session, options: Options) -> Workers:
     return started
 
 
-def _device(options: Options, home: Home, name: str) -> Device | None:
-    """Where to train; None if the cluster's first worker decides that, because the study is a new one."""
-    if options.cluster is not None:
-        stored = load_searches(home, name) if options.device == "auto" else []
-        asked = stored[0].facts["device"] if stored else options.device
-        return None if asked == "auto" else "cuda" if asked == "cuda" else "cpu"
-    return device_here(options.device)
+def _machine(options: Options, home: Home, config: StudyConfig) -> tuple[Device | None, Precision | None]:
+    """Where to train, and what ``auto`` means; None if the first worker of the cluster decides that for a new study."""
+    if options.cluster is None:
+        device = device_here(options.device)
+        return device, precision_here(device)
+    stored = load_searches(home, config.name)
+    facts = stored[0].facts if stored else {}
+    asked = facts.get("device", "auto") if options.device == "auto" else options.device
+    undecided = config.auto_precision and not stored
+    return (
+        None if asked == "auto" else "cuda" if asked == "cuda" else "cpu",
+        None if undecided else precision_of(facts),
+    )
 
 
-def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None) -> Needs:
+def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None, precision: Precision | None) -> Needs:
     """What the workers must share with this process."""
     shared = home.path / "locks" / f"{config.name}.shared"
-    return Needs(shared, config.dataset, home.data_dir, data.digest, device)
+    return Needs(shared, config.dataset, home.data_dir, data.digest, device, precision)
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class TrialRun:
 
 def open_run(session: Session, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Create or find a trial's MLflow run, and replay what an earlier process trained."""
-    config = session.config.trial(trial.values, trial.number, session.device)
+    config = session.trial(trial)
     label = session.label(trial.number)
     tags = session.tags | label.tags | {CONFIG_TAG: config.model_dump_json()}
     run_id = session.tracking.run(label.uid, label.name, tags, config.params(), session.data, time.time())

@@ -1,10 +1,11 @@
-"""What this machine offers to a study: its device, and room for workers."""
+"""What this machine offers to a study: its device, a quick precision, and room for workers."""
 
 import os
 from typing import Literal
 
 import torch
 
+from pipeline.config.choices import Precision
 from pipeline.errors import InputError
 
 Device = Literal["cpu", "cuda"]
@@ -16,6 +17,16 @@ def device_here(asked: Literal["auto", "cpu", "cuda"]) -> Device:
     if asked == "cuda" and not cuda:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
     return "cuda" if cuda else "cpu"
+
+
+def precision_here(device: Device) -> Precision:
+    """What ``precision = "auto"`` means on this machine: bfloat16 where the device multiplies it in hardware."""
+    if device == "cuda":
+        quick = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        quick = any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bfloat16" if quick else "float32"
 
 
 def room_for(device: Device, threads: int) -> int:

@@ -519,6 +519,16 @@ def test_values_stored_with_a_study_are_read_by_the_next_process(home: Home) -> 
     assert again.facts == FACTS
 
 
+def test_a_study_keeps_its_precision_and_refuses_a_machine_that_is_slow_at_it(home: Home) -> None:
+    quick, slow = (FACTS | {"precision": precision} for precision in ("bfloat16", "float32"))
+    open_search(home, configuration(), UID, slow)
+    assert open_search(home, configuration(), UID, quick).facts == slow, "a machine that can do more does the same"
+    open_search(home, configuration(name="quick"), UID, quick)
+    assert open_search(home, configuration(name="quick"), UID, quick).facts == quick
+    with pytest.raises(ConfigError, match=r"trains in bfloat16.*\nRun it on a machine whose .*--name OTHER"):
+        open_search(home, configuration(name="quick"), UID, slow)
+
+
 def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Home) -> None:
     search = open_search(folder_home, configuration(), UID, FACTS)
     storage = search.study._storage

@@ -21,7 +21,7 @@ from pipeline.study.doctor.lost import loss, restore_tags
 from pipeline.study.doctor.model_findings import stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Session, experiment_note, trial_label
+from pipeline.study.session import Session, experiment_note, precision_of, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
@@ -108,7 +108,8 @@ def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> 
         tracking = open_tracking(home, name, search.uid, experiment_note(config, data), patience_with(home))
         search.experiment = tracking.experiment_id
     tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
-    session = Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels)
+    precision = precision_of(facts)
+    session = Session(config, home, data, device, precision, search, tracking, reporter, never, None, {}, labels)
     yield from examine(session, thorough=True, retrain=retrain)
 
 
