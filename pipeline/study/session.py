@@ -138,7 +138,7 @@ def open_session(
         device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")
         search, label = opener(home, config, uid, data.digest, device)
         search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
-        search.before_write = lock.ensure
+        search.hold(lock.ensure)
         patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
         tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
         search.experiment = tracking.experiment_id

@@ -8,8 +8,8 @@ task returns the results of one epoch trained beforehand, with an invented objec
 
 The clock counts the driver's processor time, and jumps to the next end of an epoch where the driver has nothing to do.
 So the share of time that workers are busy is that of ``--epoch-s`` long epochs (those of random length take from half
-to twice this) and of a driver that has a core to itself. "By the window" is the share if the driver took no time at all,
-until the last trial is asked and about half of the trials are pruned.
+to twice this) and of a driver that has a core to itself. "By the window" is the share if the driver took no time at all
+and half of the trials were pruned, until the last trial is asked.
 ``--real-time`` waits for the epochs instead, which also shows whether MLflow keeps up.
 
 Past the limit that it prints ("workers it can drive", by processor time): train longer epochs, split the study's space
@@ -42,7 +42,7 @@ from typing import Any
 from window import busy_share, epoch_length
 
 MARKS = (10, 200, 2000)  # trials about which an epoch's cost is shown
-# What the driver's time is spent on, by function; nested ones count for themselves. Those that do not exist are skipped.
+# What the driver's time is spent on, by function; nested ones count for themselves, absent ones are skipped.
 NAMED = {
     "sampler": ["optuna.samplers:TPESampler.sample_relative", "optuna.samplers:TPESampler.infer_relative_search_space"],
     "ask": ["pipeline.search.ask_tell:Search.ask"],
