@@ -106,6 +106,7 @@ class Search:
         self.study = study
         self.patience = patience
         self._ensure_lock: Callable[[], bool] | None = None
+        self._lock_lost = False  # and taken again; whether another process had it is not known yet
         self._trials: _Trials | None = None  # this and the next only while the lock is held
         self._attributes: dict[str, Any] | None = None
 
@@ -133,15 +134,20 @@ class Search:
         """Send a write, which may be repeated."""
 
         def attempt() -> T:
-            taken_again = self._ensure_lock is not None and self._ensure_lock()
-            if taken_again and self.study.user_attrs["holder"] != self._holder:
-                raise StudyError(
-                    f"the connection to Optuna's database was lost, and another process changed study "
-                    f"{self.config.name!r} meanwhile; {RESUME}"
-                )
+            self.before_write()
             return write()
 
         return self.request(attempt)
+
+    def before_write(self) -> None:
+        """Take the lock again if it was lost; StudyError if another process has it, or held it in between."""
+        self._lock_lost |= self._ensure_lock is not None and self._ensure_lock()
+        if self._lock_lost and self.study.user_attrs["holder"] != self._holder:
+            raise StudyError(
+                f"the connection to Optuna's database was lost, and another process changed study "
+                f"{self.config.name!r} meanwhile; {RESUME}"
+            )
+        self._lock_lost = False
 
     def attributes(self) -> dict[str, Any]:
         """All user attributes of the study."""

@@ -224,18 +224,37 @@ def objective(config: Any, epoch: int) -> float:
     return float(18 - config.model.dropout + (config.train.optimizer != "sgd") + 2 * (1 - 0.7**epoch) + noise)
 
 
+class NoTracking:
+    """Stands for `Tracking` without MLflow: every call answers that there is nothing."""
+
+    def run(self, *_: Any) -> str:
+        return "none"
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+    def __bool__(self) -> bool:
+        return False
+
+
 class Marks:
     """A reporter that notes the driver's time and memory at the end of each trial."""
 
     def __init__(self) -> None:
         self.workers: VirtualWorkers | None = None
         self.epochs = 0
-        self.trials: list[tuple[int, float, float]] = []  # epochs so far, processor time so far, MiB in use
+        self.trials: list[tuple[float, float]] = []  # processor time so far, MiB in use
 
     def trial(self, number: int, state: str, value: float | None, reason: str, ended: int) -> None:  # noqa: ARG002
         assert self.workers is not None
         memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-        self.trials.append((self.epochs, self.workers.driver_s(), memory))
+        self.trials.append((self.workers.driver_s(), memory))
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
         self.epochs += 1
@@ -244,12 +263,15 @@ class Marks:
         return lambda *_, **__: None
 
     def around(self, number: int) -> dict[str, float] | None:
-        """Milliseconds of processor time for each epoch around a trial, and MiB then."""
+        """Milliseconds of processor time for each epoch around a trial, and MiB then.
+
+        Trials are recorded in bursts, so the epochs are counted as trials of average length.
+        """
         first, last = max(0, number - max(10, number // 20)), min(len(self.trials) - 1, number + max(10, number // 20))
         if number > len(self.trials) or last <= first:
             return None
-        (before, from_s, _), (after, to_s, memory) = self.trials[first], self.trials[last]
-        return {"ms_per_epoch": 1000 * (to_s - from_s) / max(1, after - before), "mib": memory}
+        (from_s, _), (to_s, memory) = self.trials[first], self.trials[last]
+        return {"ms_per_epoch": 1000 * (to_s - from_s) / (last - first) * len(self.trials) / self.epochs, "mib": memory}
 
 
 def case(given: argparse.Namespace, workers: int, sampler: str) -> dict[str, Any]:
@@ -276,6 +298,8 @@ def case(given: argparse.Namespace, workers: int, sampler: str) -> dict[str, Any
         reporter.workers = virtual = VirtualWorkers(workers, length, epochs, given.real_time)
         driver.start_workers = lambda *_: virtual  # type: ignore[assignment]
         spent.watch_all()
+        if given.no_mlflow:
+            opened = replace(opened, tracking=NoTracking())
         started, before = virtual.now(), virtual.driver_s()
         driver.run_to_total(opened, options)
         clock_s, driver_s = virtual.now() - started, virtual.driver_s() - before
@@ -333,8 +357,9 @@ def main() -> None:
     parser.add_argument("--epoch-s", type=float, default=30.0)
     parser.add_argument("--lengths", default="random", choices=["given", "random"])
     parser.add_argument("--real-time", action="store_true")
-    parser.add_argument("--tracking-uri")
-    parser.add_argument("--storage")
+    parser.add_argument("--no-mlflow", action="store_true", help="nothing is written to MLflow: what the rest costs")
+    parser.add_argument("--tracking-uri", help="an MLflow server, in place of sqlite")
+    parser.add_argument("--storage", help="Optuna's PostgreSQL, in place of sqlite")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--case", action="store_true", help=argparse.SUPPRESS)  # this process measures one case
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

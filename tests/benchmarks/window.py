@@ -24,7 +24,7 @@ from typing import Any
 
 from pipeline.study import window as w
 
-WORKERS, FACTORS = (8, 64, 1000), (1, 2, 4, 8)
+WORKERS, FACTORS = (8, 64, 256), (1, 2, 4, 8)
 TRIALS, WIDTHS = (30, 60, 120), (1, 2, 4, 5, 8, 10, 16, 20, 32, 40)
 STUDY = """\
 name = "invented"
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    busy = {n: {f: busy_share(n, f * n, 12 * n * f, 5) for f in FACTORS} for n in given.workers}
+    busy = {n: {f: busy_share(n, f * n, 6 * n * f, 12) for f in FACTORS} for n in given.workers}
     print("| workers | " + " | ".join(f"window {f} x" for f in FACTORS) + " |\n|" + "---|" * (1 + len(FACTORS)))
     for n, shares in busy.items():
         print(f"| {n} | " + " | ".join(f"{share:.2f}" for share in shares.values()) + " |", flush=True)
