@@ -32,6 +32,7 @@ from pipeline.search.samplers import build_pruner, build_sampler
 
 T = TypeVar("T")
 IMPORTANCES_FROM = 50  # ended trials: with fewer, PED-ANOVA compares a handful with all
+MARK = "holder"  # the attribute that says who wrote to the study last
 OptunaStudy = optuna.Study
 
 
@@ -67,6 +68,8 @@ class _Attribute(Generic[T]):
         return cast(T, search.attributes().get(self._key, self._default))
 
     def __set__(self, search: Search, value: T) -> None:
+        if search.held and search.attributes().get(self._key) == value:
+            return
         search.write(lambda: search.study.set_user_attr(self._key, value))
         if search.held:
             search.attributes()[self._key] = value
@@ -97,7 +100,6 @@ class Search:
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
     elapsed = _Attribute("elapsed", 0.0)  # seconds that sessions had lasted when the last trial ended
     published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
-    _holder = _Attribute("holder", "")  # a new one whenever the lock is taken in order to write
     _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
     _replaced_weights = _Attribute[dict[str, str]]("replaced_weights", {})
 
@@ -107,6 +109,7 @@ class Search:
         self.patience = patience
         self._ensure_lock: Callable[[], bool] | None = None
         self._lock_lost = False  # and taken again; whether another process had it is not known yet
+        self._mark = uuid.uuid4().hex  # stored before the first write under the lock, so that others see that it was
         self._trials: _Trials | None = None  # this and the next only while the lock is held
         self._attributes: dict[str, Any] | None = None
 
@@ -122,7 +125,6 @@ class Search:
             ensure_lock: called before every attempt to write; it takes the lock again if it was lost, and says so. If
                 another process held the study in between, writing raises StudyError.
         """
-        self._holder = uuid.uuid4().hex
         self._ensure_lock = ensure_lock
 
     @database_errors()
@@ -140,14 +142,20 @@ class Search:
         return self.request(attempt)
 
     def before_write(self) -> None:
-        """Take the lock again if it was lost; StudyError if another process has it, or held it in between."""
-        self._lock_lost |= self._ensure_lock is not None and self._ensure_lock()
-        if self._lock_lost and self.study.user_attrs["holder"] != self._holder:
+        """Take the lock again if it was lost; StudyError if another process has it, or wrote in between."""
+        if self._ensure_lock is None:
+            return
+        self._lock_lost |= self._ensure_lock()
+        known = self.attributes()
+        if self._lock_lost and self.study.user_attrs.get(MARK) not in (known.get(MARK), self._mark):
             raise StudyError(
                 f"the connection to Optuna's database was lost, and another process changed study "
                 f"{self.config.name!r} meanwhile; {RESUME}"
             )
         self._lock_lost = False
+        if known.get(MARK) != self._mark:
+            self.study.set_user_attr(MARK, self._mark)
+            known[MARK] = self._mark
 
     def attributes(self) -> dict[str, Any]:
         """All user attributes of the study."""
