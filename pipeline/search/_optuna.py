@@ -65,14 +65,14 @@ class View(optuna.storages.InMemoryStorage):
 
 
 def add_trial(study: optuna.Study, trial: FrozenTrial, number: int) -> FrozenTrial:
-    """Add a trial as the study's ``number``-th, counted from 0, unless it was added already. Returns it as stored."""
+    """Add a trial as the study's ``number``-th, counted from 0, unless it was added already; return it with its id."""
     trial.number = number
     storage = study._storage
     try:
-        trial_id = storage.create_new_trial(study._study_id, template_trial=trial)
+        trial._trial_id = storage.create_new_trial(study._study_id, template_trial=trial)
     except StoredAlreadyError:
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
-    return as_asked(storage.get_trial(trial_id))
+        trial._trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return trial
 
 
 def as_asked(stored: FrozenTrial) -> FrozenTrial:
