@@ -24,8 +24,8 @@ from pipeline.search.database import KEEPALIVE
 
 
 class StudyLock(Protocol):
-    def ensure(self) -> None:
-        """Take the lock again if it was lost with its connection; called before every write to the storage.
+    def ensure(self) -> bool:
+        """Take the lock again if it was lost with its connection, and say so; called before every write to the storage.
 
         Raises:
             StudyError: another process has it by now.
@@ -98,8 +98,9 @@ class _FileLock:
                 return str(known["holder"])
         return None
 
-    def ensure(self) -> None:
+    def ensure(self) -> bool:
         """A file lock ends with the process only."""
+        return False
 
     def release(self) -> None:
         self._holder.unlink(missing_ok=True)
@@ -152,11 +153,11 @@ class _AdvisoryLock:
             "AND classid = (((:key)::bigint >> 32) & 4294967295)::oid AND objid = ((:key)::bigint & 4294967295)::oid",
         )
 
-    def ensure(self) -> None:
+    def ensure(self) -> bool:
         if self._connection is not None:
             try:
                 self._ask(self._connection, "SELECT 1")
-                return
+                return False
             except SQLAlchemyError:
                 self._connection.close()
                 self._connection = None
@@ -168,6 +169,7 @@ class _AdvisoryLock:
                 f"the connection to Optuna's database was lost, and study {self._name!r} is now being run by {holder}; "
                 f"when that has ended, {RESUME}"
             )
+        return True
 
     def release(self) -> None:
         if self._connection is not None:

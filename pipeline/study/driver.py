@@ -98,6 +98,7 @@ class Driver:
     def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
         self._session, self._workers, self._window = session, workers, window
         self._runs: dict[int, TrialRun] = {}
+        self._to_open: deque[w.Open] = deque()
         self.busy_seconds = self.slot_seconds = self.seconds = 0.0
 
     def run(self) -> None:
@@ -113,7 +114,9 @@ class Driver:
                     slots = self._workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._session.tracking.flush()
-                outcome = self._workers.wait(0.2)
+                if self._to_open:
+                    self._handle(self._open(self._to_open.popleft()))
+                outcome = self._workers.wait(0.0 if self._to_open else 0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
                 before, now = now, time.perf_counter()
@@ -132,18 +135,24 @@ class Driver:
         events = deque([event])
         while events:
             for action in self._window.feed(events.popleft()):
-                events.extend(self._carry_out(action))
+                if isinstance(action, w.Open):
+                    self._to_open.append(action)
+                else:
+                    events.extend(self._carry_out(action))
+
+    def _open(self, action: w.Open) -> w.Event:
+        """Open a trial: one between two looks at the workers, since thousands may be opened at once."""
+        session, number = self._session, action.number
+        trial = session.search.reopen(number) if action.resumed else session.search.ask()
+        run = self._runs[number] = open_run(session, trial, action.resumed)
+        epoch = run.latest.epoch if run.latest else 0
+        session.reporter.opened(number, run.config, epoch)
+        return w.Opened(number, epoch, run.end)
 
     def _carry_out(self, action: w.Action) -> list[w.Event]:
         """Carry out one action. Returns the events that it caused."""
         session, runs = self._session, self._runs
         match action:
-            case w.Open(number, resumed):
-                trial = session.search.reopen(number) if resumed else session.search.ask()
-                run = runs[number] = open_run(session, trial, resumed)
-                epoch = run.latest.epoch if run.latest else 0
-                session.reporter.opened(number, run.config, epoch)
-                return [w.Opened(number, epoch, run.end)]
             case w.Submit(number):
                 run, data_dir = runs[number], session.home.data_dir
                 self._workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)

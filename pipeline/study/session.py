@@ -155,7 +155,7 @@ def open_session(
         search, label = opener(home, config, uid, facts)
         precision = precision_of(search.facts)
         search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
-        search.before_write = lock.ensure
+        search.hold(lock.ensure)
         patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
         tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
         search.experiment = tracking.experiment_id

@@ -21,6 +21,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -336,6 +337,61 @@ def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     assert search.records() == [told]
     assert told.summary == Summary("run-0", reason="because")
     assert told.started < told.ended <= datetime.now()
+
+
+# --- the database is the record, but whoever holds the lock remembers it ----------------------------------------------
+
+
+def test_a_holder_of_the_lock_remembers_what_the_database_has(home: Home) -> None:
+    config = configuration("tpe", "successive_halving")
+    held = SimulatedDriver(home, config)
+    held.search.hold(lambda: False)
+    assert repr(held.finish()) == uninterrupted("tpe", "successive_halving")
+    held.search.baselines = {"linear": {"psnr": 1.5}}
+    held.search.adopt(1, "other")
+    read = load_search(home, config.name)
+    assert held.search.records() == read.records()
+    assert held.search.told() == read.told() == TRIALS
+    assert held.search.attributes() == read.attributes()
+    assert read.ended(1).summary.run_id == "other"
+
+
+def test_a_holder_reads_the_trials_once(home: Home) -> None:
+    driver = SimulatedDriver(home, configuration())
+    driver.search.hold(lambda: False)
+    driver.fill()
+    reads: list[str] = []
+
+    def note(statement: str) -> None:
+        if "FROM trials" in statement and "trials.study_id = " in statement and "count(" not in statement:
+            reads.append(statement)  # `add_trial` counts them
+
+    engine = driver.search.study._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *given: note(given[2]))
+    assert [record.state for record in driver.search.records()] == ["RUNNING"] * WINDOW
+    driver.finish()
+    assert driver.search.told() == TRIALS
+    assert reads == []
+    assert len(driver.search.study.trials) == TRIALS
+    assert reads, "the database's own reading is noted"
+
+
+def test_a_lock_taken_again_is_enough_only_if_nobody_else_held_it(home: Home) -> None:
+    taken_again = [False, True, False]
+    search = open_search(home, configuration(), UID, FACTS)
+    search.hold(lambda: bool(taken_again) and taken_again.pop())
+    search.ask()
+    search.ask()  # the lock is taken again, and the study is as it was left
+    other = load_search(home, "made-up")
+    other.hold(lambda: False)
+    taken_again.append(True)
+    search.judge = "1"  # the other has not written yet
+    other.judge = "2"
+    taken_again.append(True)
+    for _ in range(2):
+        with pytest.raises(StudyError, match="another process changed study 'made-up' meanwhile"):
+            search.judge = "3"
+    assert load_search(home, "made-up").judge == "2"
 
 
 # --- a trial's values -------------------------------------------------------------------------------------------------

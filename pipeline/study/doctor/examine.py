@@ -12,7 +12,7 @@ from pipeline.data import load
 from pipeline.errors import InputError, NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
-from pipeline.search.lock import study_lock
+from pipeline.search.lock import StudyLock, study_lock
 from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
@@ -55,12 +55,12 @@ def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Itera
     for name in sorted({*own, *experiment_names(home)}):
         try:
             check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name
-            with study_lock(home, name):
+            with study_lock(home, name) as lock:
                 if lost := loss(home, name, retrain):
                     yield name, Finding(lost)
                     continue
                 study = name in own
-                found = _examine_study(home, name, reporter, retrain) if study else _examine_trainings(home, name)
+                found = _examine_study(home, name, lock, reporter, retrain) if study else _examine_trainings(home, name)
                 for finding in found:
                     yield name, finding
         except (InputError, TrackingError) as error:  # the lock is held, or the data set or the experiment is not there
@@ -95,8 +95,9 @@ def examine(session: Session, thorough: bool = False, retrain: bool = False) -> 
     yield from _leftovers(session.home, session.search)
 
 
-def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
+def _examine_study(home: Home, name: str, lock: StudyLock, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
     search = load_search(home, name)
+    search.hold(lock.ensure)
     config, facts = search.config, search.facts
     home = home.with_data(config.dataset)
     data = load(config.dataset, home.data_dir)
