@@ -54,15 +54,20 @@ def run(
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     study_file = _read(file, overrides, name, trials, quiet, verbose)
 
+    from pipeline.workers import cluster_at, preload
+
+    scheduler = cluster_at(cluster, tls_ca, tls_cert, tls_key)
+    if scheduler is None and workers != 0:
+        preload()  # while this process loads its own libraries
+
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.results.summary import StudySummary
     from pipeline.study.pace import clock
     from pipeline.study.session import Options
-    from pipeline.workers import cluster_at
 
-    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device, report=report)
+    options = Options(workers, scheduler, device, report=report)
     with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config

@@ -4,7 +4,7 @@ Comes in: functions and their arguments under a key. Goes out: `Returned`, `Rais
 they come. Nothing else in the program knows which kind of workers there is; no other part may import distributed.
 """
 
-from pipeline.workers.cluster import Cluster, attach, cluster_at, start
+from pipeline.workers.cluster import Cluster, attach, cluster_at, preload, start
 from pipeline.workers.dispatch import DaskWorkers
 from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess, handle_signals
@@ -24,5 +24,6 @@ __all__ = [
     "attach",
     "cluster_at",
     "handle_signals",
+    "preload",
     "start",
 ]

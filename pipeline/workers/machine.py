@@ -3,8 +3,6 @@
 import os
 from typing import Literal
 
-import torch
-
 from pipeline.errors import InputError
 
 Device = Literal["cpu", "cuda"]
@@ -12,6 +10,8 @@ Device = Literal["cpu", "cuda"]
 
 def device_here(asked: Literal["auto", "cpu", "cuda"]) -> Device:
     """The device that is asked for, with ``auto`` a GPU where there is one. Raises InputError if there is none."""
+    import torch  # here, so that workers can be started before torch is imported
+
     cuda = asked != "cpu" and torch.cuda.is_available()
     if asked == "cuda" and not cuda:
         raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu or auto")
@@ -21,6 +21,8 @@ def device_here(asked: Literal["auto", "cpu", "cuda"]) -> Device:
 def room_for(device: Device, threads: int) -> int:
     """How many workers of so many threads can work at the same time: one per GPU, or as many as there are cores for."""
     if device == "cuda":
+        import torch
+
         return torch.cuda.device_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // threads)

@@ -10,9 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from pipeline.data import load
 from pipeline.errors import DataError
 from pipeline.provenance import versions
 from pipeline.workers.machine import Device
@@ -54,6 +51,10 @@ class LeftOut:
 
 def objection(needs: Needs, expected: dict[str, str], token: str) -> str | None:
     """Why this process may not run tasks: what is wrong and what to do; None where all is well."""
+    import torch  # here, so that workers can be started before torch is imported
+
+    from pipeline.data import load
+
     own = versions()
     if different := [
         f"{name} {own[name]}, not {version}" for name, version in expected.items() if own[name] != version
@@ -78,6 +79,8 @@ def objection(needs: Needs, expected: dict[str, str], token: str) -> str | None:
 
 
 def this_worker(threads: int) -> Passed:
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return Passed(socket.gethostname(), threads, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
