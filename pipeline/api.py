@@ -5,6 +5,7 @@ What takes long to load is imported where it is used: MLflow, and matplotlib aft
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         from pipeline.results.arrange import arrange
         from pipeline.study.driver import run_to_total
 
+        gc.enable()  # the command turns it off while the libraries are loaded
         arrange(session)
         outcome = run_to_total(session, options)
         from pipeline.results.publish import publish

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.config import StudyFile
 
 
-@command()
+@command(collect=False)  # `run_study` turns it on
 def run(
     home: Home,
     file: FileArgument,
