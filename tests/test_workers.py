@@ -389,6 +389,18 @@ def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: 
         pool.close()
 
 
+def test_a_worker_that_dask_does_not_restart_is_replaced(needs: Needs) -> None:
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):  # it starts in half a second at least
+        pool = start(1, needs)
+        try:
+            pool.submit("deadly", tasks.kill_the_worker)
+            pool.submit("harmless", tasks.double, 3)
+            assert isinstance(next_outcome(pool), Lost)
+            assert next_outcome(pool) == Returned("harmless", 6)
+        finally:
+            pool.close()
+
+
 def test_a_task_that_nobody_waits_for_any_more_ends_at_once(
     cluster: LocalCluster, needs: Needs, tmp_path: Path
 ) -> None:

@@ -54,6 +54,17 @@ class Own:
     cluster: Any
     count: int
 
+    def replace_closed(self) -> None:
+        """Start workers in place of those that Dask does not restart any more.
+
+        It gives up a worker that is not connected 15 s after a death, even where it has come back and died again.
+        """
+        nannies = self.cluster.workers
+        for name in [name for name, nanny in nannies.items() if nanny.status.name in ("closed", "failed")]:
+            nannies.pop(name, None)
+        if len(nannies) < self.count:
+            self.cluster.scale(self.count)
+
     def kill(self) -> None:
         """End the worker processes. Closing the cluster would wait for running tasks."""
         for nanny in self.cluster.workers.values():
@@ -111,6 +122,8 @@ class DaskWorkers:
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             self._check_connection()
+            if self._own is not None:
+                self._own.replace_closed()
             return None
         outcome = event()
         self._assign()
@@ -161,12 +174,15 @@ class DaskWorkers:
         worker = self._workers.get(address)
         if worker is None or worker.preflight is not future or future.status not in ("finished", "error"):
             return  # it has left, or another process has its address now
-        worker.checking = False
         try:
             found = future.result(timeout=FETCH_S)
+        except TimeoutError:
+            self._joined(address)  # it died before it handed the result over, and `_left` follows, or it is slow
+            return
         except Exception as error:
             reason = str(error).splitlines() or [""]
             found = LeftOut(address, f"its check failed: {type(error).__name__}: {reason[0]}")
+        worker.checking = False
         if isinstance(found, Passed):
             self._admit(worker, found)
             return
