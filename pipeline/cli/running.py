@@ -74,8 +74,9 @@ def run(
     print_result(leaderboard(StudySummary(config, outcome.records, outcome.baselines, {}), "complete"))
     if outcome.seconds:
         earlier = f" ({clock(outcome.elapsed)} in all sessions)" if outcome.elapsed > outcome.seconds + 1 else ""
-        busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
-        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
+        busy = f"training and validation took {outcome.shares['training']:.0%} of the workers' time"
+        idle = f"idle {outcome.shares['window']:.0%} because of the window, {outcome.shares['end']:.0%} at the end"
+        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}; {idle}")
     if outcome.report:
         say(f"report: {outcome.report}")
     if not quiet:

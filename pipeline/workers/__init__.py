@@ -9,6 +9,7 @@ from pipeline.workers.dispatch import DaskWorkers
 from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess, handle_signals
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Workers
+from pipeline.workers.timed import Timed
 
 __all__ = [
     "Cluster",
@@ -20,6 +21,7 @@ __all__ = [
     "Raised",
     "Returned",
     "ThisProcess",
+    "Timed",
     "Workers",
     "attach",
     "cluster_at",
