@@ -18,7 +18,7 @@ OWN = {"pipeline"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
 NOT_IMPORTED = {"pyarrow", "mlxtend", "cryptography"}
 # Needed in tests without an import statement: tools, a pytest plugin, type stubs, a name given to jaxtyping, a driver
 # that URLs name, and a notebook's kernel.
-TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
+TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pytest-timeout", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
 
 
 def normalized(name: str) -> str:
