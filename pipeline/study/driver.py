@@ -7,7 +7,7 @@ wait for MLflow, tell, export the model, end the run, remove the checkpoints. Th
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from pipeline.study.session import Options, Session, start_workers
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
-from pipeline.workers import Lost, Outcome, Raised, Returned, Workers
+from pipeline.workers import Lost, Outcome, Raised, Returned, Timed, Workers
 
 MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
 
@@ -43,7 +43,9 @@ class StudyOutcome:
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
     elapsed: float = 0.0  # seconds in all sessions
-    busy_share: float = 0.0  # of the workers' time, spent on training and validation
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # of the workers' time, as of `Timed`; empty: none was needed
     report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
 
     @property
@@ -86,8 +88,9 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
         driver.run()
-        share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
-        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, search.elapsed, share)
+        return StudyOutcome(
+            session.config, search.records(), search.baselines, driver.seconds, search.elapsed, driver.workers.shares
+        )
     finally:
         workers.close()
 
@@ -96,31 +99,30 @@ class Driver:
     """Carries out the window's actions against workers, search and tracking."""
 
     def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
-        self._session, self._workers, self._window = session, workers, window
+        self._session, self._window = session, window
+        self.workers = Timed(workers, lambda: not window.all_asked)
         self._runs: dict[int, TrialRun] = {}
         self._to_open: deque[w.Open] = deque()
-        self.busy_seconds = self.slot_seconds = self.seconds = 0.0
+        self.seconds = 0.0
 
     def run(self) -> None:
         """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
-        started = now = time.perf_counter()
+        started = time.perf_counter()
         self._zero = started - self._session.search.elapsed
         slots = 0
         try:
             while not self._window.finished:
                 if self._session.stop.is_set():
                     raise Interrupted
-                if slots != self._workers.slots:
-                    slots = self._workers.slots
+                if slots != self.workers.slots:
+                    slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._session.tracking.flush()
                 if self._to_open:
                     self._handle(self._open(self._to_open.popleft()))
-                outcome = self._workers.wait(0.0 if self._to_open else 0.2)
+                outcome = self.workers.wait(0.0 if self._to_open else 0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
-                before, now = now, time.perf_counter()
-                self.slot_seconds += slots * (now - before)
         except BaseException as error:
             try:
                 self._handle(w.StopAsked())
@@ -129,7 +131,7 @@ class Driver:
             except Exception as second:  # MLflow may be what failed; the first error is the one to show
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
-        self.seconds = now - started
+        self.seconds = time.perf_counter() - started
 
     def _handle(self, event: w.Event) -> None:
         events = deque([event])
@@ -155,10 +157,10 @@ class Driver:
         match action:
             case w.Submit(number):
                 run, data_dir = runs[number], session.home.data_dir
-                self._workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
+                self.workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
             case w.SubmitBaseline(name):
                 config, data_dir = session.config, session.home.data_dir
-                self._workers.submit(
+                self.workers.submit(
                     action, baseline_scores, name, config.dataset, config.degrade, data_dir, session.judge
                 )
             case w.Report(number):
@@ -175,11 +177,9 @@ class Driver:
         """Take in a task's outcome. Returns what it means for the window."""
         match outcome:
             case Returned(w.Submit(number), Trained() as epoch):
-                self.busy_seconds += epoch.seconds
                 self._runs[number].trained(epoch)
                 return w.EpochTrained(number, epoch.result.epoch)
-            case Returned(w.Submit(number), Failed(reason, seconds)):
-                self.busy_seconds += seconds
+            case Returned(w.Submit(number), Failed(reason)):
                 return w.EpochFailed(number, reason)
             case Returned(w.SubmitBaseline(name), (metrics, panel)):
                 self._record_baseline(name, metrics, panel)

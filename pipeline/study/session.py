@@ -4,23 +4,26 @@ Comes in: a study file, a home and options, all checked before anything is writt
 driver, `finish` and `doctor` work with.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import StudyConfig, StudyFile, TrialConfig
 from pipeline.config.choices import Precision
 from pipeline.data import Dataset
 from pipeline.data.prepare import prepare
-from pipeline.errors import InputError
-from pipeline.evaluation.judge import Judge, judge_of
+from pipeline.errors import EngineError, InputError, Interrupted
+from pipeline.evaluation.judge import Judge, find_judge
 from pipeline.home import Home
 from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
@@ -30,14 +33,26 @@ from pipeline.search.lock import study_lock
 from pipeline.search.records import StoredTrial
 from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study.advice import about_window
-from pipeline.study.doctor import lost
 from pipeline.study.reporter import Reporter, degradation, md_text, split_sizes
-from pipeline.tracking.experiments import settle_move, uid_for
-from pipeline.tracking.runs import Tracking, open_tracking
-from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
-from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
+from pipeline.workers import (
+    Cluster,
+    DaskWorkers,
+    Lost,
+    Needs,
+    Note,
+    Raised,
+    Returned,
+    ThisProcess,
+    Workers,
+    attach,
+    handle_signals,
+    start,
+)
 from pipeline.workers.machine import Device, device_here, precision_here, room_for
+
+if TYPE_CHECKING:
+    from pipeline.tracking.runs import Tracking
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,7 @@ class Session:
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
     label: Label  # gives the run label of a trial by its number
-    pool: DaskWorkers | None = None  # of the cluster, where one was named
+    workers: Workers = field(default_factory=ThisProcess)
 
     @property
     def objective(self) -> str:
@@ -114,8 +129,10 @@ def trial_label(study_uid: str, number: int) -> RunLabel:
 def open_session(
     file: StudyFile, home: Home, options: Options, reporter: Reporter, opener: Opener = open_stored
 ) -> Iterator[Session]:
-    """Check a study and everything it needs, take its lock, and open or create it.
+    """Check a study and everything it needs, take its lock, start its workers, and open or create it.
 
+    The workers start, and one of them finds or trains the judge, while this process imports MLflow and makes the
+    databases. A study whose trials have all ended gets no workers: what is left to do is done in this process.
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
 
     Raises:
@@ -141,58 +158,108 @@ def open_session(
         _stop_signals() as stop,
         _attached(options.cluster, needs, reporter) as pool,
     ):
-        if old := settle_move(home):
-            reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
-        if lost.restore_tags(home, config.name):
-            reporter.note("the tags of MLflow's experiment were edited, and are restored")
-        lost.check(home, config.name)
-        uid = uid_for(home, config.name, stored_uid(home, config.name))
         if pool and (device is None or precision is None):
             device, precision = pool.wait_for_one(stop.is_set)
-        facts: Facts = {"data.sha256": data.digest, "device": device or "cpu"}
-        if config.auto_precision:
-            facts["precision"] = precision or "float32"
-        search, label = opener(home, config, uid, facts)
-        precision = precision_of(search.facts)
-        search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
-        search.hold(lock.ensure)
-        patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
-        tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
-        search.experiment = tracking.experiment_id
-        judge = judge_of(data, home.judges, stop.is_set)
-        tags = {
-            "study.name": config.name,
-            "study.file_sha256": file.sha256,
-            "study.overrides": shlex.join(file.overrides),
-            "data.sha256": data.digest,
-            "zz.judge.sha256": judge.sha256 if judge else "",
-            "zz.env.versions": json.dumps(versions()),
-            "env.hardware": hardware(),
-            **git_state(),
-        }
-        yield Session(
-            config, home, data, device or "cpu", precision, search, tracking, reporter, stop, judge, tags, label, pool
-        )
+        device, precision = device or "cpu", precision or "float32"
+        needs = replace(needs, device=device, precision=precision)
+        starter = _starter(home, config, options, pool, needs, reporter.note)
+        with _begun(starter, home, data, stop) as begun:
+            # Imported here, since MLflow takes seconds to load, in which the workers start.
+            from pipeline.study.doctor import lost
+            from pipeline.tracking.experiments import settle_move, uid_for
+            from pipeline.tracking.runs import open_tracking
+            from pipeline.tracking.store import patience_with
+
+            if old := settle_move(home):
+                reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+            if lost.restore_tags(home, config.name):
+                reporter.note("the tags of MLflow's experiment were edited, and are restored")
+            lost.check(home, config.name)
+            uid = uid_for(home, config.name, stored_uid(home, config.name))
+            facts: Facts = {"data.sha256": data.digest, "device": device}
+            if config.auto_precision:
+                facts["precision"] = precision
+            search, label = opener(home, config, uid, facts)
+            search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
+            search.hold(lock.ensure)
+            patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
+            tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
+            search.experiment = tracking.experiment_id
+            workers, judge = begun()
+            tags = {
+                "study.name": config.name,
+                "study.file_sha256": file.sha256,
+                "study.overrides": shlex.join(file.overrides),
+                "data.sha256": data.digest,
+                "zz.judge.sha256": judge.sha256 if judge else "",
+                "zz.env.versions": json.dumps(versions()),
+                "env.hardware": hardware(),
+                **git_state(),
+            }
+            stored = precision_of(search.facts)
+            yield Session(
+                config, home, data, device, stored, search, tracking, reporter, stop, judge, tags, label, workers
+            )
+
+
+def _starter(
+    home: Home, config: StudyConfig, options: Options, pool: DaskWorkers | None, needs: Needs, note: Note
+) -> Callable[[], Workers] | None:
+    """What gives the workers: the cluster's, else processes: one per GPU or ``threads_per_trial`` cores by default.
+
+    None for this process: if that is asked, or if all trials have ended, so that little is left to do.
+    """
+    stored = load_searches(home, config.name)
+    if stored and stored[0].told() >= config.budget.trials:
+        return None
+    if pool is not None:
+        return lambda: pool
+    most = min(room_for(needs.device or "cpu", config.budget.threads_per_trial), config.budget.concurrency)
+    count = most if options.workers is None else options.workers
+    return partial(start, count, needs, note) if count else None
+
+
+@contextmanager
+def _begun(
+    starter: Callable[[], Workers] | None, home: Home, data: Dataset, stop: threading.Event
+) -> Iterator[Callable[[], tuple[Workers, Judge | None]]]:
+    """Begin to start workers, and on one of them the judge; gives a function that waits for both.
+
+    It raises EngineError if they do not start, and Interrupted if the user asks to stop. The workers are closed at the
+    end, whatever happened meanwhile. Tasks in this process have to wait for that function, since only the main thread
+    can drop them at a signal.
+    """
+    over = threading.Event()
+    with ExitStack() as opened, ThreadPoolExecutor(1) as thread:
+
+        def begin() -> tuple[Workers, Judge | None]:
+            workers = opened.enter_context(closing(starter() if starter else ThisProcess()))
+            if data.classes < 2:
+                return workers, None
+            workers.submit("judge", find_judge, data.name, home.data_dir, home.judges)
+            while not stop.is_set() and not over.is_set():
+                match workers.wait(0.2):
+                    case Returned(result=judge):
+                        return workers, judge
+                    case Raised(error=error):
+                        raise error
+                    case Lost(reason=reason):
+                        raise EngineError(f"the judge could not be trained: {reason}")
+            raise Interrupted
+
+        try:
+            yield thread.submit(begin).result if starter else begin
+        finally:
+            over.set()
 
 
 def start_workers(session: Session, options: Options) -> Workers:
-    """The cluster's workers, as soon as one has passed; without a cluster, processes that are started here.
-
-    By default these are one per GPU or ``threads_per_trial`` cores. Raises EngineError if they do not start.
-    """
-    budget = session.config.budget
-    most = room_for(session.device, budget.threads_per_trial)
-    if session.pool is not None:
-        session.pool.wait_for_one(session.stop.is_set)
-        started: Workers = session.pool
-    else:
-        needs = _needs(session.home, session.config, session.data, session.device, session.precision)
-        count = min(most, budget.concurrency) if options.workers is None else options.workers
-        started = start(count, needs, session.reporter.note)
+    """The session's workers; says so where the window of trials does not fit their number."""
+    most = room_for(session.device, session.config.budget.threads_per_trial)
     chosen = options.cluster is not None or options.workers is not None
-    for text in about_window(session.config, started.slots, most if not chosen else None):
+    for text in about_window(session.config, session.workers.slots, most if not chosen else None):
         session.reporter.note(text)
-    return started
+    return session.workers
 
 
 def _machine(options: Options, home: Home, config: StudyConfig) -> tuple[Device | None, Precision | None]:

@@ -17,7 +17,6 @@ from pipeline.study.session import Facts, Label, Options, RunLabel, Session, ope
 from pipeline.study.window import Window
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
-from pipeline.workers import ThisProcess
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,12 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     """
     samplers.check(file.config)
     single = replace(file, config=file.config.single())
-    with open_session(single, home, options, reporter, _open_single) as session:
+    with open_session(single, home, replace(options, workers=0), reporter, _open_single) as session:
         _restore(session)
         run = _ended(session)
         if run is None:
-            worker = ThisProcess()
-            reporter.begun(session.config, session.data, [], worker.slots, 0.0)
-            Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
+            reporter.begun(session.config, session.data, [], session.workers.slots, 0.0)
+            Driver(session, session.workers, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them
         if run is None:

@@ -10,10 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pipeline.config.choices import QUICK_BFLOAT16, Precision
-from pipeline.data import load
 from pipeline.errors import DataError
 from pipeline.provenance import versions
 from pipeline.workers.machine import Device, device_here, precision_here
@@ -57,6 +54,8 @@ class LeftOut:
 
 def objection(needs: Needs, expected: dict[str, str], token: str) -> str | None:
     """Why this process may not run tasks: what is wrong and what to do; None where all is well."""
+    from pipeline.data import load  # here, so that workers can be started before torch is imported
+
     own = versions()
     if different := [
         f"{name} {own[name]}, not {version}" for name, version in expected.items() if own[name] != version
@@ -88,6 +87,8 @@ def lacks(needs: Needs, worker: Passed) -> str | None:
 
 
 def this_worker(threads: int, device: Device | None) -> Passed:
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     precision = precision_here(device or device_here("auto"))
     return Passed(socket.gethostname(), threads, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), precision)
