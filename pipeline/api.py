@@ -1,28 +1,33 @@
-"""The Python interface, for notebooks and scripts: `run`, `load_study` and `load_model`."""
+"""The Python interface, for notebooks and scripts: `run`, `load_study` and `load_model`.
 
+What takes long to load is imported where it is used: MLflow, and matplotlib after a study has run.
+"""
+
+from __future__ import annotations
+
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import pandas as pd
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.config import StudyFile, load_study_file
 from pipeline.home import Home, open_home
-from pipeline.results.export import frame, html_fragment, render
-from pipeline.results.notebook import Best, Figure, best_of, leaderboard, plot
-from pipeline.results.publish import arrange, publish
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
 from pipeline.search.studies import load_search
-from pipeline.study.driver import StudyOutcome, run_to_total
 from pipeline.study.lines import PlainLines
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Options, open_session
-from pipeline.tracking.registry import load_champion
 from pipeline.workers import cluster_at
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from pipeline.results.notebook import Best, Figure
+    from pipeline.study.driver import StudyOutcome
+    from pipeline.study.session import Options
 
 
 def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> StudyOutcome:
@@ -36,9 +41,18 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         Interrupted: Ctrl-C or SIGTERM; calling it again resumes the study.
         StudyError: the databases, workers or disk failed; likewise.
     """
+    from pipeline.study.session import open_session
+
     with open_session(file, home, options, reporter) as session:
+        from pipeline.results.arrange import arrange
+        from pipeline.study.driver import run_to_total
+
+        gc.enable()  # the command turns it off while the libraries are loaded
         arrange(session)
-        return publish(session, file, run_to_total(session, options), options.report)
+        outcome = run_to_total(session, options)
+        from pipeline.results.publish import publish
+
+        return publish(session, file, outcome, options.report)
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,6 +65,8 @@ class Study:
 
     def dataframe(self) -> pd.DataFrame:
         """The summary table, with the columns of ``study export``."""
+        from pipeline.results.export import frame
+
         return frame(study_table(summarise(self._search)))
 
     def plot(self, kind: str) -> Figure:
@@ -59,11 +75,15 @@ class Study:
         ``optuna.visualization.matplotlib`` draws others of `optuna`. Raises InputError: an unknown kind, or there is
         nothing to draw yet.
         """
+        from pipeline.results.notebook import plot
+
         return plot(self.home, self._search, kind)
 
     @property
     def best(self) -> Best:
         """The best trial; NotFoundError if none is complete."""
+        from pipeline.results.notebook import best_of
+
         return best_of(self.home, self._search)
 
     @property
@@ -72,10 +92,16 @@ class Study:
         return self._search.study
 
     def __repr__(self) -> str:
+        from pipeline.results.export import render
+        from pipeline.results.notebook import leaderboard
+
         summary = summarise(self._search)
         return "\n".join([*summary.answer(), "", render(leaderboard(summary), "md").decode()])
 
     def _repr_html_(self) -> str:
+        from pipeline.results.export import html_fragment
+        from pipeline.results.notebook import leaderboard
+
         return html_fragment(leaderboard(summarise(self._search)))
 
 
@@ -105,6 +131,8 @@ def run(
         overrides: as for ``--set``, such as ``["train.lr=1e-3"]``.
         home, data_dir, tracking_uri, storage, cluster, tls_ca, tls_cert, tls_key: as the command's options.
     """
+    from pipeline.study.session import Options
+
     opened = _home(home, data_dir, tracking_uri, storage)
     study_file = load_study_file(Path(file), overrides, name, trials)
     tls = (Path(path) if path else None for path in (tls_ca, tls_cert, tls_key))
@@ -141,6 +169,8 @@ def load_model(
         NotFoundError: no such model or alias.
         TrackingError: its weights are missing, or not those that were promoted.
     """
+    from pipeline.tracking.registry import load_champion
+
     return load_champion(_home(home, None, tracking_uri, storage), name, alias)
 
 

@@ -98,9 +98,7 @@ def train_and_validate(
     torch.manual_seed(_seed(config, epoch, "dropout"))
     shuffling = Generator().manual_seed(_seed(config, epoch, "shuffle"))
     noise = Generator(config.device).manual_seed(_seed(config, epoch, "noise"))
-    supported = config.device == "cuda" and torch.cuda.is_bf16_supported()
-    bfloat16 = supported if config.train.precision == "auto" else config.train.precision == "bfloat16"
-    autocast = torch.autocast(config.device, torch.bfloat16, enabled=bfloat16)
+    autocast = torch.autocast(config.device, torch.bfloat16, enabled=config.train.precision == "bfloat16")
 
     started = time.perf_counter()
     model.train()

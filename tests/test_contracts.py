@@ -25,8 +25,8 @@ from pipeline.config.choices import (
     LOSSES,
     OBJECTIVES,
     OPTIMIZERS,
-    PRECISIONS,
     SCHEDULERS,
+    Precision,
 )
 from pipeline.config.forms import FIELDS
 from pipeline.data import degrade
@@ -44,7 +44,7 @@ TABLES = {
     "loss": LOSSES,
     "lr_scheduler": SCHEDULERS,
     "optimizer": OPTIMIZERS,
-    "precision": PRECISIONS,
+    "precision": get_args(Precision),
 }
 CHOICES = [{key: name} for key, table in TABLES.items() for name in table]
 SECTIONS = get_args(get_args(Degrade)[0])  # one class per kind of degradation
@@ -78,12 +78,14 @@ def accepts(field: Any, value: object) -> bool:
 
 CHOICES += [{"loss": "bce + 0.2 ssim"}]
 CHOICES += [{"layer_type": "conv", "depth": depth, "skip": skip} for depth in (1, 2, 3, 4) for skip in (False, True)]
+CHOICES += [{"layer_type": "conv", "unshuffle": unshuffle, "skip": True} for unshuffle in (2, 4)]
 DEGRADED = [
     {"degrade": settings, "layer_type": layer_type}
     for section in SECTIONS
     for settings in examples(section)
     for layer_type in LAYER_TYPES
 ]
+DEGRADED += [{"degrade": {"kind": "downscale", "factor": 2}, "layer_type": "conv", "unshuffle": 2, "depth": 1}]
 
 
 def case_id(settings: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
 from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
@@ -239,13 +240,26 @@ def test_the_rate_of_an_optimizer_that_sets_its_own_steps_is_as_given(tiny_data:
     assert "lr_scheduler" not in trial.params()
 
 
-def test_bfloat16_computes_otherwise_and_auto_means_float32_on_the_cpu(tiny_data: Path, tmp_path: Path) -> None:
-    losses = [
-        tiny.train(tiny.trial(precision=precision), None, tiny_data, tmp_path).result.metrics["train/loss"]
-        for precision in ("float32", "bfloat16", "auto")
-    ]
-    assert losses[0] == losses[2] != losses[1]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+def test_bfloat16_trains_otherwise_and_leaves_weights_and_restored_images_in_float32(
+    layer_type: str, tiny_data: Path, tmp_path: Path
+) -> None:
+    trials = {name: tiny.trial(precision=name, layer_type=layer_type) for name in ("float32", "bfloat16")}
+    trained = {name: tiny.train(trial, None, tiny_data, tmp_path) for name, trial in trials.items()}
+    losses = [epoch.result.metrics["train/loss"] for epoch in trained.values()]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+
+    seen, trial = load(tiny.NAME, tiny_data), trials["bfloat16"]
+    restorer = trained_restorer(trial, seen, trained["bfloat16"].checkpoint)
+    assert {value.dtype for value in restorer.state_dict().values() if value.is_floating_point()} == {torch.float32}
+    with batches.threads(1), torch.inference_mode():
+        scored, _ = scores.validation(restorer, seen, trial.degrade)
+    assert scored.items() <= trained["bfloat16"].result.metrics.items(), "the worker scored in another precision"
+
+
+def test_a_trial_has_no_precision_left_to_decide() -> None:
+    with pytest.raises(ValidationError, match="what that means on its machine"):
+        tiny.trial(precision="auto")
 
 
 def test_figures_are_those_of_the_saved_model_on_val(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:

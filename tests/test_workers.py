@@ -20,7 +20,6 @@ from typing import Any
 import dask
 import pytest
 import tasks_for_tests as tasks
-import torch
 from distributed import Client, LocalCluster
 
 from pipeline import workers
@@ -28,7 +27,7 @@ from pipeline.data import load
 from pipeline.errors import CheckpointError, EngineError, InputError, Interrupted
 from pipeline.provenance import versions
 from pipeline.workers import Cluster, DaskWorkers, Lost, Needs, Outcome, Raised, Returned, Workers, cluster_at
-from pipeline.workers.needs import Passed, free_rank, objection
+from pipeline.workers.needs import Passed, free_rank, lacks, objection
 
 PATIENCE_S = 120
 
@@ -36,7 +35,7 @@ PATIENCE_S = 120
 @pytest.fixture(scope="module")
 def needs(tmp_path_factory: pytest.TempPathFactory) -> Needs:
     home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
-    return Needs(home / "locks" / "small.shared", "mnist-5k", data, load("mnist-5k", data).digest, "cpu")
+    return Needs(home / "locks" / "small.shared", "mnist-5k", data, load("mnist-5k", data).digest, "cpu", "float32")
 
 
 def start(count: int, needs: Needs) -> Workers:
@@ -389,6 +388,18 @@ def test_a_task_that_kills_every_worker_is_lost_and_the_next_task_runs(cluster: 
         pool.close()
 
 
+def test_a_worker_that_dask_does_not_restart_is_replaced(needs: Needs) -> None:
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):  # it starts in half a second at least
+        pool = start(1, needs)
+        try:
+            pool.submit("deadly", tasks.kill_the_worker)
+            pool.submit("harmless", tasks.double, 3)
+            assert isinstance(next_outcome(pool), Lost)
+            assert next_outcome(pool) == Returned("harmless", 6)
+        finally:
+            pool.close()
+
+
 def test_a_task_that_nobody_waits_for_any_more_ends_at_once(
     cluster: LocalCluster, needs: Needs, tmp_path: Path
 ) -> None:
@@ -500,8 +511,14 @@ def test_a_process_that_differs_from_the_driver_is_told_in_what(needs: Needs, tm
     assert f"its {tmp_path / 'home'} is another folder" in str(objection(elsewhere, versions(), "token"))
     assert "its files of mnist-5k differ" in str(objection(replace(needs, digest="0"), versions(), "token"))
     assert "mnist: " in str(objection(replace(needs, dataset="mnist", data_dir=tmp_path), versions(), "token"))
-    if not torch.cuda.is_available():
-        assert "no CUDA device" in str(objection(replace(needs, device="cuda"), versions(), "token"))
+
+
+def test_a_worker_whose_hardware_cannot_do_the_same_is_told_what_it_lacks(needs: Needs) -> None:
+    slow, quick = (Passed("a", 1, 0, None, precision) for precision in ("float32", "bfloat16"))
+    assert "no CUDA device" in str(lacks(replace(needs, device="cuda"), quick))
+    assert "AVX512-BF16 or AMX" in str(lacks(replace(needs, precision="bfloat16"), slow))
+    assert lacks(replace(needs, precision="bfloat16"), quick) is None
+    assert lacks(needs, slow) is lacks(needs, quick) is None, "float32 is the same everywhere"
 
 
 # --- clusters without workers -----------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def register() -> None:
 def trial(**settings: Any) -> TrialConfig:
     """A two-epoch trial on the tiny data set; settings are keys of any section."""
     model: dict[str, Any] = {"depth": 2, "bottleneck": 8, "channels": 4}
-    train: dict[str, Any] = {"batch_size": 16, "lr": 1e-2}
+    train: dict[str, Any] = {"batch_size": 16, "lr": 1e-2, "precision": "float32"}
     rest: dict[str, Any] = {"dataset": NAME, "degrade": GAUSSIAN, "epochs": 2}
     for key, value in settings.items():
         home = model if key in ModelConfig.model_fields else train if key in TrainConfig.model_fields else rest

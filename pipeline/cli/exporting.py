@@ -18,7 +18,7 @@ from pipeline.study.reporter import say, standard_output
 Format = Literal["csv", "md", "tex", "html", "json", "parquet"]
 
 
-@command()
+@command(collect=False)
 def export(
     home: Home,
     name: NameArgument,

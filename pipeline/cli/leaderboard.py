@@ -148,7 +148,7 @@ def setting(key: str, values: Sequence[Any]) -> Column:
 
 
 def _sentences(summary: StudySummary) -> Iterator[str]:
-    """How many trials beat each baseline, and why trials are not complete."""
+    """How many trials beat each baseline, why trials are not complete, and what the machine decided."""
     complete, beating = summary.counts["complete"], summary.beating
     if complete and beating:
         parts = [f"{n or 'none'} beat{'s' if n <= 1 else ''} {name}" for name, n in beating.items()]
@@ -158,6 +158,8 @@ def _sentences(summary: StudySummary) -> Iterator[str]:
         reasons = [f"{reason} ({n})" if len(found) > 1 else reason for reason, n in found]
         if reasons:
             yield f"{sum(summary.reasons(state).values())} {STATES[state]}: {'; '.join(reasons)}"
+    if precision := summary.facts.get("precision"):
+        yield f'precision = "auto" means {precision} in this study'
 
 
 def choices(summary: StudySummary) -> Iterator[RenderableType]:

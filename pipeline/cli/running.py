@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.config import StudyFile
 
 
-@command()
+@command(collect=False)  # `run_study` turns it on
 def run(
     home: Home,
     file: FileArgument,
@@ -54,23 +54,29 @@ def run(
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     study_file = _read(file, overrides, name, trials, quiet, verbose)
 
+    from pipeline.workers import cluster_at, preload
+
+    scheduler = cluster_at(cluster, tls_ca, tls_cert, tls_key)
+    if scheduler is None and workers != 0:
+        preload()  # while this process loads its own libraries
+
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.results.summary import StudySummary
     from pipeline.study.pace import clock
     from pipeline.study.session import Options
-    from pipeline.workers import cluster_at
 
-    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key), device, report=report)
+    options = Options(workers, scheduler, device, report=report)
     with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
     print_result(leaderboard(StudySummary(config, outcome.records, outcome.baselines, {}), "complete"))
     if outcome.seconds:
         earlier = f" ({clock(outcome.elapsed)} in all sessions)" if outcome.elapsed > outcome.seconds + 1 else ""
-        busy = f"training and validation took {outcome.busy_share:.0%} of the workers' time"
-        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}")
+        busy = f"training and validation took {outcome.shares['training']:.0%} of the workers' time"
+        idle = f"idle {outcome.shares['window']:.0%} because of the window, {outcome.shares['end']:.0%} at the end"
+        say(f"\n{clock(outcome.seconds)}{earlier}; {busy}; {idle}")
     if outcome.report:
         say(f"report: {outcome.report}")
     if not quiet:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TrainingsOption = Annotated[bool, typer.Option("--trainings", help="Also show single trainings.")]
 
 
-@command("list")
+@command("list", collect=False)
 def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: JsonOption = False) -> None:
     """List the studies of a home."""
     from pipeline.cli.leaderboard import training_table
@@ -66,7 +66,7 @@ def list_studies(home: Home, with_trainings: TrainingsOption = False, as_json: J
     print_result(parts, document, as_json)
 
 
-@command()
+@command(collect=False)
 def show(
     home: Home,
     name: NameArgument,
@@ -98,6 +98,7 @@ def show(
         summary, importances = summarise(search), search.importances()
         document |= {
             "config": summary.config.canonical(),
+            "facts": summary.facts,
             "trials": study_table(summary).records,
             "baselines": summary.baselines,
             "importances": importances,
@@ -211,7 +212,7 @@ def promote(
     print_result(shown, asdict(done), as_json)
 
 
-@command()
+@command(collect=False)
 def models(home: Home, as_json: JsonOption = False) -> None:
     """List the registered models and their versions."""
     from pipeline.tracking.registry import registered

@@ -7,7 +7,7 @@ Nothing here imports torch, so a study file is checked in milliseconds: what a n
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.config.messages import hint, refused, shown
 
@@ -75,8 +75,13 @@ OPTIMIZERS = {
 }
 LOSSES = ("bce", "mse", "l1", "smooth_l1", "huber", "ssim")
 SCHEDULERS = ("constant", "cosine", "one_cycle")
-PRECISIONS = ("float32", "bfloat16", "auto")
+Precision = Literal["float32", "bfloat16"]
+PRECISIONS = (*get_args(Precision), "auto")
 LAYER_TYPES = ("linear", "conv")
+# ``auto`` means bfloat16 where the machine is quick at it, for the layer types for which tests/benchmarks/precision.py
+# shows that the validation PSNR is equivalent; all others keep float32.
+AUTO_BFLOAT16 = ("linear", "conv")
+QUICK_BFLOAT16 = "whose processor has AVX512-BF16 or AMX, or whose GPU has bfloat16"
 
 _ALL_BUT_RPROP = tuple(name for name in OPTIMIZERS if name != "rprop")
 # Keys that apply only if another key has one of these values. Otherwise they are neither searched nor recorded, so that
@@ -86,6 +91,7 @@ APPLIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "channels": ("layer_type", ("conv",)),
     "convs": ("layer_type", ("conv",)),
     "kernel": ("layer_type", ("conv",)),
+    "unshuffle": ("layer_type", ("conv",)),
     "negative_slope": ("activation", ("leaky_relu",)),
     "alpha": ("activation", ("elu", "celu")),
     "beta1": ("optimizer", ("adam", "adamw", "nadam", "radam", "adamax")),

@@ -6,13 +6,22 @@ compares the fields with the signatures of the installed version.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
-from pipeline.config.choices import OBJECTIVES
+from pipeline.config.choices import AUTO_BFLOAT16, OBJECTIVES, Precision
 from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
 from pipeline.config.space import Space, key_of
 from pipeline.config.trial import Degrade, Frozen, OneOf, TrialConfig, variants
@@ -88,13 +97,23 @@ class NoPruner(Named):
     name: Literal["none"] = "none"
 
 
-def _named(default: str) -> BeforeValidator:
-    """Lets a table leave its name out."""
-    return BeforeValidator(lambda raw: {"name": default, **raw} if isinstance(raw, dict) else raw)
+def _sampler(raw: Any) -> Any:
+    """TPE, where the section has no name."""
+    return {"name": "tpe", **raw} if isinstance(raw, dict) else raw
 
 
-Sampler = Annotated[Tpe | Random, Field(discriminator="name"), _named("tpe")]
-Pruner = Annotated[Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), _named("median")]
+def _pruner(raw: Any, info: ValidationInfo) -> Any:
+    """Successive halving from a sixth of the epochs on, where the section has no name: see benchmarks/pruners.py."""
+    if not isinstance(raw, dict) or "name" in raw:
+        return raw
+    epochs = info.data.get("budget", Budget()).epochs
+    return {"name": "successive_halving", "min_resource": math.ceil(epochs / 6), "reduction_factor": 4, **raw}
+
+
+Sampler = Annotated[Tpe | Random, Field(discriminator="name"), BeforeValidator(_sampler)]
+Pruner = Annotated[
+    Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), BeforeValidator(_pruner)
+]
 SAMPLERS = variants(Sampler, "name")
 PRUNERS = variants(Pruner, "name")
 MAY_CHANGE = ("budget.trials", "budget.keep_models", "registered_model")  # between runs of one study
@@ -131,7 +150,7 @@ class StudyConfig(Frozen):
     budget: Budget = Budget()
     objective: Objective = Objective()
     sampler: Sampler = Tpe()
-    pruner: Pruner = Median()
+    pruner: Annotated[Pruner, Field(default={}, validate_default=True)]
     enqueue: tuple[dict[str, Any], ...] = ()
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
@@ -145,8 +164,24 @@ class StudyConfig(Frozen):
         """The name under which `promote` registers this study's best model."""
         return self.registered_model or self.name
 
-    def trial(self, values: Mapping[str, Value], number: int, device: Literal["cpu", "cuda"]) -> TrialConfig:
-        """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them."""
+    @property
+    def auto_precision(self) -> bool:
+        """Whether trials may have ``precision = "auto"``, so that the machine decides it when the study is created."""
+        return "auto" in self.space.reachable("precision")
+
+    def trial(
+        self,
+        values: Mapping[str, Value],
+        number: int,
+        device: Literal["cpu", "cuda"],
+        precision: Precision = "float32",
+    ) -> TrialConfig:
+        """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them.
+
+        ``precision`` is what ``auto`` means in this study.
+        """
+        if values["precision"] == "auto":
+            values = {**values, "precision": precision if values["layer_type"] in AUTO_BFLOAT16 else "float32"}
         return TrialConfig(
             dataset=self.dataset,
             degrade=self.degrade,

@@ -106,6 +106,7 @@ class ModelConfig(Frozen):
     channels: Annotated[int, Field(ge=1, le=1024)] = 16
     convs: Annotated[int, Field(ge=1, le=8)] = 1
     kernel: Literal[3, 5, 7] = 3
+    unshuffle: Literal[1, 2, 4] = 1
     activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "relu"
     negative_slope: Annotated[float, Field(ge=0, le=1)] = 0.01
     alpha: Annotated[float, Field(gt=0, le=10)] = 1.0
@@ -132,7 +133,13 @@ class TrainConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: Annotated[int, Field(ge=2, le=65536)] = 128
     lr_scheduler: Annotated[str, OneOf(SCHEDULERS)] = "one_cycle"
-    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
+    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
+
+
+def _resolved(train: TrainConfig) -> TrainConfig:
+    if train.precision == "auto":
+        raise ValueError('precision is "auto", but a trial has what that means on its machine')
+    return train
 
 
 class TrialConfig(Frozen):
@@ -141,7 +148,7 @@ class TrialConfig(Frozen):
     dataset: str
     degrade: Degrade
     model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
+    train: Annotated[TrainConfig, AfterValidator(_resolved)] = TrainConfig(precision="float32")
     objective: str = "psnr"
     epochs: Annotated[int, Field(ge=1)] = 10
     threads: Annotated[int, Field(ge=1)] = 1
@@ -168,11 +175,18 @@ def applies(key: str, settings: Mapping[str, Any]) -> bool:
     return any(value in values for value in chosen)
 
 
-def check_depth(depth: int, input_size: tuple[int, int]) -> None:
-    """Refuse a convolutional autoencoder that would halve a side of one pixel. Raises ConfigError."""
-    most = (min(input_size) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
+def grid_size(input_size: tuple[int, int], unshuffle: int) -> tuple[int, int]:
+    """The sides of a convolutional autoencoder's grid: one cell per ``unshuffle`` pixels, rounded up."""
+    return -(-input_size[0] // unshuffle), -(-input_size[1] // unshuffle)
+
+
+def check_depth(depth: int, input_size: tuple[int, int], unshuffle: int) -> None:
+    """Refuse a convolutional autoencoder that would halve a side of one cell. Raises ConfigError."""
+    height, width = grid_size(input_size, unshuffle)
+    most = (min(height, width) - 1).bit_length()  # halves are rounded up: 5 -> 3 -> 2 -> 1
     if depth > most:
+        behind = f" behind unshuffle = {unshuffle}" if unshuffle > 1 else ""
         raise ConfigError(
-            f'[model] depth = {depth}: with layer_type = "conv" inputs of {input_size[0]} x {input_size[1]} pixels '
+            f'[model] depth = {depth}: with layer_type = "conv" inputs of {height} x {width} pixels{behind} '
             f"can be halved {most} times at most"
         )

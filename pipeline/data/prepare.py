@@ -31,7 +31,9 @@ def prepare(config: StudyConfig, data_dir: Path, download: bool = True) -> Datas
     data = load(config.dataset, data_dir, download)
     degraded_size = input_size(data.image_size, config.degrade)
     if "conv" in config.space.reachable("layer_type"):
-        check_depth(int(config.space.greatest("depth", layer_type="conv")), degraded_size)
+        for unshuffle in map(int, config.space.reachable("unshuffle")):
+            depth = int(config.space.greatest("depth", layer_type="conv", unshuffle=unshuffle))
+            check_depth(depth, degraded_size, unshuffle)
     most = config.space.greatest("batch_size")
     if "batch_size" in config.space.searched() and int(most) > len(data.train):
         raise ConfigError(

@@ -6,7 +6,6 @@ Seed, threads and recipe are fixed: every study on the same data has the same ju
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +17,10 @@ from safetensors import SafetensorError
 from torch import Generator, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from pipeline.data import Dataset, Split
+from pipeline.data import Dataset, Split, load
 from pipeline.data.sets import to_float
 from pipeline.data.shapes import Images, Labels
-from pipeline.errors import Interrupted, StudyError
+from pipeline.errors import StudyError
 from pipeline.evaluation.batches import threads
 from pipeline.files import safetensors_metadata, write_atomically
 from pipeline.seeds import derive_seed
@@ -48,11 +47,15 @@ class Judge:
             return _network(self, (images.shape[-2], images.shape[-1]), str(images.device))(images).argmax(1)
 
 
-def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: False) -> Judge | None:
+def find_judge(name: str, data_dir: Path, folder: Path) -> Judge | None:
+    """As `judge_of`, of the data set of this name: a task that any worker can run. Raises DataError as `load`."""
+    return judge_of(load(name, data_dir), folder)
+
+
+def judge_of(data: Dataset, folder: Path) -> Judge | None:
     """The judge of a data set: read from the folder, or trained on its clean images and stored there.
 
-    ``halted`` is asked before every epoch whether the user wants to stop; if so, this raises Interrupted and stores
-    nothing. None if there are fewer than two classes.
+    None if there are fewer than two classes.
     """
     if data.classes < 2:
         return None
@@ -66,7 +69,7 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
             pass
         path.unlink(missing_ok=True)  # damaged; the same one is trained again
     with threads(1), torch.random.fork_rng(devices=[]):
-        network, accuracy = _train(data, halted)
+        network, accuracy = _train(data)
     described = json.dumps({"classes": data.classes, "accuracy": accuracy})
     content = safetensors.torch.save(network.state_dict(), {"judge": described})
     sha256 = hashlib.sha256(content).hexdigest()
@@ -75,7 +78,7 @@ def judge_of(data: Dataset, folder: Path, halted: Callable[[], bool] = lambda: F
     return Judge(str(path), sha256, data.classes, accuracy)
 
 
-def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]:
+def _train(data: Dataset) -> tuple[nn.Module, float]:
     seed = derive_seed("judge")
     torch.manual_seed(seed)
     targets = labels_of(data.train)
@@ -87,8 +90,6 @@ def _train(data: Dataset, halted: Callable[[], bool]) -> tuple[nn.Module, float]
     schedule = OneCycleLR(optimizer, max_lr=1e-2, total_steps=epochs * steps + 1, cycle_momentum=False)
     shuffling = Generator().manual_seed(seed)
     for _ in range(epochs):
-        if halted():
-            raise Interrupted
         for chosen in torch.randperm(len(targets), generator=shuffling)[: steps * batch].split(batch):
             loss = F.cross_entropy(network(to_float(data.train.images[chosen])), targets[chosen])
             optimizer.zero_grad()

@@ -12,8 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from pipeline.config import StudyFile
-from pipeline.config.choices import METRICS
-from pipeline.config.trial import applies
+from pipeline.results.arrange import views
 from pipeline.results.drawing import COLOURS, GREY, INK
 from pipeline.results.export import render
 from pipeline.results.figures import plots
@@ -22,13 +21,13 @@ from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_not
 from pipeline.results.pictures import contact_sheet
 from pipeline.results.report import LINK_BASE, report
 from pipeline.results.summary import StudySummary, summarise
-from pipeline.results.table import FIGURES, study_table
+from pipeline.results.table import study_table
 from pipeline.study.driver import StudyOutcome
 from pipeline.study.session import Session
 from pipeline.study.session import experiment_note as asked
 from pipeline.tracking.runs import CONTACT_SHEET, FILES_TAG, LEADERBOARD, STUDY_FILES, StoredRun
 from pipeline.tracking.uids import study_run_uid
-from pipeline.tracking.views import DRAWN, Views, view_tags
+from pipeline.tracking.views import DRAWN, view_tags
 
 RANK, COLOUR = "rank", "mlflow.runColor"
 
@@ -69,17 +68,10 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         note = experiment_note(
             summary, asked(session.config, session.data), experiment_id, run_id, file.overrides, with_report
         )
-        tracking.tag_experiment({NOTE: note} | view_tags(_views(summary, runs), time.time()))
+        tracking.tag_experiment({NOTE: note} | view_tags(views(summary, runs), time.time()))
         tracking.end(run_id, "COMPLETE")
         search.published = told
     return replace(outcome, report=tracking.local_file(run_id, REPORT_FILE))
-
-
-def arrange(session: Session) -> None:
-    """Make the saved views of a study whose results were not published yet, so that its first trials are in order."""
-    if session.search.published is None:
-        views = _views(summarise(session.search), ())
-        session.tracking.tag_experiment(view_tags(views, time.time()))
 
 
 def _report(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:
@@ -122,27 +114,3 @@ def _mark(session: Session, summary: StudySummary, runs: Iterable[StoredRun]) ->
         changed = {key: value for key, value in wanted.items() if run.tags.get(key) != value}
         if changed:
             session.tracking.tag(run.run_id, changed)
-
-
-def _views(summary: StudySummary, runs: Iterable[StoredRun]) -> Views:
-    """What the saved views show of a study."""
-    recorded = {name for trial in summary.ended for name in trial.summary.metrics} or {f"val/{m}" for m in METRICS}
-    names = [name for name in FIGURES if name != summary.metric and f"val/{name}" in recorded]
-    shown = summary.ranked[:DRAWN]
-    return Views(
-        objective=f"best/{summary.metric}",
-        ascending=summary.sign < 0,
-        figures=[f"best/{name}" for name in names if name != "sharpness"],
-        curves=[summary.objective, *(f"val/{name}" for name in names), "train/loss"],
-        searched=summary.config.space.searched(),
-        axes=[key for key in summary.config.space.searched() if _is_axis(summary, key)],
-        hidden={name for run in runs for name in run.metrics},
-        bound=summary.value(shown[-1]) if shown else None,
-    )
-
-
-def _is_axis(summary: StudySummary, key: str) -> bool:
-    """Whether parallel coordinates can show a key: MLflow leaves out runs without it, and words among numbers."""
-    values = [trial.values for trial in summary.ended]
-    words = {isinstance(each[key], str | bool) for each in values}
-    return len(words) == 1 and all(applies(key, each) for each in values)

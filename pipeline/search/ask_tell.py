@@ -3,23 +3,28 @@
 Optuna's database is the authority on a study. Each trial is sampled on an in-memory *view* that is made by number and
 never by time: trial n sees trials 0 … n-L as they ended and n-L+1 … n-1 as running, where L is the study's
 ``concurrency``. So what a trial is depends on the file and the seed, not on the number of workers or on kills.
+
+The database is the record. A process that holds the study's lock is the only one that writes, so it reads the trials
+and attributes once and then remembers what it wrote (`Search.hold`); all others read each time.
 """
 
 from __future__ import annotations
 
+import threading
+import uuid
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.config import ByKey, Choices, Fixed, Range, StudyConfig, Value
 from pipeline.config.space import key_of
-from pipeline.errors import StudyError
+from pipeline.errors import RESUME, StudyError
 from pipeline.patience import Patience
 from pipeline.search import _optuna
 from pipeline.search.database import database_errors
@@ -28,6 +33,7 @@ from pipeline.search.samplers import build_pruner, build_sampler
 
 T = TypeVar("T")
 IMPORTANCES_FROM = 50  # ended trials: with fewer, PED-ANOVA compares a handful with all
+MARK = "holder"  # the attribute that says who wrote to the study last
 OptunaStudy = optuna.Study
 
 
@@ -60,10 +66,22 @@ class _Attribute(Generic[T]):
         self._key, self._default = key, default
 
     def __get__(self, search: Search, _: type[Search]) -> T:
-        return cast(T, search.request(lambda: search.study.user_attrs.get(self._key, self._default)))
+        return cast(T, search.attributes().get(self._key, self._default))
 
     def __set__(self, search: Search, value: T) -> None:
+        if search.held and search.attributes().get(self._key) == value:
+            return
         search.write(lambda: search.study.set_user_attr(self._key, value))
+        if search.held:
+            search.attributes()[self._key] = value
+
+
+@dataclass
+class _Trials:
+    """A study's trials by number. The lists are shared by all views; they grow, and what is in them never changes."""
+
+    ended: list[FrozenTrial]  # they end in number order
+    asked: list[FrozenTrial]  # all, with their parameters only
 
 
 class Search:
@@ -77,7 +95,7 @@ class Search:
     home = _Attribute[dict[str, str]]("home", {})  # id and path of the home that alone may change it
     created = _Attribute("created", "")  # ISO 8601, UTC
     experiment = _Attribute[str | None]("experiment", None)  # MLflow's id of its experiment
-    facts = _Attribute[dict[str, str]]("facts", {})  # the data's digest and the device, as of the study's creation
+    facts = _Attribute[dict[str, str]]("facts", {})  # digest of the data, device, precision
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
     judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
@@ -90,20 +108,85 @@ class Search:
         self.config = config
         self.study = study
         self.patience = patience
-        self.before_write: Callable[[], None] = lambda: None  # called before every attempt to write
+        self._ensure_lock: Callable[[], bool] | None = None
+        self._lock_lost = False  # and taken again; whether another process had it is not known yet
+        self._mutex = threading.Lock()  # of `before_write`, the only method that other threads call
+        self._mark = uuid.uuid4().hex  # stored before the first write under the lock, so that others see that it was
+        self._trials: _Trials | None = None  # this and the next only while the lock is held
+        self._attributes: dict[str, Any] | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the study's lock, and so remembers what it read and wrote."""
+        return self._ensure_lock is not None
+
+    def hold(self, ensure_lock: Callable[[], bool]) -> None:
+        """From now on only this process writes to the study. What others write meanwhile is not noticed.
+
+        Args:
+            ensure_lock: called before every attempt to write; it takes the lock again if it was lost, and says so. If
+                another process held the study in between, writing raises StudyError.
+        """
+        self._ensure_lock = ensure_lock
 
     @database_errors()
     def request(self, request: Callable[[], T]) -> T:
         """Send a request until the database answers."""
         return self.patience.call(request)
 
-    def write(self, write: Callable[[], object]) -> None:
+    def write(self, write: Callable[[], T]) -> T:
         """Send a write, which may be repeated."""
-        self.request(lambda: (self.before_write(), write()))
+
+        def attempt() -> T:
+            self.before_write()
+            return write()
+
+        return self.request(attempt)
+
+    def before_write(self) -> None:
+        """Take the lock again if it was lost; StudyError if another process has it, or wrote in between."""
+        if self._ensure_lock is None:
+            return
+        with self._mutex:
+            self._lock_lost |= self._ensure_lock()
+            known = self.attributes()
+            if self._lock_lost and self.study.user_attrs.get(MARK) not in (known.get(MARK), self._mark):
+                raise StudyError(
+                    f"the connection to Optuna's database was lost, and another process changed study "
+                    f"{self.config.name!r} meanwhile; {RESUME}"
+                )
+            self._lock_lost = False
+            if known.get(MARK) != self._mark:
+                self.study.set_user_attr(MARK, self._mark)
+                known[MARK] = self._mark
+
+    def attributes(self) -> dict[str, Any]:
+        """All user attributes of the study."""
+        if self._attributes is not None:
+            return self._attributes
+        attributes = self.request(lambda: self.study.user_attrs)
+        if self.held:
+            self._attributes = attributes
+        return attributes
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials as Optuna has them."""
+        """All trials as Optuna has them; while the lock is held, running ones with their parameters only."""
+        if self._trials is not None:
+            return [*self._trials.ended, *self._trials.asked[len(self._trials.ended) :]]
         return self.request(lambda: self.study.get_trials(deepcopy=False))
+
+    def _known(self) -> _Trials:
+        """The trials, read from the database unless they are remembered."""
+        if self._trials is not None:
+            return self._trials
+        trials = self.trials()
+        ended = [trial for trial in trials if trial.state.is_finished()]
+        if ended != trials[: len(ended)]:
+            raise StudyError(f"a trial of study {self.config.name} was ended by another program, before earlier ones")
+        known = _Trials(ended, [_optuna.as_asked(trial) for trial in trials])
+        if self.held:
+            self._trials = known
+        return known
 
     def records(self) -> list[StoredTrial]:
         """All trials in number order."""
@@ -119,35 +202,39 @@ class Search:
 
     def told(self) -> int:
         """How many trials have ended; they end in number order, so the next one to end has this number."""
-        return sum(trial.state.is_finished() for trial in self.trials())
+        return len(self._known().ended)
 
     def ask(self) -> OpenTrial:
         """Sample the next trial and store it, running and with all its parameters, in one write."""
-        trials = self.trials()
-        number = len(trials)
-        view = self._view(number, trials, build_sampler(self.config, number))
+        known = self._known()
+        number = len(known.asked)
+        view = self._view(number, known)
+        study = self._study(view, build_sampler(self.config, number))
         if number < len(self.config.enqueue):
             # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
-            view.enqueue_trial(self._parameters(self.config.enqueue[number]))
+            study.enqueue_trial(self._parameters(self.config.enqueue[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = view.ask()
+            trial = study.ask()
             values = self.config.space.resolve(lambda name, dimension: _suggest(trial, name, dimension))
-        asked = view.get_trials(deepcopy=False)[number]
-        self.write(lambda: _optuna.add_trial(self.study, _running(asked), number))
-        return OpenTrial(number, values, trial)
+        asked = _optuna.in_storage(study, trial)
+        added = _optuna.as_asked(asked)
+        known.asked.append(self.write(lambda: _optuna.add_trial(self.study, added, number)))
+        return OpenTrial(number, values, _optuna.writable(self._study(view), asked))
 
     def reopen(self, number: int) -> OpenTrial:
         """Open a trial that an earlier process asked; its epochs have to be reported again."""
-        trials = self.trials()
-        view = self._view(number, trials, None)
-        view.add_trial(_running(trials[number]))
-        in_view = view.get_trials(deepcopy=False)[number]
-        return OpenTrial(number, self._values(trials[number]), _optuna.writable(view, in_view))
+        known = self._known()
+        view = self._view(number, known)
+        study = self._study(view)
+        study.add_trial(known.asked[number])
+        in_view = study.get_trials(deepcopy=False)[number]
+        return OpenTrial(number, self._values(known.asked[number]), _optuna.writable(study, in_view))
 
     def tell(self, trial: OpenTrial, state: EndState, value: float | None, summary: Summary) -> EndedTrial:
         """End a trial. Its state is written last, after epochs, attributes and summary, so a kill loses nothing."""
-        stored = self.trials()[trial.number]
+        known = self._known()
+        stored = self.request(lambda: _optuna.in_storage(self.study, known.asked[trial.number]))
         handle = self.request(lambda: _optuna.writable(self.study, stored))
         for epoch, reported in trial.reported.items():
             if epoch not in stored.intermediate_values:
@@ -155,12 +242,9 @@ class Search:
         for key, attr in trial.pruner_attrs().items():
             self.write(partial(_optuna.set_system_attr, self.study, stored, key, attr))
         self.write(lambda: handle.set_user_attr("summary", asdict(summary)))
-
-        def end() -> None:
-            if self.study.get_trials(deepcopy=False)[trial.number].state.name != state:  # the reply may have been lost
-                self.study.tell(handle, value, state=TrialState[state])
-
-        self.write(end)
+        # The trial may have ended already, where only the reply was lost.
+        end = partial(self.study.tell, handle, value, state=TrialState[state], skip_if_finished=True)
+        known.ended.append(self.write(end))
         return self.ended(trial.number)
 
     def adopt(self, number: int, run_id: str) -> None:
@@ -196,17 +280,21 @@ class Search:
         total = sum(found.values())
         return {name: share / total for name, share in found.items()} if total else {}
 
-    def _view(self, number: int, trials: list[FrozenTrial], sampler: Any) -> optuna.Study:
-        """The study as trial ``number`` may see it, with the study's name, which Hyperband hashes."""
-        view = optuna.create_study(
+    def _view(self, number: int, known: _Trials) -> _optuna.View:
+        """What trial ``number`` may see."""
+        seen = max(0, number - self.config.budget.concurrency + 1)
+        return _optuna.View(known.ended, known.asked, seen, number)
+
+    def _study(self, view: _optuna.View, sampler: Any = None) -> optuna.Study:
+        """A view as a study of this one's name, which Hyperband hashes; without a sampler, for pruning only."""
+        return optuna.create_study(
+            storage=view,
             direction=self.config.objective.direction,
             study_name=self.study.study_name,
             sampler=sampler,
             pruner=build_pruner(self.config),
+            load_if_exists=True,
         )
-        ended = number - self.config.budget.concurrency
-        view.add_trials([t if t.number <= ended else _running(t) for t in trials[:number]])
-        return view
 
     def _parameters(self, entry: Mapping[str, Value]) -> dict[str, Value]:
         """An enqueued configuration under the names of its parameters; a split key has one per part."""
@@ -248,8 +336,3 @@ def _suggest(trial: Trial, name: str, dimension: Choices | Range) -> Value:
         step = int(dimension.step or 1)
         return trial.suggest_int(name, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
     return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
-
-
-def _running(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with its parameters only, as it was when it had just been asked."""
-    return create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions)

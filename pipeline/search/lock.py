@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,8 +24,8 @@ from pipeline.search.database import KEEPALIVE
 
 
 class StudyLock(Protocol):
-    def ensure(self) -> None:
-        """Take the lock again if it was lost with its connection; called before every write to the storage.
+    def ensure(self) -> bool:
+        """Take the lock again if it was lost with its connection, and say so; called before every write to the storage.
 
         Raises:
             StudyError: another process has it by now.
@@ -99,8 +98,9 @@ class _FileLock:
                 return str(known["holder"])
         return None
 
-    def ensure(self) -> None:
+    def ensure(self) -> bool:
         """A file lock ends with the process only."""
+        return False
 
     def release(self) -> None:
         self._holder.unlink(missing_ok=True)
@@ -121,7 +121,6 @@ class _AdvisoryLock:
             connect_args=KEEPALIVE | {"application_name": self._session},
         )
         self._connection: sqlalchemy.Connection | None = None
-        self._mutex = threading.Lock()  # the writer's threads ask, too
 
     def acquire(self) -> str | None:
         """As of `_FileLock`."""
@@ -154,15 +153,11 @@ class _AdvisoryLock:
             "AND classid = (((:key)::bigint >> 32) & 4294967295)::oid AND objid = ((:key)::bigint & 4294967295)::oid",
         )
 
-    def ensure(self) -> None:
-        with self._mutex:
-            self._ensure()
-
-    def _ensure(self) -> None:
+    def ensure(self) -> bool:
         if self._connection is not None:
             try:
                 self._ask(self._connection, "SELECT 1")
-                return
+                return False
             except SQLAlchemyError:
                 self._connection.close()
                 self._connection = None
@@ -174,6 +169,7 @@ class _AdvisoryLock:
                 f"the connection to Optuna's database was lost, and study {self._name!r} is now being run by {holder}; "
                 f"when that has ended, {RESUME}"
             )
+        return True
 
     def release(self) -> None:
         if self._connection is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 
 from pipeline.config import StudyConfig
+from pipeline.config.choices import QUICK_BFLOAT16
 from pipeline.config.messages import hint
 from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.home import Home
@@ -21,7 +22,7 @@ from pipeline.search.database import database_errors, open_storage, patience_wit
 
 @database_errors()
 def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, Any]) -> Search:
-    """Open a study, or create it with this uid and these facts (data digest and device), which never change.
+    """Open a study, or create it with this uid and these facts (data digest, device, precision), which never change.
 
     Raises:
         ConfigError: the stored study differs in anything but the total and the model's name, or in a fact; the
@@ -69,6 +70,13 @@ def check_owner(home: Home, search: Search) -> None:
 
 def _check_same(study: optuna.Study, config: StudyConfig, facts: Mapping[str, Any]) -> None:
     stored = study.user_attrs["facts"]
+    if stored.get("precision") == "float32":  # which every machine can do
+        facts = {**facts, "precision": "float32"}
+    if stored.get("precision") == "bfloat16" and facts.get("precision") == "float32":
+        raise ConfigError(
+            f"study {config.name!r} trains in bfloat16, at which this machine is not quick.\n"
+            f"Run it on a machine {QUICK_BFLOAT16}; or use --name OTHER to start another study from this file"
+        )
     differences = config.differences(study.user_attrs["config"])
     differences += [f"{k}: {stored.get(k)} is stored, {v} is asked" for k, v in facts.items() if stored.get(k) != v]
     if differences:

@@ -30,21 +30,24 @@ def advice(config: StudyConfig, images: int, inputs: int, slots: int, unasked: i
 
 
 def about_window(config: StudyConfig, slots: int, unasked: int | None) -> Iterator[str]:
-    """Too few open trials for the workers, or too many for the sampler.
+    """Too few open trials for the workers, or too many for the sampler: four times the workers, a sixth of the trials.
 
-    ``unasked`` is how many workers could run where the user did not say. The shares behind it are in
-    pipeline/README.md.
+    ``unasked`` is how many workers could run where the user did not say. tests/benchmarks/window.py simulates what
+    either costs; the figures are in pipeline/README.md.
     """
-    budget = config.budget
+    budget, workers = config.budget, unasked or slots
+    guided = config.sampler.name == "tpe"
+    most = max(budget.trials // 6, Budget().concurrency)  # of which a guided sampler learns enough
     if slots > 1 and (budget.concurrency < 4 * slots if unasked is None else 4 * budget.concurrency <= unasked):
+        price = f"; the sampler learns less from more than {most}" if guided and 4 * workers > most else ""
         yield (
-            f"at most {budget.concurrency} open trials for {unasked or slots} workers, which will be idle at times; "
-            f"in a new study, [budget] concurrency = {4 * (unasked or slots)} keeps them busy"
+            f"at most {budget.concurrency} open trials for {workers} workers, which will be idle at times; in a new "
+            f"study, [budget] concurrency = {4 * workers} keeps them busy{price}"
         )
-    if config.sampler.name == "tpe" and budget.concurrency > max(budget.trials / 6, Budget().concurrency):
+    if guided and budget.concurrency > most:
         yield (
             f"{budget.concurrency} of {budget.trials} trials are open at once, and the sampler learns from ended ones "
-            f"only; in a new study, [budget] concurrency of at most {max(1, budget.trials // 6)} lets it learn more"
+            f"only; in a new study, [budget] concurrency of at most {most} lets it learn more"
         )
 
 
@@ -74,7 +77,7 @@ def _about_space(config: StudyConfig, images: int, inputs: int) -> Iterator[str]
 def _about_pruner(config: StudyConfig) -> Iterator[str]:
     budget, pruner = config.budget, config.pruner
     if pruner.name == "none" and config.sampler.name == "tpe" and budget.trials > 1 and budget.epochs >= MANY_EPOCHS:
-        yield f'no pruner: every trial trains {budget.epochs} epochs; [pruner] name = "median" stops weak ones early'
+        yield f"no pruner: every trial trains {budget.epochs} epochs; without [pruner] weak ones are stopped early"
     if pruner.name == "hyperband":
         given = {"min_resource": 1, "max_resource": budget.epochs, "reduction_factor": 3} | pruner.arguments
         most = given["max_resource"] if isinstance(given["max_resource"], int) else budget.epochs

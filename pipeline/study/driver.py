@@ -8,7 +8,7 @@ all have ended. The next process repairs what a kill left.
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.tracking.writer import Writer
-from pipeline.workers import Lost, Outcome, Raised, Returned, ThisProcess, Workers
+from pipeline.workers import Lost, Outcome, Raised, Returned, Timed, Workers
 
 MANY = 50  # ended trials: from here on to compare them is said, since it takes seconds
 
@@ -47,7 +47,9 @@ class StudyOutcome:
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
     elapsed: float = 0.0  # seconds in all sessions
-    busy_share: float = 0.0  # of the workers' time, spent on training and validation
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # of the workers' time, as of `Timed`; empty: none was needed
     report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
 
     @property
@@ -79,7 +81,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     window = w.Window(total, session.config.budget.concurrency, recorded, resumed, missing)
     new_judge = session.judge if session.judge and session.judge.sha256 != search.judge else None
     if window.finished and new_judge is None:
-        export_models(session, ThisProcess())
+        export_models(session, session.workers)
         return StudyOutcome(session.config, records, known)
 
     workers = start_workers(session, options)
@@ -91,9 +93,10 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
         driver.run()
-        export_models(session, workers)
-        share = driver.busy_seconds / (driver.slot_seconds or 1.0)  # no seconds where only the judge had no run
-        return StudyOutcome(session.config, search.records(), search.baselines, driver.seconds, search.elapsed, share)
+        export_models(session, session.workers)
+        return StudyOutcome(
+            session.config, search.records(), search.baselines, driver.seconds, search.elapsed, driver.workers.shares
+        )
     finally:
         workers.close()
 
@@ -102,31 +105,33 @@ class Driver:
     """Carries out the window's actions against workers, search and tracking."""
 
     def __init__(self, session: Session, workers: Workers, window: w.Window) -> None:
-        self._session, self._workers, self._window = session, workers, window
+        self._session, self._window = session, window
+        self.workers = Timed(workers, lambda: not window.all_asked)
         guard = partial(session.search.request, session.search.before_write)
         self._writer = Writer(session.home, guard, session.stop.is_set)
         self._runs: dict[int, TrialRun] = {}
         self._recorded: dict[int, TrialRun] = {}  # trials that have ended, but not yet their MLflow runs
-        self.busy_seconds = self.slot_seconds = self.seconds = 0.0
+        self._to_open: deque[w.Open] = deque()
+        self.seconds = 0.0
 
     def run(self) -> None:
         """Run until the window is finished. Raises as `run_to_total`, with open trials' runs marked as suspended."""
-        started = now = time.perf_counter()
+        started = time.perf_counter()
         self._zero = started - self._session.search.elapsed
         slots = 0
         try:
             while not self._window.finished:
                 if self._session.stop.is_set():
                     raise Interrupted
-                if slots != self._workers.slots:
-                    slots = self._workers.slots
+                if slots != self.workers.slots:
+                    slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._writer.step()
-                outcome = self._workers.wait(0.2)
+                if self._to_open:
+                    self._handle(self._open(self._to_open.popleft()))
+                outcome = self.workers.wait(0.0 if self._to_open else 0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
-                before, now = now, time.perf_counter()
-                self.slot_seconds += slots * (now - before)
             self._writer.drain(self._session.reporter.note)
         except BaseException as error:
             self._session.stop.set()  # whatever waits for a store ends
@@ -138,7 +143,7 @@ class Driver:
             raise
         finally:
             self._writer.close()
-        self.seconds = now - started
+        self.seconds = time.perf_counter() - started
 
     def _suspend_all(self) -> None:
         """Mark the runs that were not brought to their end as suspended."""
@@ -156,24 +161,30 @@ class Driver:
         events = deque([event])
         while events:
             for action in self._window.feed(events.popleft()):
-                events.extend(self._carry_out(action))
+                if isinstance(action, w.Open):
+                    self._to_open.append(action)
+                else:
+                    events.extend(self._carry_out(action))
+
+    def _open(self, action: w.Open) -> w.Event:
+        """Open a trial: one between two looks at the workers, since thousands may be opened at once."""
+        session, number = self._session, action.number
+        trial = session.search.reopen(number) if action.resumed else session.search.ask()
+        run = self._runs[number] = open_run(session, self._writer, trial, action.resumed)
+        epoch = run.latest.epoch if run.latest else 0
+        session.reporter.opened(number, run.config, epoch)
+        return w.Opened(number, epoch, run.end)
 
     def _carry_out(self, action: w.Action) -> list[w.Event]:
         """Carry out one action. Returns the events that it caused."""
         session, runs = self._session, self._runs
         match action:
-            case w.Open(number, resumed):
-                trial = session.search.reopen(number) if resumed else session.search.ask()
-                run = runs[number] = open_run(session, self._writer, trial, resumed)
-                epoch = run.latest.epoch if run.latest else 0
-                session.reporter.opened(number, run.config, epoch)
-                return [w.Opened(number, epoch, run.end)]
             case w.Submit(number):
                 run, data_dir = runs[number], session.home.data_dir
-                self._workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
+                self.workers.submit(action, run_epoch, run.config, run.latest, data_dir, run.folder, session.judge)
             case w.SubmitBaseline(name):
                 config, data_dir = session.config, session.home.data_dir
-                self._workers.submit(
+                self.workers.submit(
                     action, baseline_scores, name, config.dataset, config.degrade, data_dir, session.judge
                 )
             case w.Report(number):
@@ -188,11 +199,9 @@ class Driver:
         """Take in a task's outcome. Returns what it means for the window."""
         match outcome:
             case Returned(w.Submit(number), Trained() as epoch):
-                self.busy_seconds += epoch.seconds
                 self._runs[number].trained(epoch)
                 return w.EpochTrained(number, epoch.result.epoch)
-            case Returned(w.Submit(number), Failed(reason, seconds)):
-                self.busy_seconds += seconds
+            case Returned(w.Submit(number), Failed(reason)):
                 return w.EpochFailed(number, reason)
             case Returned(w.SubmitBaseline(name), (metrics, panel)):
                 self._record_baseline(name, metrics, panel)

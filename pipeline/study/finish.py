@@ -77,7 +77,7 @@ def _replay(session: Session, trial: EndedTrial) -> None:
 
 def saved_epochs(session: Session, trial: EndedTrial) -> tuple[dict[int, EpochResult], dict[int, np.ndarray]]:
     """The results and the panels, by epoch, that a trial's checkpoints hold."""
-    config = session.config.trial(trial.values, trial.number, session.device)
+    config = session.trial(trial)
     results: dict[int, EpochResult] = {}
     panels: dict[int, np.ndarray] = {}
     for saved in found(session.home.checkpoints(session.search.uid, trial.number)):
@@ -156,13 +156,13 @@ def _best_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:
         with suppress(TrackingError):
             return model_weights(model_id, summary.weights_sha256)
     session.reporter.note(f"{lost}; training trial {trial.number} again up to epoch {summary.best_epoch}")
-    config = session.config.trial(trial.values, trial.number, session.device)
+    config = session.trial(trial)
     return trained_weights(config, session.data, _train_again(session, config, summary.best_epoch, folder))
 
 
 def _saved_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:
     """The weights of a trial's best epoch from its checkpoint. Raises CheckpointError if it is absent or damaged."""
-    summary, config = trial.summary, session.config.trial(trial.values, trial.number, session.device)
+    summary, config = trial.summary, session.trial(trial)
     saved = Checkpoint(str(folder / summary.checkpoint), summary.sha256, summary.best_epoch)
     return trained_weights(config, session.data, saved)
 

@@ -32,10 +32,10 @@ from pipeline.evaluation.batches import BATCH
 from pipeline.search import samplers
 from pipeline.study.advice import advice
 from pipeline.training import model as models
-from pipeline.workers.machine import Device, room_for
+from pipeline.workers.machine import Device, precision_here, room_for
 from pipeline.workers.process import keep_freed_memory
 
-SIZE_KEYS = ("layer_type", "depth", "bottleneck", "width", "channels", "convs", "kernel", "skip")
+SIZE_KEYS = ("layer_type", "depth", "bottleneck", "width", "channels", "convs", "kernel", "unshuffle", "skip")
 CORNERS = 500  # of the space, compared by their multiply-adds
 DRAWN = 30  # trials at random, whose average is forecast
 TIMED = 4  # of them, timed beside the smallest and the largest
@@ -241,7 +241,7 @@ def _timings(config: StudyConfig, data: Dataset, device: Device) -> tuple[list[T
 def _time(
     what: str, config: StudyConfig, values: dict[str, Value], data: Dataset, device: Device
 ) -> tuple[Timed, np.ndarray]:
-    trial = config.trial(values | {"lr": LEAST_RATE}, 0, device)
+    trial = config.trial(values | {"lr": LEAST_RATE}, 0, device, precision_here(device))
     batch = min(trial.train.batch_size, len(data.train))
     steps, batches = len(data.train) // batch, -(-len(data.val) // BATCH)
     try:

@@ -4,38 +4,55 @@ Comes in: a study file, a home and options, all checked before anything is writt
 driver, `finish` and `doctor` work with.
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
 import shlex
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.config import StudyConfig, StudyFile
+from pipeline.config import StudyConfig, StudyFile, TrialConfig
+from pipeline.config.choices import Precision
 from pipeline.data import Dataset
 from pipeline.data.prepare import prepare
-from pipeline.errors import InputError
-from pipeline.evaluation.judge import Judge, judge_of
+from pipeline.errors import EngineError, InputError, Interrupted
+from pipeline.evaluation.judge import Judge, find_judge
 from pipeline.home import Home
 from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
-from pipeline.search.ask_tell import Search
+from pipeline.search.ask_tell import OpenTrial, Search
 from pipeline.search.lock import study_lock
+from pipeline.search.records import StoredTrial
 from pipeline.search.studies import load_searches, open_search, stored_uid
 from pipeline.study.advice import about_window
-from pipeline.study.doctor import lost
 from pipeline.study.reporter import Reporter, degradation, md_text, split_sizes
-from pipeline.tracking.experiments import settle_move, uid_for
-from pipeline.tracking.runs import Tracking, open_tracking
-from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import trial_uid
-from pipeline.workers import Cluster, DaskWorkers, Needs, Workers, attach, handle_signals, start
-from pipeline.workers.machine import Device, device_here, room_for
+from pipeline.workers import (
+    Cluster,
+    DaskWorkers,
+    Lost,
+    Needs,
+    Note,
+    Raised,
+    Returned,
+    ThisProcess,
+    Workers,
+    attach,
+    handle_signals,
+    start,
+)
+from pipeline.workers.machine import Device, device_here, precision_here, room_for
+
+if TYPE_CHECKING:
+    from pipeline.tracking.runs import Tracking
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,7 @@ class Session:
     home: Home
     data: Dataset
     device: Device
+    precision: Precision  # what ``auto`` means in this study
     search: Search
     tracking: Tracking
     reporter: Reporter
@@ -76,21 +94,30 @@ class Session:
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
     label: Label  # gives the run label of a trial by its number
-    pool: DaskWorkers | None = None  # of the cluster, where one was named
+    workers: Workers = field(default_factory=ThisProcess)
 
     @property
     def objective(self) -> str:
         """The recorded name of the metric that ranks trials."""
         return f"val/{self.config.objective.metric}"
 
+    def trial(self, trial: OpenTrial | StoredTrial) -> TrialConfig:
+        """The configuration of one of the study's trials."""
+        return self.config.trial(trial.values, trial.number, self.device, self.precision)
 
-Opener = Callable[[Home, StudyConfig, str, str, Device], tuple[Search, Label]]
+
+Facts = dict[str, str]  # of a study: the digest of its data, its device, and what ``auto`` means, if it has that
+Opener = Callable[[Home, StudyConfig, str, Facts], tuple[Search, Label]]
 
 
-def open_stored(home: Home, config: StudyConfig, uid: str, digest: str, device: Device) -> tuple[Search, Label]:
-    """Open or create a study that is stored in the home, for data of this digest."""
-    search = open_search(home, config, uid, {"data.sha256": digest, "device": device})
-    return search, partial(trial_label, uid)
+def open_stored(home: Home, config: StudyConfig, uid: str, facts: Facts) -> tuple[Search, Label]:
+    """Open or create a study that is stored in the home."""
+    return open_search(home, config, uid, facts), partial(trial_label, uid)
+
+
+def precision_of(facts: Mapping[str, str]) -> Precision:
+    """What ``precision = "auto"`` means in a study with these facts."""
+    return "bfloat16" if facts.get("precision") == "bfloat16" else "float32"
 
 
 def trial_label(study_uid: str, number: int) -> RunLabel:
@@ -102,8 +129,10 @@ def trial_label(study_uid: str, number: int) -> RunLabel:
 def open_session(
     file: StudyFile, home: Home, options: Options, reporter: Reporter, opener: Opener = open_stored
 ) -> Iterator[Session]:
-    """Check a study and everything it needs, take its lock, and open or create it.
+    """Check a study and everything it needs, take its lock, start its workers, and open or create it.
 
+    The workers start, and one of them finds or trains the judge, while this process imports MLflow and makes the
+    databases. A study whose trials have all ended gets no workers: what is left to do is done in this process.
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
 
     Raises:
@@ -118,77 +147,140 @@ def open_session(
         raise InputError(f"--workers {options.workers}: must be 0 (in this process) or more")
     if options.cluster and options.workers:
         raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
-    wanted = _device(options, home, config.name)
+    device, precision = _machine(options, home, config)
     home = home.with_data(config.dataset)
     data = prepare(config, home.data_dir, options.download)
     home.prepare()
     home.remember_data(config.dataset)
-    needs = _needs(home, config, data, wanted)
+    needs = _needs(home, config, data, device, precision)
     with (
         study_lock(home, config.name) as lock,
         _stop_signals() as stop,
         _attached(options.cluster, needs, reporter) as pool,
     ):
-        if old := settle_move(home):
-            reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
-        if lost.restore_tags(home, config.name):
-            reporter.note("the tags of MLflow's experiment were edited, and are restored")
-        lost.check(home, config.name)
-        uid = uid_for(home, config.name, stored_uid(home, config.name))
-        device = wanted or (pool.wait_for_one(stop.is_set) if pool else "cpu")
-        search, label = opener(home, config, uid, data.digest, device)
-        search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
-        search.before_write = lock.ensure
-        patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
-        tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
-        search.experiment = tracking.experiment_id
-        judge = judge_of(data, home.judges, stop.is_set)
-        tags = {
-            "study.name": config.name,
-            "study.file_sha256": file.sha256,
-            "study.overrides": shlex.join(file.overrides),
-            "data.sha256": data.digest,
-            "zz.judge.sha256": judge.sha256 if judge else "",
-            "zz.env.versions": json.dumps(versions()),
-            "env.hardware": hardware(),
-            **git_state(),
-        }
-        yield Session(config, home, data, device, search, tracking, reporter, stop, judge, tags, label, pool)
+        if pool and (device is None or precision is None):
+            device, precision = pool.wait_for_one(stop.is_set)
+        device, precision = device or "cpu", precision or "float32"
+        needs = replace(needs, device=device, precision=precision)
+        starter = _starter(home, config, options, pool, needs, reporter.note)
+        with _begun(starter, home, data, stop) as begun:
+            # Imported here, since MLflow takes seconds to load, in which the workers start.
+            from pipeline.study.doctor import lost
+            from pipeline.tracking.experiments import settle_move, uid_for
+            from pipeline.tracking.runs import open_tracking
+            from pipeline.tracking.store import patience_with
+
+            if old := settle_move(home):
+                reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
+            if lost.restore_tags(home, config.name):
+                reporter.note("the tags of MLflow's experiment were edited, and are restored")
+            lost.check(home, config.name)
+            uid = uid_for(home, config.name, stored_uid(home, config.name))
+            facts: Facts = {"data.sha256": data.digest, "device": device}
+            if config.auto_precision:
+                facts["precision"] = precision
+            search, label = opener(home, config, uid, facts)
+            search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
+            search.hold(lock.ensure)
+            patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
+            tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
+            search.experiment = tracking.experiment_id
+            workers, judge = begun()
+            tags = {
+                "study.name": config.name,
+                "study.file_sha256": file.sha256,
+                "study.overrides": shlex.join(file.overrides),
+                "data.sha256": data.digest,
+                "zz.judge.sha256": judge.sha256 if judge else "",
+                "zz.env.versions": json.dumps(versions()),
+                "env.hardware": hardware(),
+                **git_state(),
+            }
+            stored = precision_of(search.facts)
+            yield Session(
+                config, home, data, device, stored, search, tracking, reporter, stop, judge, tags, label, workers
+            )
+
+
+def _starter(
+    home: Home, config: StudyConfig, options: Options, pool: DaskWorkers | None, needs: Needs, note: Note
+) -> Callable[[], Workers] | None:
+    """What gives the workers: the cluster's, else processes: one per GPU or ``threads_per_trial`` cores by default.
+
+    None for this process: if that is asked, or if all trials have ended, so that little is left to do.
+    """
+    stored = load_searches(home, config.name)
+    if stored and stored[0].told() >= config.budget.trials:
+        return None
+    if pool is not None:
+        return lambda: pool
+    most = min(room_for(needs.device or "cpu", config.budget.threads_per_trial), config.budget.concurrency)
+    count = most if options.workers is None else options.workers
+    return partial(start, count, needs, note) if count else None
+
+
+@contextmanager
+def _begun(
+    starter: Callable[[], Workers] | None, home: Home, data: Dataset, stop: threading.Event
+) -> Iterator[Callable[[], tuple[Workers, Judge | None]]]:
+    """Begin to start workers, and on one of them the judge; gives a function that waits for both.
+
+    It raises EngineError if they do not start, and Interrupted if the user asks to stop. The workers are closed at the
+    end, whatever happened meanwhile. Tasks in this process have to wait for that function, since only the main thread
+    can drop them at a signal.
+    """
+    over = threading.Event()
+    with ExitStack() as opened, ThreadPoolExecutor(1) as thread:
+
+        def begin() -> tuple[Workers, Judge | None]:
+            workers = opened.enter_context(closing(starter() if starter else ThisProcess()))
+            if data.classes < 2:
+                return workers, None
+            workers.submit("judge", find_judge, data.name, home.data_dir, home.judges)
+            while not stop.is_set() and not over.is_set():
+                match workers.wait(0.2):
+                    case Returned(result=judge):
+                        return workers, judge
+                    case Raised(error=error):
+                        raise error
+                    case Lost(reason=reason):
+                        raise EngineError(f"the judge could not be trained: {reason}")
+            raise Interrupted
+
+        try:
+            yield thread.submit(begin).result if starter else begin
+        finally:
+            over.set()
 
 
 def start_workers(session: Session, options: Options) -> Workers:
-    """The cluster's workers, as soon as one has passed; without a cluster, processes that are started here.
-
-    By default these are one per GPU or ``threads_per_trial`` cores. Raises EngineError if they do not start.
-    """
-    budget = session.config.budget
-    most = room_for(session.device, budget.threads_per_trial)
-    if session.pool is not None:
-        session.pool.wait_for_one(session.stop.is_set)
-        started: Workers = session.pool
-    else:
-        needs = _needs(session.home, session.config, session.data, session.device)
-        count = min(most, budget.concurrency) if options.workers is None else options.workers
-        started = start(count, needs, session.reporter.note)
+    """The session's workers; says so where the window of trials does not fit their number."""
+    most = room_for(session.device, session.config.budget.threads_per_trial)
     chosen = options.cluster is not None or options.workers is not None
-    for text in about_window(session.config, started.slots, most if not chosen else None):
+    for text in about_window(session.config, session.workers.slots, most if not chosen else None):
         session.reporter.note(text)
-    return started
+    return session.workers
 
 
-def _device(options: Options, home: Home, name: str) -> Device | None:
-    """Where to train; None if the cluster's first worker decides that, because the study is a new one."""
-    if options.cluster is not None:
-        stored = load_searches(home, name) if options.device == "auto" else []
-        asked = stored[0].facts["device"] if stored else options.device
-        return None if asked == "auto" else "cuda" if asked == "cuda" else "cpu"
-    return device_here(options.device)
+def _machine(options: Options, home: Home, config: StudyConfig) -> tuple[Device | None, Precision | None]:
+    """Where to train, and what ``auto`` means; None if the first worker of the cluster decides that for a new study."""
+    if options.cluster is None:
+        device = device_here(options.device)
+        return device, precision_here(device)
+    stored = load_searches(home, config.name)
+    facts = stored[0].facts if stored else {}
+    asked = facts.get("device", "auto") if options.device == "auto" else options.device
+    undecided = config.auto_precision and not stored
+    return (
+        None if asked == "auto" else "cuda" if asked == "cuda" else "cpu",
+        None if undecided else precision_of(facts),
+    )
 
 
-def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None) -> Needs:
+def _needs(home: Home, config: StudyConfig, data: Dataset, device: Device | None, precision: Precision | None) -> Needs:
     """What the workers must share with this process."""
     shared = home.path / "locks" / f"{config.name}.shared"
-    return Needs(shared, config.dataset, home.data_dir, data.digest, device)
+    return Needs(shared, config.dataset, home.data_dir, data.digest, device, precision)
 
 
 @contextmanager

@@ -14,13 +14,11 @@ from pipeline.search.ask_tell import Search
 from pipeline.search.studies import detached
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Label, Options, RunLabel, Session, open_session
+from pipeline.study.session import Facts, Label, Options, RunLabel, Session, open_session, precision_of
 from pipeline.study.window import Window
 from pipeline.tracking.models import WEIGHTS_TAG
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
-from pipeline.workers import ThisProcess
-from pipeline.workers.machine import Device
 
 
 @dataclass(frozen=True)
@@ -50,13 +48,12 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     """
     samplers.check(file.config)
     single = replace(file, config=file.config.single())
-    with open_session(single, home, options, reporter, _open_single) as session:
+    with open_session(single, home, replace(options, workers=0), reporter, _open_single) as session:
         _restore(session)
         run = _ended(session)
         if run is None:
-            worker = ThisProcess()
-            reporter.begun(session.config, session.data, [], worker.slots, 0.0)
-            Driver(session, worker, Window(total=1, width=1, resumed=[0])).run()
+            reporter.begun(session.config, session.data, [], session.workers.slots, 0.0)
+            Driver(session, session.workers, Window(total=1, width=1, resumed=[0])).run()
             run = _ended(session)
         home.remove(home.checkpoints(session.search.uid))  # a kill may have left them
         if run is None:
@@ -69,14 +66,15 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 
-def _open_single(
-    _home: Home, config: StudyConfig, _study_uid: str, digest: str, device: Device
-) -> tuple[Search, Label]:
+def _open_single(_home: Home, config: StudyConfig, _study_uid: str, facts: Facts) -> tuple[Search, Label]:
     """A study in memory, of the one trial that the configuration fixes."""
-    trial = config.trial(config.space.resolve(lambda _, form: form.first), 0, device)  # every key is fixed
-    uid = training_uid(config.name, digest, trial.model_dump_json())
+    values = config.space.resolve(lambda _, form: form.first)  # every key is fixed
+    trial = config.trial(values, 0, "cuda" if facts["device"] == "cuda" else "cpu", precision_of(facts))
+    uid = training_uid(config.name, facts["data.sha256"], trial.model_dump_json())
     label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
-    return detached(config, uid), lambda _: label
+    search = detached(config, uid)
+    search.facts = facts
+    return search, lambda _: label
 
 
 def _restore(session: Session) -> None:

@@ -158,6 +158,11 @@ class Window:
         """Whether nothing is open and nothing is left to ask or compute."""
         return self.recorded >= self.total and not (self._open or self._waiting or self._computing)
 
+    @property
+    def all_asked(self) -> bool:
+        """Whether no trial is left to ask."""
+        return self.recorded + len(self._open) >= self.total
+
     def feed(self, event: Event) -> list[Action]:
         """Take in an event. Returns the actions that follow from it, in the order in which to carry them out."""
         actions: list[Action] = []

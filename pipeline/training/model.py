@@ -11,12 +11,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import ModelConfig
 from pipeline.config.choices import ACTIVATIONS
-from pipeline.config.trial import applies, check_depth
+from pipeline.config.trial import applies, check_depth, grid_size
 from pipeline.data.degrade import enlarge
 from pipeline.data.shapes import Degraded, Images, Logits
 from pipeline.errors import ShapeError
@@ -58,44 +59,54 @@ class LinearAutoencoder(nn.Module):
 class ConvAutoencoder(nn.Module):
     """A convolutional autoencoder, with ``skip`` a small U-Net.
 
-    Level 0 has the input's size and ``channels`` maps. Each of the ``depth`` reductions is a convolution of stride 2
+    With ``unshuffle`` u above 1 the pixels of each cell of u x u become u x u maps of one, so that the network works on
+    a grid with fewer places; sides that u does not divide are padded with zeros at the bottom and on the right.
+    Level 0 has the grid's size and ``channels`` maps. Each of the ``depth`` reductions is a convolution of stride 2
     (a side of 7 becomes 4) and leads to the next level; the deepest has ``bottleneck`` maps. In the decoder a
     transposed convolution doubles the sides, which are then cropped to the encoder's size at that level. Each level
     has ``convs`` convolutions in the encoder and as many in the decoder, each followed by batch norm -> activation ->
-    dropout of whole maps. The head returns one logit per restored pixel: the network works at the input's size, and to
-    enlarge by a factor f the head's f x f maps are interleaved.
+    dropout of whole maps. The head returns one logit per restored pixel: to enlarge the input by a factor f, its
+    (u f) x (u f) maps are interleaved, and what belongs to the padding is cropped.
 
     Source:
-        Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, for the skips; Shi et al., "Real-time single image and
-        video super-resolution using an efficient sub-pixel convolutional neural network", CVPR 2016, for the head.
+        Ronneberger, Fischer and Brox, "U-Net", MICCAI 2015, for the skips; Zhang, Zuo and Zhang, "FFDNet", IEEE TIP
+        2018, for the unshuffled input; Shi et al., "Real-time single image and video super-resolution using an
+        efficient sub-pixel convolutional neural network", CVPR 2016, for the head.
     """
 
     def __init__(self, config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
         super().__init__()
-        check_depth(config.depth, input_size)
+        check_depth(config.depth, input_size, config.unshuffle)
         factor = output_size[0] // input_size[0]
         if output_size != (factor * input_size[0], factor * input_size[1]):
             raise ShapeError(f"{input_size} cannot be enlarged to {output_size} by one whole factor")
         self.output_size = output_size
+        self.unshuffle = config.unshuffle
+        grid = grid_size(input_size, config.unshuffle)
+        self.padding = [0, grid[1] * config.unshuffle - input_size[1], 0, grid[0] * config.unshuffle - input_size[0]]
         # Half, rounded up, at every level, as convolutions of stride 2 have it.
-        self.sizes = [[-(-side // 2**i) for side in input_size] for i in range(config.depth)]
+        self.sizes = [[-(-side // 2**i) for side in grid] for i in range(config.depth)]
         maps = encoder_channels(config)
         levels = list(pairwise(maps))
-        self.encoder = nn.ModuleList([_convs(config, 1, maps[0])])
+        self.encoder = nn.ModuleList([_convs(config, config.unshuffle**2, maps[0])])
         self.encoder.extend(_convs(config, a, b, stride=2) for a, b in levels)
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in reversed(levels))
         merged = 2 if config.skip else 1
         self.decoder = nn.ModuleList(_convs(config, merged * a, a) for a, _ in reversed(levels))
-        head = nn.Conv2d(maps[0], factor**2, config.kernel, padding=config.kernel // 2)
-        self.head = nn.Sequential(head, nn.PixelShuffle(factor))
+        cell = factor * config.unshuffle
+        head = nn.Conv2d(maps[0], cell**2, config.kernel, padding=config.kernel // 2)
+        self.head = nn.Sequential(head, nn.PixelShuffle(cell))
         self.gain = nn.Parameter(torch.zeros(1)) if config.skip else None
         # For one input map both memory formats store the weights alike, but the maps that follow inherit this one:
         # channels innermost, faster on CPUs. All other weights and the optimizers' states keep the usual format.
         first = next(layer for layer in self.encoder.modules() if isinstance(layer, nn.Conv2d))
-        first.to(memory_format=torch.channels_last)
+        if config.unshuffle == 1:
+            first.to(memory_format=torch.channels_last)
 
     def forward(self, degraded: Degraded) -> Logits:
         x = degraded
+        if self.unshuffle > 1:
+            x = F.pixel_unshuffle(F.pad(x, self.padding), self.unshuffle).contiguous(memory_format=torch.channels_last)
         outputs = []
         for level in self.encoder:
             x = level(x)
@@ -104,7 +115,7 @@ class ConvAutoencoder(nn.Module):
         for doubling, level, (skipped, (height, width)) in zip(self.enlarge, self.decoder, mirrored, strict=True):
             x = doubling(x)[..., :height, :width]
             x = level(x if self.gain is None else torch.cat([x, skipped], 1))
-        logits = self.head(x)
+        logits = self.head(x)[..., : self.output_size[0], : self.output_size[1]]
         if self.gain is not None:
             logits = logits + self.gain * enlarge(degraded, self.output_size)
         return logits

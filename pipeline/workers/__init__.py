@@ -4,11 +4,12 @@ Comes in: functions and their arguments under a key. Goes out: `Returned`, `Rais
 they come. Nothing else in the program knows which kind of workers there is; no other part may import distributed.
 """
 
-from pipeline.workers.cluster import Cluster, attach, cluster_at, start
+from pipeline.workers.cluster import Cluster, attach, cluster_at, preload, start
 from pipeline.workers.dispatch import DaskWorkers
 from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess, handle_signals
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Workers
+from pipeline.workers.timed import Timed
 
 __all__ = [
     "Cluster",
@@ -20,9 +21,11 @@ __all__ = [
     "Raised",
     "Returned",
     "ThisProcess",
+    "Timed",
     "Workers",
     "attach",
     "cluster_at",
     "handle_signals",
+    "preload",
     "start",
 ]

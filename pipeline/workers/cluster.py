@@ -5,9 +5,12 @@ Comes in: a number of processes, or an address, a scheduler file and TLS files. 
 
 import json
 import logging
+import os
 import re
 import signal
+import sys
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from pipeline.workers.process import ThisProcess
 from pipeline.workers.tasks import Note, Workers
 
 PAGES: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}  # none
+FORKED = sys.platform == "linux"  # elsewhere a process that has loaded torch cannot be forked safely
+PRELOADED = ["pipeline.workers.inside", "pipeline.epoch"]  # what a worker needs
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}  # as Dask gives its workers
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,20 @@ def _address(where: str, protocol: str) -> str:
     raise InputError(f"--cluster {where}: neither an address, such as tcp://host:8786, nor a scheduler file")
 
 
+def preload() -> None:
+    """Begin to load what workers need, in a process of its own from which `start` forks them: once, for all of them.
+
+    It reads and writes nothing else, and ends with this process. A second call has no effect.
+    """
+    if FORKED:
+        own = dict(os.environ)
+        forkserver.set_forkserver_preload(PRELOADED)
+        os.environ.update(ONE_THREAD | own)
+        forkserver.ensure_running()
+        for name in ONE_THREAD.keys() - own.keys():
+            del os.environ[name]
+
+
 def start(count: int, needs: Needs, note: Note) -> Workers:
     """Start ``count`` processes on this machine, which admit this user only; 0 runs everything in this one.
 
@@ -72,6 +92,7 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
     """
     if count == 0:
         return ThisProcess()
+    preload()
     import dask
     from distributed import Client, LocalCluster, Security, WorkerPlugin
 
@@ -83,7 +104,7 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
 
     _silence()
     try:
-        with dask.config.set(PAGES):
+        with dask.config.set(PAGES | ({"distributed.worker.multiprocessing-method": "forkserver"} if FORKED else {})):
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from pipeline.config.choices import Precision
 from pipeline.errors import RESUME, EngineError, Interrupted
 from pipeline.workers.machine import Device
-from pipeline.workers.needs import LeftOut, Needs, Passed, free_rank
+from pipeline.workers.needs import LeftOut, Needs, Passed, free_rank, lacks
 from pipeline.workers.preflight import preflight
 from pipeline.workers.tasks import Lost, Note, Outcome, Raised, Returned, Task
 
@@ -54,6 +55,17 @@ class Own:
     cluster: Any
     count: int
 
+    def replace_closed(self) -> None:
+        """Start workers in place of those that Dask does not restart any more.
+
+        It gives up a worker that is not connected 15 s after a death, even where it has come back and died again.
+        """
+        nannies = self.cluster.workers
+        for name in [name for name, nanny in nannies.items() if nanny.status.name in ("closed", "failed")]:
+            nannies.pop(name, None)
+        if len(nannies) < self.count:
+            self.cluster.scale(self.count)
+
     def kill(self) -> None:
         """End the worker processes. Closing the cluster would wait for running tasks."""
         for nanny in self.cluster.workers.values():
@@ -86,8 +98,10 @@ class DaskWorkers:
     def slots(self) -> int:
         return self._own.count if self._own else len(self._passed())
 
-    def wait_for_one(self, stopped: Callable[[], bool]) -> Device:
-        """Wait until a worker has passed, and a little for those that are being checked; where they run tasks.
+    def wait_for_one(self, stopped: Callable[[], bool]) -> tuple[Device, Precision]:
+        """Wait until a worker has passed, and a little for those that are being checked.
+
+        Returns where they run tasks, and what ``precision = "auto"`` means there.
 
         Raises:
             Interrupted: the user asked to stop.
@@ -99,7 +113,7 @@ class DaskWorkers:
             self.wait(0.2)
             if self._passed() and until is None:
                 until = time.monotonic() + PREFLIGHT_S
-        return self._needs.device or "cpu"
+        return self._needs.device or "cpu", self._needs.precision or "float32"
 
     def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         self._waiting.append(_Job(key, task, arguments))
@@ -111,6 +125,8 @@ class DaskWorkers:
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             self._check_connection()
+            if self._own is not None:
+                self._own.replace_closed()
             return None
         outcome = event()
         self._assign()
@@ -161,12 +177,17 @@ class DaskWorkers:
         worker = self._workers.get(address)
         if worker is None or worker.preflight is not future or future.status not in ("finished", "error"):
             return  # it has left, or another process has its address now
-        worker.checking = False
         try:
             found = future.result(timeout=FETCH_S)
+        except TimeoutError:
+            self._joined(address)  # it died before it handed the result over, and `_left` follows, or it is slow
+            return
         except Exception as error:
             reason = str(error).splitlines() or [""]
             found = LeftOut(address, f"its check failed: {type(error).__name__}: {reason[0]}")
+        if isinstance(found, Passed) and (lacking := lacks(self._needs, found)):  # another may have decided meanwhile
+            found = LeftOut(found.host, lacking)
+        worker.checking = False
         if isinstance(found, Passed):
             self._admit(worker, found)
             return
@@ -177,8 +198,10 @@ class DaskWorkers:
         self._say(f"workers on {found.host} are left out: {found.reason}", f" ({address})")
 
     def _admit(self, worker: _Worker, found: Passed) -> None:
-        if self._needs.device is None:
-            self._needs = replace(self._needs, device="cuda" if found.gpus else "cpu")
+        device: Device = "cuda" if found.gpus else "cpu"
+        self._needs = replace(
+            self._needs, device=self._needs.device or device, precision=self._needs.precision or found.precision
+        )
         worker.rank = free_rank(found, [(other.passed, other.rank) for other in self._passed() if other.passed])
         worker.passed, self._said_of = found, -1
         if found.threads > 1:

@@ -58,7 +58,7 @@ def admit(needs: dict[str, Any], expected: dict[str, str], token: str) -> Passed
     """Check this worker and, if all is well, make it ready for tasks."""
     wanted = Needs(**needs | {key: Path(needs[key]) for key in ("shared", "data_dir")})
     worker = get_worker()
-    found = this_worker(worker.state.nthreads)
+    found = this_worker(worker.state.nthreads, wanted.device)
     if reason := objection(wanted, expected, token):
         return LeftOut(found.host, reason)
     keep_freed_memory()  # before the thread is made that allocates

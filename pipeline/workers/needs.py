@@ -10,12 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from pipeline.data import load
+from pipeline.config.choices import QUICK_BFLOAT16, Precision
 from pipeline.errors import DataError
 from pipeline.provenance import versions
-from pipeline.workers.machine import Device
+from pipeline.workers.machine import Device, device_here, precision_here
 
 
 @dataclass(frozen=True)
@@ -27,6 +25,7 @@ class Needs:
     data_dir: Path
     digest: str  # of the data set
     device: Device | None  # None: what the first worker has
+    precision: Precision | None  # what ``auto`` means; None: what it means on the first worker
 
     def write(self, token: str) -> None:
         """Write the file by which a worker sees that its home is this one."""
@@ -42,6 +41,7 @@ class Passed:
     threads: int
     gpus: int
     visible: str | None  # CUDA_VISIBLE_DEVICES
+    precision: Precision = "float32"  # what ``auto`` means there
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class LeftOut:
 
 def objection(needs: Needs, expected: dict[str, str], token: str) -> str | None:
     """Why this process may not run tasks: what is wrong and what to do; None where all is well."""
+    from pipeline.data import load  # here, so that workers can be started before torch is imported
+
     own = versions()
     if different := [
         f"{name} {own[name]}, not {version}" for name, version in expected.items() if own[name] != version
@@ -72,14 +74,24 @@ def objection(needs: Needs, expected: dict[str, str], token: str) -> str | None:
         return f"its data set cannot be used: {error}"
     if digest != needs.digest:
         return f"its files of {needs.dataset} differ from the driver's; give it the same ones"
-    if needs.device == "cuda" and not torch.cuda.is_available():
-        return "torch sees no CUDA device there, and the study is one of cuda; use only workers with GPUs"
     return None
 
 
-def this_worker(threads: int) -> Passed:
+def lacks(needs: Needs, worker: Passed) -> str | None:
+    """What a worker's hardware lacks for the study, and what to do; None where all is well."""
+    if needs.device == "cuda" and not worker.gpus:
+        return "torch sees no CUDA device there, and the study is one of cuda; use only workers with GPUs"
+    if needs.precision == "bfloat16" and worker.precision != "bfloat16":
+        return f"it is not quick at bfloat16, in which the study trains; use only machines {QUICK_BFLOAT16}"
+    return None
+
+
+def this_worker(threads: int, device: Device | None) -> Passed:
+    import torch
+
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Passed(socket.gethostname(), threads, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    precision = precision_here(device or device_here("auto"))
+    return Passed(socket.gethostname(), threads, gpus, os.environ.get("CUDA_VISIBLE_DEVICES"), precision)
 
 
 def free_rank(worker: Passed, others: Iterable[tuple[Passed, int]]) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from config_for_tests import SPACE, Load, assert_refused, assert_short, first, stored
 
-from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file
-from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES
+from pipeline.config import ModelConfig, TrainConfig, check_name, load_study_file, study_config
+from pipeline.config.choices import LAYER_TYPES, LOSS_OBJECTIVES, OBJECTIVES
 from pipeline.config.forms import DEFAULTS
 from pipeline.errors import ConfigError
 
@@ -47,8 +47,43 @@ def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> No
     assert values == DEFAULTS
     assert config.space.searched() == []
     assert config.trial(values, 3, "cpu").model == ModelConfig()
-    assert config.trial(values, 3, "cpu").train == TrainConfig()
+    assert config.trial(values, 3, "cpu").train == TrainConfig(precision="float32")
     assert config.trial(values, 3, "cpu").number == 3
+
+
+@pytest.mark.parametrize(("epochs", "first_rung"), [(1, 1), (6, 1), (7, 2), (12, 2), (100, 17)])
+def test_without_a_name_the_pruner_halves_from_a_sixth_of_the_epochs_on(
+    load: Load, epochs: int, first_rung: int
+) -> None:
+    expected = {"name": "successive_halving", "min_resource": first_rung, "reduction_factor": 4}
+    study = load(f"[budget]\nepochs = {epochs}")
+    assert study.config.pruner.model_dump() == expected
+    assert type(study.config).model_validate_json(json.dumps(stored(study))).pruner == study.config.pruner
+    changed = load(f"[budget]\nepochs = {epochs}\n[pruner]\nreduction_factor = 3").config
+    assert changed.pruner.model_dump() == expected | {"reduction_factor": 3}
+    written = load(f'[budget]\nepochs = {epochs}\n[pruner]\nname = "successive_halving"').config
+    assert written.pruner.arguments == {}, "Optuna's own defaults"
+
+
+@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+def test_auto_means_the_machine_s_precision_for_layers_shown_equivalent(
+    load: Load, layer_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(f'[model]\nlayer_type = "{layer_type}"').config
+    values = config.space.resolve(first)
+    assert config.auto_precision
+    assert config.trial(values, 0, "cpu", "bfloat16").train.precision == "bfloat16"
+    assert config.trial(values, 0, "cpu", "float32").train.precision == "float32"
+    monkeypatch.setattr(study_config, "AUTO_BFLOAT16", ())
+    assert config.trial(values, 0, "cpu", "bfloat16").train.precision == "float32"
+
+
+def test_a_written_precision_is_kept_on_any_machine(load: Load) -> None:
+    for written, machine in (("float32", "bfloat16"), ("bfloat16", "float32")):
+        config = load(f'[train]\nprecision = "{written}"').config
+        assert not config.auto_precision
+        assert config.trial(config.space.resolve(first), 0, "cpu", machine).train.precision == written
+    assert load('[train]\nprecision = ["float32", "auto"]').config.auto_precision
 
 
 @pytest.mark.parametrize("name", ["a", "0", "A.b_c-9", "x" * 100, "mnist-5k.sigma0.5"])
@@ -165,7 +200,7 @@ def test_trials_of_one_loss_can_be_ranked_by_it(load: Load) -> None:
         ([], []),
         (["budget.trials=99", "registered_model=best"], []),
         (["seed=1"], [["seed", "0", "1"]]),
-        (["budget.epochs=99"], [["budget.epochs", "10", "99"]]),
+        (["budget.epochs=99"], [["budget.epochs", "10", "99"], ["pruner.min_resource", "2", "17"]]),
         (["degrade.sigma=0.6"], [["degrade.sigma", "0.5", "0.6"]]),
         (["model.depth=4", "train.loss=l1"], [["model.depth", "2", "4"], ["train.loss", '"bce"', '"l1"']]),
         (['model.activation=["relu"]'], [["model.activation", "leaky_relu", '["relu"]']]),
@@ -189,6 +224,6 @@ def test_writing_a_default_explicitly_is_no_difference(load: Load) -> None:
 
 
 def test_a_removed_key_is_a_difference(load: Load) -> None:
-    [line] = load().config.differences(stored(load("", "pruner.n_startup_trials=3")))
-    assert "pruner.n_startup_trials" in line
+    [line] = load().config.differences(stored(load("", "pruner.bootstrap_count=3")))
+    assert "pruner.bootstrap_count" in line
     assert "(absent)" in line

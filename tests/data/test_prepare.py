@@ -15,7 +15,7 @@ from pipeline.config import load_study_file
 from pipeline.config.catalogue import CATALOGUE
 from pipeline.data import load
 from pipeline.data.prepare import prepare
-from pipeline.errors import DataError
+from pipeline.errors import ConfigError, DataError
 
 STUDY = """
 name = "any"
@@ -108,6 +108,28 @@ def test_prepare_and_train_refuse_what_run_would_refuse_of_the_study(
         assert (done.code, done.stdout) == (2, "" if command == "prepare" or "sampler" in text else STARTING), command
         if command != "train" or "sampler" in text:  # a single training first asks for one batch size
             assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "refused"),
+    [
+        ("depth = [1, 3]\nunshuffle = [1, 2]", None),  # 14 x 14 pixels are 7 x 7 places, halved to 4, 2, 1
+        ("depth = [1, 3]\nunshuffle = 4", "inputs of 4 x 4 pixels behind unshuffle = 4 can be halved 2 times at most"),
+        ('depth = { by = "unshuffle", 4 = 2, default = 4 }\nunshuffle = [1, 4]', None),
+        ('depth = { by = "unshuffle", 4 = 2, default = 4 }\nunshuffle = [2, 4]', "7 x 7 pixels behind unshuffle = 2"),
+    ],
+)
+def test_the_deepest_network_of_each_unshuffle_must_fit_its_grid(
+    tmp_path: Path, model: str, refused: str | None
+) -> None:
+    file = study_file(tmp_path, "mnist-5k")
+    file.write_text(f'{file.read_text()}\n[model]\nlayer_type = "conv"\n{model}\n')
+    config = load_study_file(file).config
+    if refused is None:
+        assert prepare(config, tmp_path).name == "mnist-5k"
+    else:
+        with pytest.raises(ConfigError, match=refused):
+            prepare(config, tmp_path)
 
 
 def test_copies_between_splits_are_reported(data_dir: Path, tmp_path: Path) -> None:

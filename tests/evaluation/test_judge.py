@@ -16,7 +16,7 @@ import torch
 from pipeline.config.trial import Downscale, Gaussian
 from pipeline.data import Dataset
 from pipeline.data.sets import to_float
-from pipeline.errors import Interrupted, StudyError
+from pipeline.errors import StudyError
 from pipeline.evaluation import scores as scoring
 from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import judge_of
@@ -94,12 +94,6 @@ def test_without_classes_there_is_no_judge(seen: Dataset, tmp_path: Path) -> Non
     for classes in (0, 1):
         assert judge_of(replace(seen, classes=classes), tmp_path / "none") is None
     assert not (tmp_path / "none").exists()
-
-
-def test_an_interrupted_training_stores_nothing(seen: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        judge_of(seen, tmp_path / "judges", lambda: True)
-    assert not (tmp_path / "judges").exists()
 
 
 def test_class_kept_is_the_share_of_images_whose_class_is_unchanged(seen: Dataset, tmp_path: Path) -> None:

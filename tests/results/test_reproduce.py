@@ -11,6 +11,8 @@ import pytest
 import torch
 from studies_for_tests import Place, Printed, purge, study
 
+from pipeline.workers.machine import device_here, precision_here
+
 pytest_plugins = ["study_fixtures"]
 
 
@@ -44,6 +46,15 @@ def test_reproduced_trial_is_identical_to_the_bit(finished: Place, state: str) -
     assert (done.code, done.lines, done.stderr) == (0, [said], "")
     assert summary.epochs * len(figures) > 0
     assert sorted(path for path in finished.path.rglob("*") if path.suffix != ".lock") == before
+
+
+def test_what_auto_means_is_stored_shown_and_recorded_with_each_run(finished: Place) -> None:
+    facts = finished.search().facts
+    precision = precision_here(device_here(facts["device"]))
+    assert facts["precision"] == precision
+    assert {run.data.params["precision"] for run in finished.runs("trial")} == {precision}
+    shown = study("show", "small", "--home", str(finished.path))
+    assert f'precision = "auto" means {precision} in this study' in shown.lines
 
 
 def test_diverged_trial_diverges_again(finished: Place) -> None:

@@ -44,3 +44,39 @@ def test_successive_halving_keeps_its_rungs_in_system_attributes() -> None:
     trial.report(0.5, 1)
     trial.should_prune()
     assert any("rung" in key for key in _optuna.system_attrs(trial))
+
+
+def test_a_view_adds_its_own_trial_to_those_it_shares() -> None:
+    """`InMemoryStorage.get_trial` gives the stored object, and `ask` and pruners read trials by `get_all_trials`."""
+    ended = [create_trial(value=float(n), state=TrialState.COMPLETE) for n in range(3)]
+    asked = [create_trial(state=TrialState.RUNNING) for _ in range(5)]
+    for trials in (ended, asked):
+        for number, trial in enumerate(trials):
+            trial.number = number
+    view = _optuna.View(ended, asked, seen=2, number=4)
+    study = optuna.create_study(storage=view)
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    trial.report(0.5, 1)
+    _optuna.set_system_attr(study, study.get_trials(deepcopy=False)[4], "rung", 0.5)
+    seen = study.get_trials(deepcopy=False)
+    assert [t.number for t in seen] == [0, 1, 2, 3, 4]
+    assert trial.number == 4
+    assert all(mine is theirs for mine, theirs in zip(seen, [*ended[:2], *asked[2:4]], strict=False))
+    assert (seen[4].params.keys(), seen[4].intermediate_values) == ({"x"}, {1: 0.5})
+    assert _optuna.in_storage(study, trial).system_attrs == {"rung": 0.5}
+    assert [t.number for t in study.get_trials(states=(TrialState.COMPLETE,))] == [0, 1]
+    assert asked[4].params == {}
+
+
+def test_an_added_trial_is_returned_as_it_was_asked(study: optuna.Study) -> None:
+    """`storage.create_new_trial` returns an id, and `storage.get_trial` reads one trial."""
+    added = _optuna.add_trial(study, create_trial(state=TrialState.RUNNING), 1)
+    _optuna.writable(study, added).report(0.5, 1)
+    now = _optuna.in_storage(study, added)
+    assert (added.number, added.intermediate_values, now.intermediate_values) == (1, {}, {1: 0.5})
+    study.tell(1, 0.5)
+    ended = _optuna.in_storage(study, added)
+    again = _optuna.as_asked(ended)
+    assert (ended.state, again.state, again.number) == (TrialState.COMPLETE, TrialState.RUNNING, 1)
+    assert (again.value, again.intermediate_values, again.datetime_complete) == (None, {}, None)

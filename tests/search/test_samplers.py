@@ -67,7 +67,7 @@ def test_arguments_are_those_of_the_installed_optuna(name: str) -> None:
         ('[pruner]\nname = "successive_halving"\nmin_early_stopping_rate = 1_000_000_000', ["equal to 100"]),
         ("[sampler]\nmultivariate = 'yes'", ["[sampler] multivariate = 'yes'", "bool"]),
         ("[sampler]\nprior_weight = true", ["[sampler] prior_weight = True", "number"]),
-        ("[pruner]\npatience = 1", ["[pruner] patience", "median", "n_warmup_steps"]),
+        ("[pruner]\npatience = 1", ["[pruner] patience", "successive_halving", "min_resource"]),
         (
             "[pruner]\nname = 'hyperband'\nn_startup_trials = 1",
             ["n_startup_trials", "hyperband", "reduction_factor"],
@@ -90,7 +90,7 @@ def test_arguments_that_optuna_does_not_take_are_refused_when_the_file_is_read(
     ("changes", "parts"),
     [
         ({"sampler": {"multivariate": False, "group": True}}, ["[sampler]", "group"]),
-        ({"pruner": {"n_startup_trials": -1}}, ["[pruner]", "n_startup_trials", "-1"]),
+        ({"pruner": {"name": "median", "n_startup_trials": -1}}, ["[pruner]", "n_startup_trials", "-1"]),
     ],
 )
 def test_values_that_optuna_does_not_take_are_refused(changes: dict[str, Any], parts: list[str]) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -338,6 +339,61 @@ def test_a_summary_counts_only_once_its_trial_has_ended(home: Home) -> None:
     assert told.started < told.ended <= datetime.now()
 
 
+# --- the database is the record, but whoever holds the lock remembers it ----------------------------------------------
+
+
+def test_a_holder_of_the_lock_remembers_what_the_database_has(home: Home) -> None:
+    config = configuration("tpe", "successive_halving")
+    held = SimulatedDriver(home, config)
+    held.search.hold(lambda: False)
+    assert repr(held.finish()) == uninterrupted("tpe", "successive_halving")
+    held.search.baselines = {"linear": {"psnr": 1.5}}
+    held.search.adopt(1, "other")
+    read = load_search(home, config.name)
+    assert held.search.records() == read.records()
+    assert held.search.told() == read.told() == TRIALS
+    assert held.search.attributes() == read.attributes()
+    assert read.ended(1).summary.run_id == "other"
+
+
+def test_a_holder_reads_the_trials_once(home: Home) -> None:
+    driver = SimulatedDriver(home, configuration())
+    driver.search.hold(lambda: False)
+    driver.fill()
+    reads: list[str] = []
+
+    def note(statement: str) -> None:
+        if "FROM trials" in statement and "trials.study_id = " in statement and "count(" not in statement:
+            reads.append(statement)  # `add_trial` counts them
+
+    engine = driver.search.study._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *given: note(given[2]))
+    assert [record.state for record in driver.search.records()] == ["RUNNING"] * WINDOW
+    driver.finish()
+    assert driver.search.told() == TRIALS
+    assert reads == []
+    assert len(driver.search.study.trials) == TRIALS
+    assert reads, "the database's own reading is noted"
+
+
+def test_a_lock_taken_again_is_enough_only_if_nobody_else_held_it(home: Home) -> None:
+    taken_again = [False, True, False]
+    search = open_search(home, configuration(), UID, FACTS)
+    search.hold(lambda: bool(taken_again) and taken_again.pop())
+    search.ask()
+    search.ask()  # the lock is taken again, and the study is as it was left
+    other = load_search(home, "made-up")
+    other.hold(lambda: False)
+    taken_again.append(True)
+    search.judge = "1"  # the other has not written yet
+    other.judge = "2"
+    taken_again.append(True)
+    for _ in range(2):
+        with pytest.raises(StudyError, match="another process changed study 'made-up' meanwhile"):
+            search.judge = "3"
+    assert load_search(home, "made-up").judge == "2"
+
+
 # --- a trial's values -------------------------------------------------------------------------------------------------
 
 
@@ -517,6 +573,16 @@ def test_values_stored_with_a_study_are_read_by_the_next_process(home: Home) -> 
     again = open_search(home, configuration(), UID, FACTS)
     assert again.baselines == {"linear": {"psnr": 1.5}}
     assert again.facts == FACTS
+
+
+def test_a_study_keeps_its_precision_and_refuses_a_machine_that_is_slow_at_it(home: Home) -> None:
+    quick, slow = (FACTS | {"precision": precision} for precision in ("bfloat16", "float32"))
+    open_search(home, configuration(), UID, slow)
+    assert open_search(home, configuration(), UID, quick).facts == slow, "a machine that can do more does the same"
+    open_search(home, configuration(name="quick"), UID, quick)
+    assert open_search(home, configuration(name="quick"), UID, quick).facts == quick
+    with pytest.raises(ConfigError, match=r"trains in bfloat16.*\nRun it on a machine whose .*--name OTHER"):
+        open_search(home, configuration(name="quick"), UID, slow)
 
 
 def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Home) -> None:

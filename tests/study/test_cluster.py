@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from distributed import Security
 from PIL import Image
 from studies_for_tests import TRIALS, Launcher, Place, Recorder, assert_sound, facts, wait_for
@@ -28,6 +27,7 @@ from pipeline import workers
 from pipeline.data import load
 from pipeline.errors import EngineError, Interrupted, StudyError
 from pipeline.workers import Cluster, Needs, cluster_at
+from pipeline.workers.machine import device_here, precision_here
 
 pytest_plugins = ["study_fixtures"]
 pytestmark = pytest.mark.slow
@@ -245,7 +245,7 @@ def waiting(tmp_path: Path, processes: Processes) -> Waiting:
     name = f"folder:{tmp_path / 'pictures'}"
     digest = load(name, tmp_path).digest
     processes.scheduler()
-    return Waiting(processes, Needs(tmp_path / "home" / "locks" / "x.shared", name, tmp_path, digest, None))
+    return Waiting(processes, Needs(tmp_path / "home" / "locks" / "x.shared", name, tmp_path, digest, None, None))
 
 
 def test_a_worker_without_the_package_is_left_out(waiting: Waiting) -> None:
@@ -283,7 +283,8 @@ def test_a_worker_with_other_data_is_left_out_and_a_good_one_is_used(waiting: Wa
     waiting.processes.worker("--nthreads", "1")
     pool = workers.attach(waiting.processes.cluster, waiting.needs, waiting.said.append)
     with contextlib.closing(pool):
-        assert pool.wait_for_one(lambda: False) == ("cuda" if torch.cuda.is_available() else "cpu")
+        device = device_here("auto")
+        assert pool.wait_for_one(lambda: False) == (device, precision_here(device))
         assert pool.slots == 1
 
 

@@ -150,6 +150,7 @@ def test_a_trial_is_added_once_where_the_reply_to_its_commit_is_lost(forgetful: 
     proxy._every, proxy._commits = 2, 1
     _optuna.add_trial(study, create_trial(state=TrialState.RUNNING), 0)
     assert proxy.lost == 1
+    proxy._every = 1000
     _optuna.add_trial(study, create_trial(state=TrialState.RUNNING), 0)
     assert len(study.get_trials()) == 1
 

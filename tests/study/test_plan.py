@@ -136,6 +136,7 @@ FIXED = [
         ("16 trials over 3 brackets", ["pruner.name=hyperband"], 1),
         ("no pruner: every trial trains 12 epochs", ["pruner.name=none"], 1),
         ("at most 4 open trials for 2 workers", [], 2),
+        ("concurrency = 8 keeps them busy; the sampler learns less from more than 4", [], 2),
         ("8 of 16 trials are open at once", ["budget.concurrency=8"], 1),
         ("the 16 trials differ in their random numbers only", FIXED, 1),
         ("lr: 0.01 at most is low for sgd", ["enqueue=[]", "train.lr={low=1e-4, high=1e-2, log=true}"], 1),

@@ -309,17 +309,62 @@ def test_convolutions_take_images_of_any_size(inputs: tuple[int, int], factor: i
 
 
 @pytest.mark.parametrize(
-    ("inputs", "most"), [((28, 28), 5), ((15, 13), 4), ((7, 7), 3), ((4, 28), 2), ((2, 9), 1), ((1, 9), 0)]
+    ("inputs", "unshuffle", "grid", "most"),
+    [
+        *((inputs, 1, inputs, most) for inputs, most in (((28, 28), 5), ((15, 13), 4), ((7, 7), 3), ((4, 28), 2))),
+        *((inputs, 1, inputs, most) for inputs, most in (((2, 9), 1), ((1, 9), 0))),
+        *(((28, 28), 2, (14, 14), 4), ((15, 13), 2, (8, 7), 3), ((28, 28), 4, (7, 7), 3), ((5, 30), 4, (2, 8), 1)),
+    ],
 )
-def test_more_reductions_than_pixels_are_refused(inputs: tuple[int, int], most: int) -> None:
+def test_more_reductions_than_places_are_refused(
+    inputs: tuple[int, int], unshuffle: int, grid: tuple[int, int], most: int
+) -> None:
     for depth in range(1, most + 1):
-        check_depth(depth, inputs)
+        check_depth(depth, inputs, unshuffle)
     if most:
-        assert conv(inputs, depth=most)(batch(*inputs)).shape == (5, 1, *inputs)
+        assert conv(inputs, depth=most, unshuffle=unshuffle)(batch(*inputs)).shape == (5, 1, *inputs)
     with pytest.raises(ConfigError) as error:
-        conv(inputs, depth=most + 1)
-    for word in (f"depth = {most + 1}", f"{inputs[0]} x {inputs[1]}", f"{most} times", "conv"):
+        conv(inputs, depth=most + 1, unshuffle=unshuffle)
+    for word in (f"depth = {most + 1}", f"{grid[0]} x {grid[1]}", f"{most} times", "conv"):
         assert word in str(error.value)
+
+
+@given(
+    height=st.integers(5, 19), width=st.integers(5, 19), factor=st.integers(1, 3), unshuffle=st.sampled_from([1, 2, 4])
+)
+def test_unshuffled_networks_keep_the_shape_of_any_image(height: int, width: int, factor: int, unshuffle: int) -> None:
+    outputs = (factor * height, factor * width)
+    for skip in (False, True):
+        autoencoder = conv((height, width), outputs, depth=1, channels=3, bottleneck=4, skip=skip, unshuffle=unshuffle)
+        assert autoencoder(batch(height, width)).shape == (5, 1, *outputs)
+
+
+@pytest.mark.parametrize("unshuffle", [2, 4])
+@pytest.mark.parametrize(("inputs", "factor"), [((8, 8), 1), ((7, 10), 1), ((7, 6), 3)])
+def test_pixels_keep_their_places_through_unshuffling(inputs: tuple[int, int], factor: int, unshuffle: int) -> None:
+    """A head that repeats the unshuffled maps f x f times, in place of the network, enlarges by repetition."""
+    outputs = (factor * inputs[0], factor * inputs[1])
+    autoencoder = conv(inputs, outputs, depth=1, channels=3, bottleneck=4, unshuffle=unshuffle)
+    given_maps = []
+    autoencoder.encoder[0].register_forward_pre_hook(lambda _level, given: given_maps.append(given[0]))
+
+    def repeat(*_: Any) -> Tensor:
+        pixels = F.pixel_shuffle(given_maps[0], unshuffle)
+        return F.pixel_unshuffle(pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3), unshuffle * factor)
+
+    autoencoder.head[0].register_forward_hook(repeat)
+    degraded = batch(*inputs)
+    enlarged = degraded.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    assert torch.equal(autoencoder(degraded), enlarged)
+    assert given_maps[0].shape[1] == unshuffle**2
+
+
+def test_cost_behind_an_unshuffle_by_hand() -> None:
+    """Of 8 x 8 pixels: the network of 4 x 4 places, with four maps in and four out in place of one."""
+    autoencoder = conv((8, 8), channels=2, bottleneck=4, depth=1, unshuffle=2)
+    found = cost(autoencoder, (8, 8))
+    assert found["parameters"] == sum(WEIGHTS) + CONV_NORMS + CONV_BIASES + 3 * 18 + 3 * (18 + 1)
+    assert found["multiply_adds"] == PRODUCTS_CONV + 2 * 16 * 3 * 18
 
 
 def test_an_enlargement_by_two_different_factors_is_refused() -> None:
@@ -390,10 +435,11 @@ def test_dropout_zeroes_whole_maps() -> None:
     assert not any(isinstance(m, nn.Dropout2d) for m in conv(depth=1).modules())
 
 
-@pytest.mark.parametrize(("inputs", "factor"), [((15, 13), 1), ((7, 7), 4)])
+@pytest.mark.parametrize(("inputs", "factor", "unshuffle"), [((15, 13), 1, 1), ((7, 7), 4, 1), ((15, 13), 1, 2)])
 @pytest.mark.parametrize("layout", ["as made", "as restored"])
-def test_maps_have_channels_last_in_memory(inputs: tuple[int, int], factor: int, layout: str) -> None:
+def test_maps_have_channels_last_in_memory(inputs: tuple[int, int], factor: int, unshuffle: int, layout: str) -> None:
     settings: dict[str, Any] = {"depth": 2, "skip": True, "convs": 2, "channels": 3, "bottleneck": 5}
+    settings["unshuffle"] = unshuffle
     outputs = (factor * inputs[0], factor * inputs[1])
     autoencoder = conv(inputs, outputs, **settings)
     if layout == "as restored":
@@ -410,12 +456,13 @@ def test_maps_have_channels_last_in_memory(inputs: tuple[int, int], factor: int,
     assert all(seen)
 
 
-@pytest.mark.parametrize("layer_type", LAYER_TYPES)
+@pytest.mark.parametrize(("layer_type", "unshuffle"), [*((name, 1) for name in LAYER_TYPES), ("conv", 2)])
 @pytest.mark.parametrize(("inputs", "outputs"), [((15, 13), (15, 13)), ((5, 5), (10, 10))])
 def test_an_exported_model_accepts_batches_of_any_size(
-    inputs: tuple[int, int], outputs: tuple[int, int], layer_type: str, tmp_path: Path
+    inputs: tuple[int, int], outputs: tuple[int, int], layer_type: str, unshuffle: int, tmp_path: Path
 ) -> None:
-    restorer = Restorer(made(inputs, outputs, layer_type=layer_type, depth=2, bottleneck=4, skip=True)).eval()
+    settings: dict[str, Any] = {"layer_type": layer_type, "depth": 2, "bottleneck": 4, "skip": True}
+    restorer = Restorer(made(inputs, outputs, unshuffle=unshuffle, **settings)).eval()
     sizes = ({0: torch.export.Dim("batch", min=1, max=64)},)
     exported = torch.export.export(restorer, (batch(*inputs, count=2),), dynamic_shapes=sizes)
     torch.export.save(exported, tmp_path / "model.pt2")

@@ -12,7 +12,7 @@ from pipeline.data import load
 from pipeline.errors import InputError, NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
-from pipeline.search.lock import study_lock
+from pipeline.search.lock import StudyLock, study_lock
 from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
@@ -21,7 +21,7 @@ from pipeline.study.doctor.lost import loss, restore_tags
 from pipeline.study.doctor.model_findings import export_findings, stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Session, experiment_note, trial_label
+from pipeline.study.session import Session, experiment_note, precision_of, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
@@ -55,12 +55,12 @@ def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Itera
     for name in sorted({*own, *experiment_names(home)}):
         try:
             check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name
-            with study_lock(home, name):
+            with study_lock(home, name) as lock:
                 if lost := loss(home, name, retrain):
                     yield name, Finding(lost)
                     continue
                 study = name in own
-                found = _examine_study(home, name, reporter, retrain) if study else _examine_trainings(home, name)
+                found = _examine_study(home, name, lock, reporter, retrain) if study else _examine_trainings(home, name)
                 for finding in found:
                     yield name, finding
         except (InputError, TrackingError) as error:  # the lock is held, or the data set or the experiment is not there
@@ -97,8 +97,9 @@ def examine(session: Session, thorough: bool = False, retrain: bool = False) -> 
     yield from _leftovers(session.home, session.search)
 
 
-def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
+def _examine_study(home: Home, name: str, lock: StudyLock, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
     search = load_search(home, name)
+    search.hold(lock.ensure)
     config, facts = search.config, search.facts
     home = home.with_data(config.dataset)
     data = load(config.dataset, home.data_dir)
@@ -110,7 +111,8 @@ def _examine_study(home: Home, name: str, reporter: Reporter, retrain: bool) -> 
         tracking = open_tracking(home, name, search.uid, experiment_note(config, data), patience_with(home))
         search.experiment = tracking.experiment_id
     tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
-    session = Session(config, home, data, device, search, tracking, reporter, never, None, {}, labels)
+    precision = precision_of(facts)
+    session = Session(config, home, data, device, precision, search, tracking, reporter, never, None, {}, labels)
     yield from examine(session, thorough=True, retrain=retrain)
 
 

@@ -21,7 +21,7 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
     What they lack comes from Optuna: the objective of every epoch, all metrics of the best one.
     """
     search, tracking, summary = session.search, session.tracking, trial.summary
-    config = session.config.trial(trial.values, trial.number, session.device)
+    config = session.trial(trial)
     label = session.label(trial.number)
     results = {
         epoch: EpochResult(epoch, summary.metrics if epoch == summary.best_epoch else {session.objective: value}, now)

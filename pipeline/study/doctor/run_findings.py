@@ -116,7 +116,7 @@ def _expected(session: Session) -> Iterator[Expected]:
     common = {"study.name": session.config.name, "data.sha256": session.data.digest}
     for record in search.records():
         label = session.label(record.number)
-        config = session.config.trial(record.values, record.number, session.device)
+        config = session.trial(record)
         tags = common | label.tags | {"trial.uid": label.uid, CONFIG_TAG: config.model_dump_json()}
         if isinstance(record, RunningTrial):
             yield Expected(f"trial {record.number}", label.name, tags)
