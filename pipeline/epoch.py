@@ -148,15 +148,11 @@ def build_model(config: TrialConfig, data: Dataset) -> nn.Module:
         return models.build(config.model, input_size(data.image_size, config.degrade), data.image_size)
 
 
-def trained_restorer(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> models.Restorer:
-    """The restoring model of a checkpoint, on the CPU, in evaluation mode. Raises CheckpointError as `run_epoch`."""
-    model = build_model(config, data)
-    _load_own(checkpoint, config).restore(model)
-    return models.Restorer(model).eval()
-
-
 def trained_weights(config: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> bytes:
-    """The weights file of a checkpoint. No model is built, so no thread's random numbers change. Raises likewise."""
+    """The weights file of a checkpoint. No model is built, so no thread's random numbers change.
+
+    Raises CheckpointError as `run_epoch`.
+    """
     state = _load_own(checkpoint, config)
     return checkpoint_weights(state.part("model."), config, data.image_size)
 

@@ -137,7 +137,7 @@ def test_restored_images_have_the_clean_ones_shape_and_range(
 ) -> None:
     seen = data.load(tiny.NAME, tiny_data)
     trained = tiny.train(trial, None, tiny_data, tmp_path)
-    restorer = epoch.trained_restorer(trial, seen, trained.checkpoint)
+    restorer = tiny.restorer(trial, seen, trained.checkpoint)
     for degraded, clean in fixed_batches(seen.val, trial.degrade, "val"):
         assert tuple(degraded.shape[-2:]) == degrade.input_size(seen.image_size, trial.degrade)
         restored = restorer(degraded)

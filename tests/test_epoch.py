@@ -24,13 +24,14 @@ from pipeline.config import TrialConfig
 from pipeline.config.choices import LAYER_TYPES, LOSSES, SCHEDULERS
 from pipeline.config.outcomes import Checkpoint, Failed, Trained
 from pipeline.data import LOADERS, Split, load, sets
-from pipeline.epoch import build_model, history, run_epoch, trained_restorer
+from pipeline.epoch import build_model, history, run_epoch, trained_weights
 from pipeline.errors import CheckpointError, DataError, StudyError
 from pipeline.evaluation import baselines, batches, scores
 from pipeline.files import write_atomically
 from pipeline.training import checkpoint as checkpoints
 from pipeline.training.losses import loss_value
 from pipeline.training.optimizers import build_optimizer, build_scheduler
+from pipeline.training.weights import load_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -250,7 +251,7 @@ def test_bfloat16_trains_otherwise_and_leaves_weights_and_restored_images_in_flo
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
     seen, trial = load(tiny.NAME, tiny_data), trials["bfloat16"]
-    restorer = trained_restorer(trial, seen, trained["bfloat16"].checkpoint)
+    restorer = tiny.restorer(trial, seen, trained["bfloat16"].checkpoint)
     assert {value.dtype for value in restorer.state_dict().values() if value.is_floating_point()} == {torch.float32}
     with batches.threads(1), torch.inference_mode():
         scored, _ = scores.validation(restorer, seen, trial.degrade)
@@ -265,7 +266,7 @@ def test_a_trial_has_no_precision_left_to_decide() -> None:
 def test_figures_are_those_of_the_saved_model_on_val(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     epoch = tiny.train(tiny_trial, None, tiny_data, tmp_path)
     seen = load(tiny.NAME, tiny_data)
-    restorer = trained_restorer(tiny_trial, seen, epoch.checkpoint)
+    restorer = tiny.restorer(tiny_trial, seen, epoch.checkpoint)
     with batches.threads(1), torch.inference_mode():
         again, panel = scores.validation(restorer, seen, tiny_trial.degrade)
     assert again == {name: value for name, value in epoch.result.metrics.items() if name.startswith("val/")}
@@ -464,7 +465,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 USES: dict[str, Callable[[TrialConfig, Checkpoint, Path, Path], object]] = {
     "epoch": lambda trial, checkpoint, data_dir, folder: run_epoch(trial, checkpoint, data_dir, folder),
-    "restorer": lambda trial, checkpoint, data_dir, _: trained_restorer(trial, load(tiny.NAME, data_dir), checkpoint),
+    "weights": lambda trial, checkpoint, data_dir, _: trained_weights(trial, load(tiny.NAME, data_dir), checkpoint),
     "history": lambda trial, checkpoint, _data_dir, _folder: history(checkpoint, trial),
 }
 
@@ -539,7 +540,7 @@ def test_no_pickle_is_written_or_read(
     with pytest.raises(AssertionError, match="a pickle"):
         torch.save({}, tmp_path / "x")
     last = epochs(tiny_trial, tiny_data, tmp_path)[-1]
-    trained_restorer(tiny_trial, load(tiny.NAME, tiny_data), last.checkpoint)
+    trained_weights(tiny_trial, load(tiny.NAME, tiny_data), last.checkpoint)
     history(last.checkpoint, tiny_trial)
     header = Path(last.checkpoint.path).read_bytes()
     length = int.from_bytes(header[:8], "little")
@@ -577,7 +578,8 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 def test_trained_weights_are_those_of_the_checkpoint(tiny_trial: TrialConfig, tiny_data: Path, tmp_path: Path) -> None:
     seen = load(tiny.NAME, tiny_data)
     epoch = tiny.train(tiny_trial, None, tiny_data, tmp_path)
-    restorer = trained_restorer(tiny_trial, seen, epoch.checkpoint)
+    content = trained_weights(tiny_trial, seen, epoch.checkpoint)
+    restorer = load_weights(content, epoch.result.weights_sha256)
     assert not restorer.training
     stored = checkpoints.load(epoch.checkpoint).tensors
     for name, value in restorer.autoencoder.state_dict().items():

@@ -14,11 +14,12 @@ import torch
 
 from pipeline.config import ModelConfig, TrainConfig, TrialConfig
 from pipeline.config.outcomes import Checkpoint, Trained
-from pipeline.data import LOADERS, Split
+from pipeline.data import LOADERS, Dataset, Split
 from pipeline.data.sets import Loaded
-from pipeline.epoch import run_epoch
+from pipeline.epoch import build_model, run_epoch
 from pipeline.evaluation.judge import Judge
 from pipeline.training import checkpoint as checkpoints
+from pipeline.training.model import Restorer
 
 NAME = "tiny"
 SIDE = 16
@@ -75,3 +76,10 @@ def trace(epoch: Trained) -> dict[str, Any]:
     settings = {name: value for name, value in state.meta.items() if name != "history"}
     tensors = {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in state.tensors.items()}
     return {**scores, **settings, **tensors, "panel": hashlib.sha256(epoch.panel.tobytes()).hexdigest()}
+
+
+def restorer(trial: TrialConfig, data: Dataset, checkpoint: Checkpoint) -> Restorer:
+    """The restoring model of a checkpoint, in evaluation mode, made without a weights file."""
+    model = build_model(trial, data)
+    checkpoints.load(checkpoint).restore(model)
+    return Restorer(model).eval()

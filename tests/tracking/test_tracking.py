@@ -38,7 +38,6 @@ from pipeline.config import TrialConfig
 from pipeline.config.choices import OBJECTIVES
 from pipeline.config.outcomes import EpochResult
 from pipeline.data import load
-from pipeline.epoch import trained_restorer
 from pipeline.errors import Interrupted, NotFoundError, StudyError, TrackingError
 from pipeline.evaluation.baselines import baseline
 from pipeline.evaluation.batches import Restore, fixed_batches
@@ -334,7 +333,7 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
     for _ in range(record.summary.best_epoch):
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
-    trained = without_gradients(trained_restorer(config, data, before))
+    trained = without_gradients(tiny.restorer(config, data, before))
     model = without_gradients(load_restorer(run.data.tags["zz.model.id"], run.data.tags["zz.weights.sha256"]))
     degraded, clean = next(fixed_batches(data.val, config.degrade, "val"))
     for size in range(1, 6):

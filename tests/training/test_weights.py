@@ -18,7 +18,7 @@ import torch
 
 from pipeline.config.outcomes import WEIGHTS_FILE
 from pipeline.data import load
-from pipeline.epoch import trained_restorer
+from pipeline.epoch import trained_weights
 from pipeline.errors import CheckpointError
 from pipeline.files import safetensors_metadata
 from pipeline.training.weights import load_weights, weights_bytes
@@ -41,15 +41,16 @@ def stored(tiny_data: Path, tmp_path: Path) -> bytes:
     """The weights file of a trained linear network."""
     trial = tiny.trial()
     epoch = tiny.train(trial, None, tiny_data, tmp_path)
-    return weights_bytes(trained_restorer(trial, load(tiny.NAME, tiny_data), epoch.checkpoint), trial, SIZE)
+    return trained_weights(trial, load(tiny.NAME, tiny_data), epoch.checkpoint)
 
 
 @pytest.mark.parametrize("settings", NETWORKS.values(), ids=NETWORKS)
 def test_a_rebuilt_network_computes_the_same_bits(settings: dict[str, Any], tiny_data: Path, tmp_path: Path) -> None:
     trial, data = tiny.trial(**settings), load(tiny.NAME, tiny_data)
     epoch = tiny.train(trial, None, tiny_data, tmp_path)
-    trained = trained_restorer(trial, data, epoch.checkpoint)
+    trained = tiny.restorer(trial, data, epoch.checkpoint)
     content = weights_bytes(trained, trial, SIZE)
+    assert content == trained_weights(trial, data, epoch.checkpoint)
     assert sha256_of(content) == epoch.result.weights_sha256, "the worker's digest is that of the file"
 
     before = torch.get_rng_state()
