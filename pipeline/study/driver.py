@@ -47,9 +47,7 @@ class StudyOutcome:
     baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
     elapsed: float = 0.0  # seconds in all sessions
-    shares: dict[str, float] = field(
-        default_factory=dict
-    )  # of the workers' time, as of `Timed`; empty: none was needed
+    shares: dict[str, float] = field(default_factory=dict)  # of the workers' time, as `Timed` has; empty without any
     report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
 
     @property

@@ -414,7 +414,8 @@ from pipeline.epoch import run_epoch
 
 folder = Path(sys.argv[1])
 load("mnist-5k", folder)
-trial = {"dataset": "mnist-5k", "degrade": {"kind": "gaussian", "sigma": 0.5}, "train": {"batch_size": 3500}}
+train = {"batch_size": 3500, "precision": "float32"}
+trial = {"dataset": "mnist-5k", "degrade": {"kind": "gaussian", "sigma": 0.5}, "train": train}
 for bottleneck in (4096, 16):
     config = TrialConfig.model_validate(trial | {"model": {"depth": 1, "bottleneck": bottleneck}})
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

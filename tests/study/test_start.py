@@ -64,7 +64,7 @@ def test_workers_are_closed_when_the_study_is_refused_while_they_start(place: Pl
 
 def test_a_judge_of_a_worker_is_that_of_this_process(tmp_path: Path) -> None:
     data = load("mnist-5k", tmp_path)
-    needs = Needs(tmp_path / "locks" / "small.shared", data.name, tmp_path, data.digest, "cpu")
+    needs = Needs(tmp_path / "locks" / "small.shared", data.name, tmp_path, data.digest, "cpu", "float32")
     here = judge_of(data, tmp_path / "here")
     assert here is not None
     pool = start(1, needs, pytest.fail)
