@@ -1,9 +1,10 @@
 """The driver: one loop that carries out what the window of trials decides, and feeds it what happened.
 
 Comes in: a `Session` and workers. Goes out: as many ended trials in Optuna's database as the study asks for, an MLflow
-run for each, and the baselines. A trial is written in this order: ask, create run, epochs (checkpoint, then metrics),
-wait for MLflow, tell, log the weights, end the run, remove the checkpoints; the best trials' models are exported when
-all have ended. The next process repairs what a kill left.
+run for each, and the baselines. A trial is written in this order: ask, epochs (checkpoints), tell; and MLflow, which
+lags behind, in this one: create the run, which the trial's end names, epochs, weights, end of the run. Then its
+checkpoints are removed; the best trials' models are exported when all have ended. The next process repairs what a kill
+left.
 """
 
 import time
@@ -109,7 +110,7 @@ class Driver:
         self._writer = Writer(session.home, guard, session.stop.is_set)
         self._runs: dict[int, TrialRun] = {}
         self._recorded: dict[int, TrialRun] = {}  # trials that have ended, but not yet their MLflow runs
-        self._to_open: deque[w.Open] = deque()
+        self._next: deque[w.Open | w.Record] = deque()  # in the window's order
         self.seconds = 0.0
 
     def run(self) -> None:
@@ -118,16 +119,15 @@ class Driver:
         self._zero = started - self._session.search.elapsed
         slots = 0
         try:
-            while not self._window.finished:
+            while not self._finished:
                 if self._session.stop.is_set():
                     raise Interrupted
                 if slots != self.workers.slots:
                     slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._writer.step()
-                if self._to_open:
-                    self._handle(self._open(self._to_open.popleft()))
-                outcome = self.workers.wait(0.0 if self._to_open else 0.2)
+                self._record_and_open()
+                outcome = self.workers.wait(0.0 if self._finished or self._possible() else 0.2)
                 if outcome is not None:
                     self._handle(self._event(outcome))
             self._writer.drain(self._session.reporter.note)
@@ -159,13 +159,36 @@ class Driver:
         events = deque([event])
         while events:
             for action in self._window.feed(events.popleft()):
-                if isinstance(action, w.Open):
-                    self._to_open.append(action)
+                if isinstance(action, w.Open | w.Record):
+                    self._next.append(action)
                 else:
                     events.extend(self._carry_out(action))
 
+    @property
+    def _finished(self) -> bool:
+        return self._window.finished and not self._next
+
+    def _possible(self) -> bool:
+        """Whether the next trial can be opened or recorded now: a trial's end names its run, so that is created first.
+
+        While MLflow is unreachable that may take long, and the trials that are open are trained meanwhile.
+        """
+        action = self._next[0] if self._next else None
+        return bool(self._runs[action.number].run_id) if isinstance(action, w.Record) else action is not None
+
+    def _record_and_open(self) -> None:
+        """Record the trials that are next and open one: not more between two looks at the workers."""
+        while self._possible():
+            action = self._next.popleft()
+            if isinstance(action, w.Open):
+                self._handle(self._open(action))
+                return
+            run = self._runs[action.number]
+            run.record(action.end, partial(self._recorded.pop, action.number, None))
+            self._recorded[action.number] = self._runs.pop(action.number)
+            self._session.search.elapsed = time.perf_counter() - self._zero
+
     def _open(self, action: w.Open) -> w.Event:
-        """Open a trial: one between two looks at the workers, since thousands may be opened at once."""
         session, number = self._session, action.number
         trial = session.search.reopen(number) if action.resumed else session.search.ask()
         run = self._runs[number] = open_run(session, self._writer, trial, action.resumed)
@@ -187,10 +210,6 @@ class Driver:
                 )
             case w.Report(number):
                 return [w.EpochReported(number, runs[number].report())]
-            case w.Record(number, end):
-                runs[number].record(end, partial(self._recorded.pop, number, None))
-                self._recorded[number] = runs.pop(number)
-                session.search.elapsed = time.perf_counter() - self._zero
         return []
 
     def _event(self, outcome: Outcome) -> w.Event:

@@ -106,9 +106,8 @@ class TrialRun:
     def record(self, end: End, then: Callable[[], object]) -> None:
         """Store in Optuna how the trial ended, and have its MLflow run finished; ``then`` is called after that.
 
-        Waits until the run is created, long since as a rule: the summary names it.
+        The run is created, since the summary names it.
         """
-        self.writer.wait(lambda: self.run_id)
         summary, value = Summary(self.run_id, cost=self.cost, reason=end.reason), None
         if self.trial.reported:
             best = self.best

@@ -5,6 +5,7 @@ ends the writing and is raised where the driver asks. Threads end with the proce
 from checkpoints by the next one. May not import torch.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -56,26 +57,25 @@ class Writer:
         if self._error is not None:
             raise self._error
 
-    def wait(self, condition: Callable[[], object], say: Callable[[str], None] | None = None) -> None:
-        """Wait until a condition holds that jobs bring about. Raises as `step`, and Interrupted if the user stops."""
-        started = time.monotonic()
+    def drain(self, say: Callable[[str], None]) -> None:
+        """Wait until everything is written; where that takes long, it is said.
+
+        Raises as `step`, and Interrupted if the user asks to stop.
+        """
+        say_at = time.monotonic() + SAY_S
         while True:
             self.step()
-            if condition():
-                return
-            if self._stopped():
-                raise Interrupted
-            if say is not None and time.monotonic() - started > SAY_S:
-                say(f"waiting until MLflow has all that was trained: {sum(map(len, self._lanes.copy().values()))} left")
-                say = None
             with self._state:
+                left = sum(map(len, self._lanes.values()))
+                if not left and not self._done:
+                    return
                 if not self._done and self._error is None:
                     self._state.wait(TICK_S)
-
-    def drain(self, say: Callable[[str], None]) -> None:
-        """Wait until everything is written; where that takes long, it is said. Raises as `wait`."""
-        self.wait(lambda: not self._lanes, say)
-        self.step()
+            if self._stopped():
+                raise Interrupted
+            if time.monotonic() > say_at:
+                say(f"waiting until MLflow has all that was trained: {left} left")
+                say_at = math.inf
 
     def close(self) -> None:
         """End the writing: jobs that run are completed, those that wait are dropped. A second call has no effect."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,8 +41,9 @@ class ThisProcess:
     def submit(self, key: Hashable, task: Task, *arguments: Any) -> None:
         self._tasks.append((key, task, arguments))
 
-    def wait(self, timeout: float) -> Outcome | None:  # noqa: ARG002
+    def wait(self, timeout: float) -> Outcome | None:
         if not self._tasks:
+            time.sleep(timeout)
             return None
         key, task, arguments = self._tasks.popleft()
         try:
