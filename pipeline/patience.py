@@ -52,6 +52,7 @@ class Patience:
     _unreachable_since: float | None = None
     _last_failure: float = 0.0  # this and the next only while the store is unreachable
     _waited_s: float = 0.0
+    _last_answer: float = -math.inf
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def call(self, request: Callable[[], T]) -> T:
@@ -84,9 +85,11 @@ class Patience:
             if isinstance(error, StudyError) or not self.is_unreachable(error):
                 raise
             with self._lock:
-                self._failed(started, error)
+                if started > self._last_answer:  # else another thread's attempt, which began later, was answered
+                    self._failed(started, error)
             return False
         with self._lock:
+            self._last_answer = time.monotonic()
             if self._unreachable_since is not None:
                 self.say(f"{self.store} is reachable again, after {time.monotonic() - self._unreachable_since:.0f} s")
                 self._unreachable_since = None

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.config import StudyConfig
 from pipeline.config.outcomes import Failed, Trained
 from pipeline.epoch import run_epoch
-from pipeline.errors import RESUME, CheckpointError, EngineError, Interrupted, StudyError
+from pipeline.errors import RESUME, CheckpointError, EngineError, StudyError
 from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseline_scores
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import judge_figures
@@ -121,7 +121,7 @@ class Driver:
         try:
             while not self._finished:
                 if self._session.stop.is_set():
-                    raise Interrupted
+                    self._writer.interrupt()
                 if slots != self.workers.slots:
                     slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))

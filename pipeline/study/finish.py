@@ -29,9 +29,8 @@ from pipeline.workers import Raised, Returned, ThisProcess
 def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None, on_thread: bool = False) -> None:
     """Bring an ended trial's run to its end and remove its checkpoints.
 
-    What its checkpoints have and the run lacks is logged first. Weights that are stored and sound are kept. ``panel``
-    is the best epoch's; without it, it is read back from MLflow, and of a complete trial drawn again where MLflow lost
-    it.
+    The run has its epochs. Weights that are stored and sound are kept. ``panel`` is the best epoch's; without it, it is
+    read back from MLflow, and of a complete trial drawn again where MLflow lost it.
     Outside the main thread (``on_thread``) nothing is trained or drawn, since torch has one state of random numbers.
 
     Raises:
@@ -41,8 +40,6 @@ def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None,
     """
     summary, tracking = trial.summary, session.tracking
     folder = session.home.checkpoints(session.search.uid, trial.number)
-    if not on_thread:
-        _replay(session, trial)
     if summary.metrics:
         tracking.log_figures(summary.run_id, end_figures(session, summary))
     if trial.state == "COMPLETE":
@@ -63,7 +60,7 @@ def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None,
     session.home.remove(folder)
 
 
-def _replay(session: Session, trial: EndedTrial) -> None:
+def log_saved(session: Session, trial: EndedTrial) -> None:
     """Log what a trial's checkpoints have and its run has not: the process that trained it may have ended before."""
     results, panels = saved_epochs(session, trial)
     run_id, tracking = trial.summary.run_id, session.tracking

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pipeline.errors import Interrupted
 from pipeline.home import Home
@@ -69,13 +69,20 @@ class Writer:
                 left = sum(map(len, self._lanes.values()))
                 if not left and not self._done:
                     return
-                if not self._done and self._error is None:
-                    self._state.wait(TICK_S)
             if self._stopped():
-                raise Interrupted
+                self.interrupt()
             if time.monotonic() > say_at:
                 say(f"waiting until MLflow has all that was trained: {left} left")
                 say_at = math.inf
+            with self._state:
+                if self._lanes and not self._done and self._error is None:
+                    self._state.wait(TICK_S)
+
+    def interrupt(self) -> NoReturn:
+        """End the writing because the user asks to stop. Raises Interrupted, with what a job was waiting for."""
+        self.close()
+        self.step()
+        raise Interrupted
 
     def close(self) -> None:
         """End the writing: jobs that run are completed, those that wait are dropped. A second call has no effect."""

@@ -199,11 +199,34 @@ def test_ctrl_c_ends_the_waiting_and_drops_what_was_not_begun() -> None:
     writer.put("lane", slow)
     writer.put("lane", lambda: written.append(2))
     assert begun.wait(60)
+    threading.Timer(0.1, release.set).start()
     with pytest.raises(Interrupted):
         writer.drain(no_words)
-    threading.Timer(0.1, release.set).start()
-    writer.close()
     assert written == [1]
+
+
+@pytest.mark.usefixtures("patient")
+def test_ctrl_c_while_a_store_is_unreachable_says_which() -> None:
+    store, stop = Store(always=UNREACHABLE), threading.Event()
+    writer = Writer(REMOTE, lambda: None, stop.is_set)
+    writer.put("lane", lambda: patience_of(stop.is_set).call(lambda: store.write(1)))
+    threading.Timer(0.1, stop.set).start()
+    with pytest.raises(Interrupted, match="the store is unreachable"):
+        writer.drain(no_words)
+
+
+def test_an_attempt_that_began_before_the_store_answered_another_is_not_counted(clock: Clock) -> None:
+    said: list[str] = []
+    patience = Patience("the store", lambda error: isinstance(error, UnreachableError), say=said.append)
+
+    def overtaken() -> None:
+        clock.now += 5
+        patience.call(lambda: None)
+        clock.now += 5
+        raise UnreachableError
+
+    assert not patience.attempt(overtaken)
+    assert said == []
 
 
 def test_a_process_that_lost_its_lock_sends_no_request(place: Place) -> None:

@@ -13,7 +13,7 @@ from pipeline.errors import RESUME, EngineError, Interrupted, StudyError, Tracki
 from pipeline.evaluation.batches import example
 from pipeline.search.records import EndedTrial, ranked
 from pipeline.study.doctor.findings import Finding, are_lost
-from pipeline.study.finish import finish
+from pipeline.study.finish import finish, log_saved
 from pipeline.study.session import Session
 from pipeline.tracking.models import (
     EXPORT_TAG,
@@ -30,7 +30,8 @@ from pipeline.workers import Lost, Raised, Returned, ThisProcess, Workers
 
 
 def finish_again(session: Session, trial: EndedTrial) -> None:
-    """Finish an ended trial again, and bring its exported model and the registered versions of it up to date."""
+    """Bring an ended trial's run up to date, its exported model and the registered versions of it."""
+    log_saved(session, trial)
     finish(session, trial)
     trial = session.search.ended(trial.number)  # its weights may be others now
     run = session.tracking.read(trial.summary.run_id)
