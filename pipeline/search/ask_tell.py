@@ -110,7 +110,7 @@ class Search:
         self.patience = patience
         self._ensure_lock: Callable[[], bool] | None = None
         self._lock_lost = False  # and taken again; whether another process had it is not known yet
-        self._mutex = threading.Lock()  # of `before_write`, the only method that other threads call
+        self._mutex = threading.Lock()  # of `before_write`, which the threads that write to MLflow call too
         self._mark = uuid.uuid4().hex  # stored before the first write under the lock, so that others see that it was
         self._trials: _Trials | None = None  # this and the next only while the lock is held
         self._attributes: dict[str, Any] | None = None

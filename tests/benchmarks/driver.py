@@ -160,6 +160,7 @@ class VirtualWorkers:
         from pipeline.workers import Raised, Returned
 
         if not self._running:
+            time.sleep(timeout)
             return None
         wait_s = max(0.0, self._running[0][0] - self.now())
         if self._real_time:

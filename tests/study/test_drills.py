@@ -64,7 +64,7 @@ def on_event(kind: str, count: int, action: Callable[[], None]) -> Recorder:
     return Recorder(act)
 
 
-# The driver can continue without the store after an epoch; at the end of a trial it needs the store at once.
+# The driver continues without the store; only a trial that was opened since then is not recorded before it is back.
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("baseline", 1), ("epoch", 2), ("trial", 2)])
 def test_a_killed_and_restarted_server_changes_no_number(
@@ -459,7 +459,7 @@ def test_an_error_of_the_machine_ends_the_study_and_fails_no_trial(
     assert isinstance(first, EndedTrial)
     assert first.state == "FAIL"
     assert [type(record) for record in others] == [RunningTrial] * 3
-    assert {run.info.status for run in place.runs("trial")} == {"FAILED", "SCHEDULED"}
+    assert {run.info.status for run in place.runs("trial")} <= {"FAILED", "SCHEDULED"}
     place.run()
     assert_same_as(finished, place)
 

@@ -192,7 +192,7 @@ MORE_MOMENTS = [
     ("INSERT INTO logged_models", 2),
     ("INSERT INTO tags", 12),
     ("UPDATE runs SET status", 4),
-    ("UPDATE runs SET status", 9),  # the study's own run is about to end
+    ("UPDATE runs SET status", 10),  # the study's own run is about to end
 ]
 
 
