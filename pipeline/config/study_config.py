@@ -170,11 +170,7 @@ class StudyConfig(Frozen):
         return "auto" in self.space.reachable("precision")
 
     def trial(
-        self,
-        values: Mapping[str, Value],
-        number: int,
-        device: Literal["cpu", "cuda"],
-        precision: Precision = "float32",
+        self, values: Mapping[str, Value], number: int, device: Literal["cpu", "cuda"], precision: Precision
     ) -> TrialConfig:
         """Trial ``number`` with these values of the searched keys, as ``Space.resolve`` gave them.
 

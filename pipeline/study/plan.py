@@ -149,7 +149,9 @@ def plan(config: StudyConfig, data_dir: Path, device: Device, workers: int | Non
     height, width = input_size(data.image_size, config.degrade)
     keep_freed_memory()  # as workers do
     timed, panel = _timings(config, data, device)
-    sizes = [_cost(config.trial(values, 0, device), data) for values in drawn(config.space, DRAWN, config.seed)]
+    sizes = [
+        _cost(config.trial(values, 0, device, "float32"), data) for values in drawn(config.space, DRAWN, config.seed)
+    ]
     return Plan(
         config,
         data,
@@ -195,7 +197,7 @@ def extremes(config: StudyConfig, data: Dataset) -> list[dict[str, Value]]:
         return islice(configurations(config.space, options), CORNERS)
 
     def work(values: dict[str, Value]) -> int:
-        return _cost(config.trial(values, 0, "cpu"), data)["multiply_adds"]
+        return _cost(config.trial(values, 0, "cpu", "float32"), data)["multiply_adds"]
 
     smallest, largest = min(corners(-1), key=work), max(corners(0), key=work)
     return [smallest] if smallest == largest else [smallest, largest]

@@ -294,7 +294,9 @@ def case(given: argparse.Namespace, workers: int, sampler: str) -> dict[str, Any
         return given.epoch_s * epoch_length(key.number, given.lengths)
 
     with session.open_session(load_study_file(file), home, options, reporter) as opened:
-        trial = opened.config.trial(opened.config.space.resolve(lambda _, form: form.first), 0, opened.device)
+        trial = opened.config.trial(
+            opened.config.space.resolve(lambda _, form: form.first), 0, opened.device, opened.precision
+        )
         epochs = Epochs(trial, opened.data, opened.home.data_dir, folder / "template")
         reporter.workers = virtual = VirtualWorkers(workers, length, epochs, given.real_time)
         driver.start_workers = lambda *_: virtual  # type: ignore[assignment]

@@ -30,7 +30,7 @@ AWKWARD = "RuntimeError in epoch 2: [enforce fail at alloc_cpu.cpp:117] no memor
 
 
 def report_events(reporter: Any, config: Any, data: Any) -> None:
-    trial = config.trial(config.space.resolve(lambda _, dimension: dimension.first), 3, "cpu")
+    trial = config.trial(config.space.resolve(lambda _, dimension: dimension.first), 3, "cpu", "float32")
     reporter.begun(config, data, [record(0, 16.5)], 2, 65.0)
     reporter.baseline("degraded", {"val/psnr": 9.5})
     reporter.opened(3, trial, 0)

@@ -89,7 +89,7 @@ def loads_or_is_refused(text: str, folder: Path, *overrides: str) -> StudyFile |
         assert len(message) <= 1_200 + len(str(path))
         return None
     values = study.config.space.resolve(first)
-    study.config.trial(values, 0, "cpu")
+    study.config.trial(values, 0, "cpu", "float32")
     assert study.config.differences(json.loads(json.dumps(study.config.canonical()))) == []
     assert len(study.sha256) == 64
     return study

@@ -46,9 +46,9 @@ def test_everything_but_name_dataset_and_degrade_has_a_default(load: Load) -> No
     values = config.space.resolve(first)
     assert values == DEFAULTS
     assert config.space.searched() == []
-    assert config.trial(values, 3, "cpu").model == ModelConfig()
-    assert config.trial(values, 3, "cpu").train == TrainConfig(precision="float32")
-    assert config.trial(values, 3, "cpu").number == 3
+    assert config.trial(values, 3, "cpu", "float32").model == ModelConfig()
+    assert config.trial(values, 3, "cpu", "float32").train == TrainConfig(precision="float32")
+    assert config.trial(values, 3, "cpu", "float32").number == 3
 
 
 @pytest.mark.parametrize(("epochs", "first_rung"), [(1, 1), (6, 1), (7, 2), (12, 2), (100, 17)])

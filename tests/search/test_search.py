@@ -643,4 +643,4 @@ def test_a_study_of_both_layer_types_samples_only_the_keys_of_each_and_trains(
     for kind in ("linear", "conv"):
         trial = stored[kinds.index(kind)]
         values = config.space.resolve(lambda name, _, params=trial.params: params[name])
-        tiny.train(config.trial(values, trial.number, "cpu"), None, tiny_data, tmp_path / kind)
+        tiny.train(config.trial(values, trial.number, "cpu", "float32"), None, tiny_data, tmp_path / kind)

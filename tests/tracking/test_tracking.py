@@ -46,6 +46,7 @@ from pipeline.evaluation.panel import tiles
 from pipeline.evaluation.scores import evaluate
 from pipeline.home import open_home
 from pipeline.provenance import git_state
+from pipeline.study.session import precision_of
 from pipeline.tracking.models import export, load_restorer
 from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
 from pipeline.tracking.store import patience_with
@@ -329,7 +330,7 @@ def test_a_model_is_the_network_of_the_best_epoch_for_any_batch(
     run, _ = logged
     search, data = finished.search(), load("mnist-5k", finished.home.data_dir)
     record = search.records()[int(run.data.tags["trial.number"])]
-    config, before = search.config.trial(record.values, record.number, "cpu"), None
+    config, before = search.config.trial(record.values, record.number, "cpu", precision_of(search.facts)), None
     for _ in range(record.summary.best_epoch):
         before = tiny.train(config, before, finished.home.data_dir, tmp_path).checkpoint
     assert before is not None
