@@ -131,6 +131,7 @@ class Driver:
                 if outcome is not None:
                     self._handle(self._event(outcome))
             self._writer.drain(self._session.reporter.note)
+            self._writer.close()
         except BaseException as error:
             self._session.stop.set()  # whatever waits for a store ends
             self._writer.close()
@@ -139,8 +140,6 @@ class Driver:
             except Exception as second:  # MLflow may be what failed; the first error is the one to show
                 error.add_note(f"the runs could not be marked as suspended: {second}")
             raise
-        finally:
-            self._writer.close()
         self.seconds = time.perf_counter() - started
 
     def _suspend_all(self) -> None:
