@@ -110,8 +110,9 @@ def test_a_training_killed_at_its_end_is_finished_by_the_same_command(
     arguments = ("train", str(place.file), "--home", str(place.path), *flags(*CHOSEN))
     steps = (
         ("INSERT INTO latest_metrics", 2),
+        ("UPDATE runs", 1),  # it is about to end
         ("INSERT INTO logged_models", 1),
-        ("UPDATE runs", 1),
+        ("UPDATE logged_models", 1),  # its model is created but not complete
     )
     for text, count in steps:
         killed = launcher.run(*arguments, kill_before=(text, count))
