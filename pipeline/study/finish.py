@@ -5,7 +5,7 @@ repeated: interrupted work is completed by repeating it.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pipeline.evaluation.panel import panel as draw
 from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.session import Session
 from pipeline.tracking.models import WEIGHTS_TAG, model_weights
-from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, best_figures, restorer_of, weights_of
+from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, Tracking, best_figures, restorer_of, weights_of
 from pipeline.training.checkpoint import found
 from pipeline.workers import Raised, Returned, ThisProcess
 
@@ -63,12 +63,23 @@ def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None,
 def log_saved(session: Session, trial: EndedTrial) -> None:
     """Log what a trial's checkpoints have and its run has not: the process that trained it may have ended before."""
     results, panels = saved_epochs(session, trial)
-    run_id, tracking = trial.summary.run_id, session.tracking
-    logged = tracking.epochs(run_id) if results else frozenset()
-    for epoch, result in sorted(results.items()):
-        if epoch not in logged:
+    run_id = trial.summary.run_id
+    logged = session.tracking.epochs(run_id) if results else frozenset()
+    log_again(session.tracking, run_id, [results[epoch] for epoch in sorted(results)], panels, logged)
+
+
+def log_again(
+    tracking: Tracking,
+    run_id: str,
+    results: Iterable[EpochResult],
+    panels: Mapping[int, np.ndarray],
+    logged: frozenset[int],
+) -> None:
+    """Log what an earlier process may have logged already; ``logged`` are the epochs whose metrics the run has."""
+    for result in results:
+        if result.epoch not in logged:
             tracking.log_epoch(run_id, result)
-    for epoch, panel in sorted(panels.items()):
+    for epoch, panel in panels.items():
         tracking.log_image(run_id, PANEL, panel, epoch, look_first=True)
 
 

@@ -22,7 +22,7 @@ from pipeline.epoch import build_model, history
 from pipeline.errors import RESUME, CheckpointError, StudyError
 from pipeline.search.ask_tell import OpenTrial
 from pipeline.search.records import EndedTrial, Summary
-from pipeline.study.finish import finish
+from pipeline.study.finish import finish, log_again
 from pipeline.study.session import Session
 from pipeline.study.window import End
 from pipeline.tracking.runs import PANEL
@@ -179,12 +179,8 @@ class TrialRun:
 
     def _log_again(self, results: Iterable[EpochResult], panels: Mapping[int, np.ndarray]) -> None:
         """Log what the process before may have ended without logging."""
-        for result in results:
-            if result.epoch not in self.logged:
-                self.session.tracking.log_epoch(self.run_id, result)
-        for epoch, panel in panels.items():
-            self.session.tracking.log_image(self.run_id, PANEL, panel, epoch, look_first=True)
-            self.drawn.add(epoch)
+        log_again(self.session.tracking, self.run_id, results, panels, self.logged)
+        self.drawn.update(panels)
 
     def _finish(self, trial: EndedTrial, panel: np.ndarray | None) -> bool:
         """Finish the run; False if that takes training or drawing, which the driver's own thread must do."""
