@@ -288,11 +288,12 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> N
 
 
 def workers_of(pid: int) -> list[psutil.Process]:
-    """The worker processes of a driver: its descendants that have imported torch."""
+    """The worker processes of a driver: its descendants that have imported torch, but not what they are forked from."""
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if any("libtorch" in entry.path for entry in child.memory_maps()):
+            forks = child.ppid() == pid and "forkserver" in " ".join(child.cmdline())
+            if not forks and any("libtorch" in entry.path for entry in child.memory_maps()):
                 found.append(child)
     return found
 

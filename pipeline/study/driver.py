@@ -29,7 +29,7 @@ from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
 from pipeline.study.doctor.model_findings import export_models
 from pipeline.study.finish import baseline_figures, log_pictures
-from pipeline.study.session import Options, Session, start_workers
+from pipeline.study.session import Options, Session, note_window
 from pipeline.study.trial_run import TrialRun, open_run
 from pipeline.tracking.runs import PANEL
 from pipeline.tracking.uids import baseline_uid, judge_uid
@@ -83,7 +83,8 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
         export_models(session, session.workers)
         return StudyOutcome(session.config, records, known)
 
-    workers = start_workers(session, options)
+    workers = session.workers
+    note_window(session, options)
     try:
         reporter.begun(session.config, session.data, ended(records), workers.slots, search.elapsed)
         if new_judge is not None:

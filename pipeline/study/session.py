@@ -253,13 +253,12 @@ def _begun(
             over.set()
 
 
-def start_workers(session: Session, options: Options) -> Workers:
-    """The session's workers; says so where the window of trials does not fit their number."""
+def note_window(session: Session, options: Options) -> None:
+    """Say so where the window of trials does not fit the number of workers."""
     most = room_for(session.device, session.config.budget.threads_per_trial)
     chosen = options.cluster is not None or options.workers is not None
     for text in about_window(session.config, session.workers.slots, most if not chosen else None):
         session.reporter.note(text)
-    return session.workers
 
 
 def _machine(options: Options, home: Home, config: StudyConfig) -> tuple[Device | None, Precision | None]:

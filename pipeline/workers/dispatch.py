@@ -177,12 +177,13 @@ class DaskWorkers:
         worker = self._workers.get(address)
         if worker is None or worker.preflight is not future or future.status not in ("finished", "error"):
             return  # it has left, or another process has its address now
+        ended = future.status
         try:
             found = future.result(timeout=FETCH_S)
-        except TimeoutError:
-            self._joined(address)  # it died before it handed the result over, and `_left` follows, or it is slow
-            return
         except Exception as error:
+            if ended == "finished":  # its worker is slow, or died before it handed the result over, and `_left` follows
+                self._joined(address)
+                return
             reason = str(error).splitlines() or [""]
             found = LeftOut(address, f"its check failed: {type(error).__name__}: {reason[0]}")
         if isinstance(found, Passed) and (lacking := lacks(self._needs, found)):  # another may have decided meanwhile

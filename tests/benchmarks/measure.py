@@ -25,6 +25,7 @@ from pipeline.data import Dataset, load
 from pipeline.errors import DataError
 from pipeline.home import default_data_dir
 from pipeline.provenance import git_state, hardware, versions
+from pipeline.workers.machine import precision_here
 
 REPOSITORY = Path(__file__).parents[2]
 IDLE = 0.5  # the greatest load average of the last minute at which a machine counts as idle
@@ -111,8 +112,8 @@ def machine() -> dict[str, Any]:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    bfloat16 = {name for name in ("avx512_bf16", "amx_bf16") if name in _cpu_flags()}
-    return {"hardware": hardware(), "bfloat16": sorted(bfloat16), "gpu": gpu, **versions(), **git_state()}
+    auto = precision_here("cuda" if gpu else "cpu")
+    return {"hardware": hardware(), "auto": auto, "gpu": gpu, **versions(), **git_state()}
 
 
 def report(title: str, rows: list[dict[str, Any]], arguments: argparse.Namespace, **more: Any) -> None:
@@ -148,14 +149,6 @@ def report(title: str, rows: list[dict[str, Any]], arguments: argparse.Namespace
 
 
 _tables_of_this_run: dict[Path, list[dict[str, Any]]] = {}
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
 def _shown(value: Any) -> str:

@@ -341,7 +341,7 @@ name = "none"
 
 [[enqueue]]
 batch_size = 2
-bottleneck = 2048
+bottleneck = 4096
 
 [[enqueue]]
 batch_size = 256
@@ -349,10 +349,11 @@ bottleneck = 16
 
 [model]
 depth = 1
-bottleneck = [16, 2048]
+bottleneck = [16, 4096]
 
 [train]
 batch_size = [2, 256]
+precision = "float32"
 """
 
 

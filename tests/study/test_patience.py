@@ -161,7 +161,7 @@ def test_lost_replies_to_commits_change_no_number(finished: Place, place: Place,
     stored = Served(place.path, place.file, storage=url)
 
     def begin() -> None:
-        proxy._every = 7
+        proxy._every = 5
 
     stored.run(reporter=at_event("baseline", 1, begin))
     proxy._every = 1000
