@@ -401,7 +401,7 @@ def test_doctor_leaves_the_studies_of_other_homes_alone(migrated: Path, tmp_path
         return {str(f): f.read_bytes() for f in files}, dict(experiment), [run.to_dictionary() for run in runs]
 
     def settled(name: str) -> Any:
-        """The state once the driver's writer has nothing left to write: its run is stopped here, at an epoch's report."""
+        """The state once the driver's writer is idle: its run is stopped here, at an epoch's report."""
         before = None
         while before != (now := state(name)):
             before = now
