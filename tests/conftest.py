@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,18 +45,15 @@ batch_size = 256
 """
 
 
-CASES = 2  # of one slow test, that `.ci/run` runs; `-m long` runs the others
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the further cases of slow tests as long."""
-    seen: Counter[str] = Counter()
+    """Of each slow test `.ci/run` runs the first case: mark the others as long."""
+    seen = set()
     for item in items:
         if item.get_closest_marker("slow"):
             test = item.nodeid.partition("[")[0]
-            seen[test] += 1
-            if seen[test] > CASES:
+            if test in seen:
                 item.add_marker("long")
+            seen.add(test)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,15 @@ def test_a_plan_fits_on_a_page_and_writes_nothing(launcher: Launcher, tmp_path: 
     assert made.code() == 0, made.stderr
     assert list(tmp_path.iterdir()) == []
     assert len(made.stdout.splitlines()) <= 40
-    for words in ("9 parameters", "lr@sgd", "smallest", "largest", "without pruning", "with pruning", "4 workers"):
+    for words in (
+        "11 parameters",
+        "bottleneck@conv",
+        "smallest",
+        "largest",
+        "without pruning",
+        "with pruning",
+        "4 workers",
+    ):
         assert words in made.stdout, words
     assert "warning: at most 4 open trials for 4 workers" in made.stdout
 

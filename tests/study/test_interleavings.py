@@ -201,7 +201,7 @@ def test_random_faults_do_not_change_the_results(
 
 
 @pytest.mark.slow
-@settings(max_examples=8, phases=PHASES, suppress_health_check=CHECKS)
+@settings(max_examples=5, phases=PHASES, suppress_health_check=CHECKS)
 @given(data=st.data())
 def test_many_random_faults_do_not_change_the_results(
     data: st.DataObject, migrated: Path, uninterrupted: list[Any], crash: Crash, monkeypatch: pytest.MonkeyPatch

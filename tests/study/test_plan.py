@@ -123,7 +123,8 @@ def test_nothing_is_said_about_sound_studies(file: Path) -> None:
 
 
 FIXED = [
-    *("enqueue=[]", "model.depth=2", "model.width=512", "model.bottleneck=32", 'model.activation=["relu"]'),
+    *("enqueue=[]", "model.layer_type=linear", "model.depth=2", "model.width=512", "model.bottleneck=32"),
+    *("model.convs=1", "model.skip=false", 'model.activation=["relu"]'),
     *("train.loss=mse", "train.optimizer=adam", "train.lr=1e-3", "train.batch_size=128"),
 ]
 
@@ -132,14 +133,18 @@ FIXED = [
     ("words", "overrides", "slots"),
     [
         ("bottleneck: 800 is wider than the input of 784 pixels", ["model.bottleneck={low=16, high=800}"], 1),
-        ("batch_size: 512 is more than a tenth of the 3,500", ["train.batch_size=[128, 512]"], 1),
+        ("batch_size: 512 is more than a tenth of the 3,500", ["enqueue=[]", "train.batch_size=[128, 512]"], 1),
         ("16 trials over 3 brackets", ["pruner.name=hyperband"], 1),
         ("no pruner: every trial trains 12 epochs", ["pruner.name=none"], 1),
         ("at most 4 open trials for 2 workers", [], 2),
         ("concurrency = 8 keeps them busy; the sampler learns less from more than 4", [], 2),
         ("8 of 16 trials are open at once", ["budget.concurrency=8"], 1),
         ("the 16 trials differ in their random numbers only", FIXED, 1),
-        ("lr: 0.01 at most is low for sgd", ["enqueue=[]", "train.lr={low=1e-4, high=1e-2, log=true}"], 1),
+        (
+            "lr: 0.01 at most is low for sgd",
+            ["enqueue=[]", "train.optimizer=sgd", "train.lr={low=1e-4, high=1e-2, log=true}"],
+            1,
+        ),
     ],
 )
 def test_each_choice_that_looks_wrong_is_named(words: str, overrides: list[str], slots: int) -> None:

@@ -64,7 +64,7 @@ def ask(place: Served, command: str, *arguments: str) -> Printed:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["served", "on_postgres"])
+@pytest.mark.parametrize("where", ["on_postgres", "served"])
 def test_the_whole_tour_retrains_nothing_and_has_the_numbers_of_a_study_on_files(
     finished: Place, grown: Place, where: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
