@@ -403,15 +403,15 @@ def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> N
     run_id, tags, data = run.info.run_id, run.data.tags, load("mnist-5k", place.home.data_dir)
     assert tracking.run(tags["trial.uid"], "again", tags, run.data.params, data, 0.0) == run_id
     metrics = place.client().get_metric_history(run_id, "val/psnr")
-    for metric in metrics:
-        tracking.log_epoch(run_id, EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000))
+    results = [EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000) for metric in metrics]
+    tracking.log_epochs(run_id, results)
     panel = tracking.panel(run_id, 1)
     assert panel is not None
-    tracking.log_image(run_id, "panel", panel, 1, look_first=True)
-    tracking.log_image(run_id, "restored", tiles(panel), 0, look_first=True)
+    tracking.log_images(run_id, {("panel", 1): panel, ("restored", 0): tiles(panel)}, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
     assert tracking.models.problem(run_id, tags) is None
-    tracking.end(run_id, "COMPLETE")
+    [objective] = place.client().get_metric_history(run_id, "objective")
+    tracking.end(run_id, "COMPLETE", "", results, {"objective": objective.value}, objective.timestamp / 1000, {})
     tracking.end(run_id, "COMPLETE")
     assert snapshot(place) == before
     assert_sound(place)
@@ -436,7 +436,7 @@ def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
         finished_copy.runs("baseline"),
     )
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
-    tracking.log_image(run.info.run_id, "panel", panel, 7)
+    tracking.log_images(run.info.run_id, {("panel", 7): panel})
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
 
 
