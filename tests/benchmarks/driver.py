@@ -23,9 +23,12 @@ import argparse
 import hashlib
 import heapq
 import json
+import os
 import random
 import resource
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -33,14 +36,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
-from measure import REPOSITORY, begin, options, report
+from measure import begin, options, report
 from window import busy_share, epoch_length
 
 MARKS = (10, 200, 2000)  # trials about which an epoch's cost is shown
@@ -275,8 +279,8 @@ def case(given: argparse.Namespace, workers: int, sampler: str, lengths: str) ->
     def length(key: Any) -> float:
         return float(given.epoch_s * epoch_length(key.number, lengths))
 
-    with served(given.folder / "server") if given.server else nullcontext() as server:
-        home = open_home(given.folder / "home", tracking_uri=server.uri if server else None)
+    with served(given.folder / "server") if given.server else nullcontext((None, float)) as (address, server_s):
+        home = open_home(given.folder / "home", tracking_uri=address)
         with session.open_session(load_study_file(file), home, no_workers, reporter) as opened:
             values = opened.config.space.resolve(lambda _, form: form.first)
             trial = opened.config.trial(values, 0, opened.device, opened.precision)
@@ -290,10 +294,10 @@ def case(given: argparse.Namespace, workers: int, sampler: str, lengths: str) ->
 
             driver.Writer = Watched
             spent.watch_all()
-            started, before, server_before = virtual.now(), virtual.driver_s(), server_s(server)
+            started, before, server_before = virtual.now(), virtual.driver_s(), server_s()
             driver.run_to_total(replace(opened, workers=virtual), no_workers)
             clock_s, driver_s = virtual.now() - started, virtual.driver_s() - before
-            served_s = server_s(server) - server_before
+            served_s = server_s() - server_before
     asked_s, trained_s = reporter.all_asked[0] - started, reporter.all_asked[1]
     if len(reporter.trials) <= open_trials:  # all were asked at once
         asked_s, trained_s = clock_s, virtual.busy_s
@@ -308,7 +312,7 @@ def case(given: argparse.Namespace, workers: int, sampler: str, lengths: str) ->
         "busy": f"{trained_s / (workers * asked_s):.0%}",
         "by the window": f"{busy_share(workers, open_trials, given.trials, given.epochs, lengths):.0%}",
         "limit, epochs/s": reporter.epochs / driver_s,
-        **({"limit of the server": reporter.epochs / served_s} if server else {}),
+        **({"limit of the server": reporter.epochs / served_s} if given.server else {}),
         **{f"at trial {number}": reporter.around(number) for number in MARKS if number <= given.trials},
         "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "driver's time": ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01),
@@ -316,29 +320,37 @@ def case(given: argparse.Namespace, workers: int, sampler: str, lengths: str) ->
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Any]:
-    """A running `mlflow server` of one process, which keeps its files in this folder."""
-    sys.path.append(str(REPOSITORY / "tests"))
-    from servers import MlflowServer
-
+def served(folder: Path) -> Iterator[tuple[str, Callable[[], float]]]:
+    """A running `mlflow server` of one process, with its files in this folder: its address, and its processor time."""
     folder.mkdir()
-    server = MlflowServer(folder)
-    server.start()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    address, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     try:
-        yield server
+        while True:
+            with suppress(OSError), urlopen(f"{address}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        yield address, partial(group_s, server.pid)
     finally:
-        server.kill()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
-def server_s(server: Any) -> float:
-    """The processor time of a server so far."""
-    import psutil
-
-    if server is None:
-        return 0.0
-    processes = [process for process in psutil.process_iter(["cmdline"]) if str(server.port) in process.info["cmdline"]]
-    family = {child.pid: child for process in processes for child in [process, *process.children(recursive=True)]}
-    return float(sum(sum(process.cpu_times()[:2]) for process in family.values()))
+def group_s(group: int) -> float:
+    """The processor time of a process group so far."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = file.read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
