@@ -6,6 +6,7 @@ No repair trains anything again, and no command ends with a traceback.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,14 @@ def test_doctor_leaves_the_studies_of_other_homes_alone(migrated: Path, tmp_path
         runs = client.search_runs([experiment.experiment_id], "", ViewType.ALL)
         return {str(f): f.read_bytes() for f in files}, dict(experiment), [run.to_dictionary() for run in runs]
 
+    def settled(name: str) -> Any:
+        """The state once the driver's writer is idle: its run is stopped here, at an epoch's report."""
+        before = None
+        while before != (now := state(name)):
+            before = now
+            time.sleep(1)
+        return now
+
     checked = []
 
     def repair_mine() -> None:
@@ -407,7 +416,7 @@ def test_doctor_leaves_the_studies_of_other_homes_alone(migrated: Path, tmp_path
         first, *_, last = client.search_runs([experiment.experiment_id])
         client.delete_run(first.info.run_id)
         client.set_tag(last.info.run_id, "study.role", "banana")
-        before = state("theirs")
+        before = settled("theirs")
         done = study("doctor", "--repair", "--home", str(places["mine"].path), "--tracking-uri", uri)
         assert (done.code, done.stdout.count("mine: repaired: ")) == (0, 2), done
         assert state("theirs") == before

@@ -48,18 +48,22 @@ def export_models(session: Session, workers: Workers) -> None:
     ``keep_models`` says how many are kept; what a registered version names is kept as well. Raises Interrupted if the
     user asks to stop.
     """
-    export_trials(session, [trial for trial, _ in missing_exports(session)], workers)
+    missing = missing_exports(session)
+    damaged = [f"repaired: run {run.name}: {problem}" for _, run, problem in missing if MODEL_ID in run.tags]
+    export_trials(session, [trial for trial, _, _ in missing], workers)
+    for text in damaged:
+        session.reporter.note(text)
     for trial in _surplus(session):
         drop_export(session, trial)
 
 
-def missing_exports(session: Session) -> list[tuple[EndedTrial, str]]:
-    """The trials whose model must be exported and is not, or is not sound, each with what is wrong."""
+def missing_exports(session: Session) -> list[tuple[EndedTrial, StoredRun, str]]:
+    """The trials whose model must be exported and is not, or is not sound, each with its run and what is wrong."""
     found = []
     for trial in _kept(session):
         run = session.tracking.read(trial.summary.run_id)
         if run is not None and (problem := session.tracking.models.problem(run.run_id, run.tags, _sha256(trial))):
-            found.append((trial, problem))
+            found.append((trial, run, problem))
     return found
 
 
@@ -69,9 +73,8 @@ def export_findings(session: Session) -> Iterator[Finding]:
     Of a study that has not ended only those that it has are examined: `run` exports them when it ends.
     """
     ended_all = session.search.published == session.search.told()
-    for trial, problem in missing_exports(session):
-        run = session.tracking.read(trial.summary.run_id)
-        if run is not None and (ended_all or MODEL_ID in run.tags):
+    for trial, run, problem in missing_exports(session):
+        if ended_all or MODEL_ID in run.tags:
             yield Finding(f"run {run.name}: {problem}", partial(repair_exports, session, [trial]))
     for trial in _surplus(session):
         text = f"trial {trial.number} has an exported model and is not among the best"
