@@ -440,6 +440,17 @@ def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
 
 
+def test_more_metrics_than_one_request_takes_are_all_logged(finished_copy: Place) -> None:
+    tracking, [run, *_] = (
+        read_tracking(finished_copy.home, "small", finished_copy.search().uid),
+        finished_copy.runs("baseline"),
+    )
+    results = [EpochResult(epoch, {f"val/{i}": float(i) for i in range(60)}, 1.0) for epoch in range(1, 36)]
+    tracking.log_epochs(run.info.run_id, results)
+    for i in (0, 59):
+        assert tracking.history(run.info.run_id, f"val/{i}") == dict.fromkeys(range(1, 36), float(i))
+
+
 def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> None:
     tracking, [first, second, *_] = (
         read_tracking(finished_copy.home, "small", finished_copy.search().uid),
