@@ -59,7 +59,7 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         else:
             strips = strips_of(summary, search.uid, tracking)
         if strips:
-            tracking.log_picture(run_id, contact_sheet(_labelled(summary, strips)), CONTACT_SHEET)
+            tracking.log_files(run_id, {CONTACT_SHEET: contact_sheet(_labelled(summary, strips))})
         experiment_id = tracking.experiment_id
         tracking.tag(run_id, {FILES_TAG: " ".join(written)})  # so that `doctor` knows what is lost
         tracking.tag(run_id, {NOTE: study_note(summary, experiment_id, run_id, file.overrides, with_report)})

@@ -83,6 +83,16 @@ def as_asked(stored: FrozenTrial) -> FrozenTrial:
     return trial
 
 
+def report(study: optuna.Study, stored: FrozenTrial, epoch: int, value: float) -> None:
+    """Write an epoch's objective; `Trial` would read the trial first."""
+    study._storage.set_trial_intermediate_value(stored._trial_id, epoch, value)
+
+
+def set_user_attr(study: optuna.Study, stored: FrozenTrial, key: str, value: Any) -> None:
+    """Write a user attribute; `Trial` would read the trial first."""
+    study._storage.set_trial_user_attr(stored._trial_id, key, value)
+
+
 def writable(study: optuna.Study, stored: FrozenTrial) -> Trial:
     """A stored trial as one that can be reported to and written to."""
     return Trial(study, stored._trial_id)

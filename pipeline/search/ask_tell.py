@@ -234,16 +234,14 @@ class Search:
     def tell(self, trial: OpenTrial, state: EndState, value: float | None, summary: Summary) -> EndedTrial:
         """End a trial. Its state is written last, after epochs, attributes and summary, so a kill loses nothing."""
         known = self._known()
-        stored = self.request(lambda: _optuna.in_storage(self.study, known.asked[trial.number]))
-        handle = self.request(lambda: _optuna.writable(self.study, stored))
+        stored = known.asked[trial.number]
         for epoch, reported in trial.reported.items():
-            if epoch not in stored.intermediate_values:
-                self.write(partial(handle.report, reported, epoch))
+            self.write(partial(_optuna.report, self.study, stored, epoch, reported))
         for key, attr in trial.pruner_attrs().items():
             self.write(partial(_optuna.set_system_attr, self.study, stored, key, attr))
-        self.write(lambda: handle.set_user_attr("summary", asdict(summary)))
+        self.write(lambda: _optuna.set_user_attr(self.study, stored, "summary", asdict(summary)))
         # The trial may have ended already, where only the reply was lost.
-        end = partial(self.study.tell, handle, value, state=TrialState[state], skip_if_finished=True)
+        end = partial(self.study.tell, trial.number, value, state=TrialState[state], skip_if_finished=True)
         known.ended.append(self.write(end))
         return self.ended(trial.number)
 

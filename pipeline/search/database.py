@@ -6,6 +6,7 @@ Comes in: a home. Goes out: a storage of Optuna's, and whether an error means th
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import optuna
@@ -17,6 +18,7 @@ from pipeline.home import Home, shown, sqlite_file
 from pipeline.patience import Patience
 from pipeline.search._optuna import Storage
 
+_SHARED: ContextVar[dict[str, optuna.storages.BaseStorage] | None] = ContextVar("_SHARED", default=None)
 ATTEMPTS = 5  # to create the tables
 LOCKED_S = 10  # that one request waits for a locked file; a run goes on waiting, and says so
 SQLITE_LOCKED = (5, 6)  # SQLITE_BUSY and SQLITE_LOCKED, in the lower eight bits of sqlite's error code
@@ -29,8 +31,27 @@ KEEPALIVE = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval"
 POSTGRESQL_OPTIONS = {"pool_pre_ping": True, "connect_args": KEEPALIVE}
 
 
-def open_storage(home: Home) -> optuna.storages.RDBStorage:
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within, every study of a database has the same storage, so ended trials are read once: only under its lock."""
+    token = _SHARED.set({})
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def open_storage(home: Home) -> optuna.storages.BaseStorage:
     """Connect to the database of a home; a file that does not exist is created. Raises StudyError."""
+    shared = _SHARED.get()
+    if shared is None:
+        return _opened(home)
+    if home.storage_url not in shared:
+        shared[home.storage_url] = optuna.storages.get_storage(_opened(home))
+    return shared[home.storage_url]
+
+
+def _opened(home: Home) -> Storage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     file = sqlite_file(home.storage_url)
     options: dict[str, Any] = {"connect_args": {"timeout": LOCKED_S}} if file else POSTGRESQL_OPTIONS

@@ -28,10 +28,10 @@ from pipeline.study import window as w
 from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
 from pipeline.study.doctor.model_findings import export_models
-from pipeline.study.finish import baseline_figures, log_pictures
+from pipeline.study.finish import baseline_figures, log_baseline_pictures
 from pipeline.study.session import Options, Session, note_window
 from pipeline.study.trial_run import TrialRun, open_run
-from pipeline.tracking.runs import PANEL
+from pipeline.tracking.runs import IMAGES_TAG
 from pipeline.tracking.uids import baseline_uid, judge_uid
 from pipeline.tracking.writer import Writer
 from pipeline.workers import Lost, Outcome, Raised, Returned, Timed, Workers
@@ -87,11 +87,11 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     note_window(session, options)
     try:
         reporter.begun(session.config, session.data, ended(records), workers.slots, search.elapsed)
-        if new_judge is not None:
-            _record_judge(session, new_judge)
         for name, metrics in known.items():
             reporter.baseline(name, metrics)
         driver = Driver(session, workers, window)
+        if new_judge is not None:
+            driver.record_judge(new_judge)
         driver.run()
         export_models(session, session.workers)
         return StudyOutcome(
@@ -171,10 +171,13 @@ class Driver:
     def _possible(self) -> bool:
         """Whether the next trial can be opened or recorded now: a trial's end names its run, so that is created first.
 
-        While MLflow is unreachable that may take long, and the trials that are open are trained meanwhile.
+        While MLflow is unreachable that may take long, and the trials that are open are trained meanwhile. Where MLflow
+        is slower than the workers, new trials wait for it: as many may wait to be written as may be open.
         """
         action = self._next[0] if self._next else None
-        return bool(self._runs[action.number].run_id) if isinstance(action, w.Record) else action is not None
+        if isinstance(action, w.Record):
+            return bool(self._runs[action.number].run_id)
+        return action is not None and len(self._recorded) <= self._session.config.budget.concurrency
 
     def _record_and_open(self) -> None:
         """Record the trials that are next and open one: not more between two looks at the workers."""
@@ -233,19 +236,35 @@ class Driver:
                 raise EngineError(f"the {key} could not be computed: {reason}")
         raise StudyError(f"unexpected outcome of {outcome.key}: {outcome}")
 
+    def record_judge(self, judge: Judge) -> None:
+        """Have a run of its own made for the judge."""
+        session, started = self._session, time.time()
+        uid, tags = judge_uid(session.search.uid, judge.sha256), session.tags | {"study.role": "judge"}
+        params = {"dataset": session.config.dataset}
+        figures = judge_figures(judge, session.data, session.config.degrade)  # not on a thread, since torch computes it
+
+        def write() -> None:
+            run_id = session.tracking.run(uid, "judge", tags, params, session.data, started)
+            session.tracking.log_figures(run_id, figures)
+            session.tracking.end(run_id, "COMPLETE")
+
+        def written(_: None) -> None:
+            session.search.judge = judge.sha256
+
+        self._writer.put(uid, write, written)
+
     def _record_baseline(self, name: str, metrics: dict[str, float], panel: np.ndarray) -> None:
         session = self._session
         params = {"dataset": session.config.dataset}
         params |= {f"degrade.{key}": value for key, value in session.config.degrade.model_dump().items()}
-        tags = session.tags | {"study.role": "baseline"}
-        uid, run_name = baseline_uid(session.search.uid, name), f"baseline-{name}"
+        tags = session.tags | IMAGES_TAG | {"study.role": "baseline"}
+        uid = baseline_uid(session.search.uid, name)
         started = time.time()
 
         def write() -> None:
-            run_id = session.tracking.run(uid, run_name, tags, params, session.data, started)
+            run_id = session.tracking.run(uid, f"baseline-{name}", tags, params, session.data, started)
             session.tracking.log_figures(run_id, baseline_figures(session, metrics))
-            session.tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
-            log_pictures(session, run_id, run_name, panel, metrics)
+            log_baseline_pictures(session, run_id, name, panel, metrics)
             session.tracking.end(run_id, "COMPLETE")
 
         def written(_: None) -> None:
@@ -253,16 +272,6 @@ class Driver:
 
         self._writer.put(uid, write, written)
         session.reporter.baseline(name, metrics)
-
-
-def _record_judge(session: Session, judge: Judge) -> None:
-    """Give the judge a run of its own."""
-    uid, tags = judge_uid(session.search.uid, judge.sha256), session.tags | {"study.role": "judge"}
-    params = {"dataset": session.config.dataset}
-    run_id = session.tracking.run(uid, "judge", tags, params, session.data, time.time())
-    session.tracking.log_figures(run_id, judge_figures(judge, session.data, session.config.degrade))
-    session.tracking.end(run_id, "COMPLETE")
-    session.search.judge = judge.sha256
 
 
 def _note_environment(session: Session) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.config import TrialConfig
-from pipeline.config.outcomes import Checkpoint, EpochResult, Failed, Trained
+from pipeline.config.outcomes import WEIGHTS_FILE, Checkpoint, EpochResult, Failed, Trained
 from pipeline.epoch import history, run_epoch, trained_weights
 from pipeline.errors import CheckpointError, Interrupted, StudyError, TrackingError
 from pipeline.evaluation.batches import threads, without_gradients
@@ -26,37 +26,51 @@ from pipeline.training.checkpoint import found
 from pipeline.workers import Raised, Returned, ThisProcess
 
 
-def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None, on_thread: bool = False) -> None:
+def finish(
+    session: Session,
+    trial: EndedTrial,
+    panel: np.ndarray | None = None,
+    results: Iterable[EpochResult] = (),
+    panels: Mapping[int, np.ndarray] | None = None,
+    on_thread: bool = False,
+    new: bool = False,
+) -> None:
     """Bring an ended trial's run to its end and remove its checkpoints.
 
-    The run has its epochs. Weights that are stored and sound are kept. ``panel`` is the best epoch's; without it, it is
-    read back from MLflow, and of a complete trial drawn again where MLflow lost it.
+    ``results`` and ``panels``, by epoch, are what the run lacks. Weights that are stored and sound are kept. ``panel``
+    is the best epoch's; without it, it is read back from MLflow, and of a complete trial drawn again where MLflow lost
+    it. A ``new`` run was created by this process, so it has neither weights nor pictures yet.
     Outside the main thread (``on_thread``) nothing is trained or drawn, since torch has one state of random numbers.
 
     Raises:
-        CheckpointError: with ``on_thread``, something has to be trained or drawn; the rest may be written already.
+        CheckpointError: with ``on_thread``, something has to be trained or drawn; nothing was written.
         StudyError: the weights are lost and training them again failed.
         Interrupted: the user asked to stop while they were trained again; the next attempt starts from epoch 1.
     """
-    summary, tracking = trial.summary, session.tracking
+    summary, tracking, run_id = trial.summary, session.tracking, trial.summary.run_id
     folder = session.home.checkpoints(session.search.uid, trial.number)
-    if summary.metrics:
-        tracking.log_figures(summary.run_id, end_figures(session, summary))
+    images = {(PANEL, epoch): image for epoch, image in (panels or {}).items()}
+    files: dict[str, bytes | np.ndarray] = {}
+    tags: dict[str, str] = {}
     if trial.state == "COMPLETE":
-        run = tracking.read(summary.run_id)
+        run = None if new else tracking.read(run_id)
         if run is None or tracking.weights_problem(run, summary.weights_sha256):
-            _log_weights(session, trial, folder, on_thread)
+            files[WEIGHTS_FILE] = weights = _weights(session, trial, folder, on_thread)
+            tags[WEIGHTS_TAG] = hashlib.sha256(weights).hexdigest()
     if panel is None and summary.metrics:
-        panel = tracking.panel(summary.run_id, summary.best_epoch)
+        panel = tracking.panel(run_id, summary.best_epoch)
     if panel is None and trial.state == "COMPLETE":
         if on_thread:
             raise CheckpointError(f"trial {trial.number}: the panel of its best epoch is lost")
-        panel = _drawn_again(session, trial.number)
-        tracking.log_image(summary.run_id, PANEL, panel, summary.best_epoch, look_first=True)
+        tracking.log_files(run_id, files)  # the model that draws it
+        panel = images[PANEL, summary.best_epoch] = _drawn_again(session, trial.number)
     if panel is not None:
         name = session.label(trial.number).name
-        log_pictures(session, summary.run_id, name, panel, summary.metrics, summary.best_epoch)
-    tracking.end(summary.run_id, trial.state, summary.reason)
+        images[RESTORED, 0], files[PANEL_FILE] = pictures(session, name, panel, summary.metrics, summary.best_epoch)
+    tracking.log_images(run_id, images, look_first=not new)
+    tracking.log_files(run_id, files)
+    figures = end_figures(session, summary) if summary.metrics else {}
+    tracking.end(run_id, trial.state, summary.reason, results, figures, trial.ended.timestamp(), tags)
     session.home.remove(folder)
 
 
@@ -76,11 +90,8 @@ def log_again(
     logged: frozenset[int],
 ) -> None:
     """Log what an earlier process may have logged already; ``logged`` are the epochs whose metrics the run has."""
-    for result in results:
-        if result.epoch not in logged:
-            tracking.log_epoch(run_id, result)
-    for epoch, panel in panels.items():
-        tracking.log_image(run_id, PANEL, panel, epoch, look_first=True)
+    tracking.log_epochs(run_id, [result for result in results if result.epoch not in logged])
+    tracking.log_images(run_id, {(PANEL, epoch): panel for epoch, panel in panels.items()}, look_first=True)
 
 
 def saved_epochs(session: Session, trial: EndedTrial) -> tuple[dict[int, EpochResult], dict[int, np.ndarray]]:
@@ -109,17 +120,24 @@ def baseline_figures(session: Session, metrics: Mapping[str, float]) -> dict[str
     return {**metrics, "objective": metrics[session.objective], **best_figures(metrics)}
 
 
-def log_pictures(
-    session: Session, run_id: str, name: str, panel: np.ndarray, metrics: Mapping[str, float], epoch: int = 0
-) -> None:
-    """Log the two pictures that are made of a run's panel: the restored images, and the panel with labels.
+def pictures(
+    session: Session, name: str, panel: np.ndarray, metrics: Mapping[str, float], epoch: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two pictures that are made of a run's panel: the restored images, and the panel with labels.
 
     ``metrics`` are the ``val/…`` metrics of the epoch, which is 0 of a baseline.
     """
-    restored = tiles(panel, panel_images(session.data.val))
-    session.tracking.log_image(run_id, RESTORED, restored, 0, look_first=True)
     title = panel_title(name, session.config.name, metrics, epoch)
-    session.tracking.log_picture(run_id, labelled(panel, title), PANEL_FILE)
+    return tiles(panel, panel_images(session.data.val)), labelled(panel, title)
+
+
+def log_baseline_pictures(
+    session: Session, run_id: str, name: str, panel: np.ndarray, metrics: Mapping[str, float]
+) -> None:
+    """Log the three pictures of a baseline."""
+    restored, picture = pictures(session, f"baseline-{name}", panel, metrics)
+    session.tracking.log_images(run_id, {(PANEL, 0): panel, (RESTORED, 0): restored}, look_first=True)
+    session.tracking.log_files(run_id, {PANEL_FILE: picture})
 
 
 def _drawn_again(session: Session, number: int) -> np.ndarray:
@@ -133,8 +151,8 @@ def _drawn_again(session: Session, number: int) -> np.ndarray:
         return draw(without_gradients(model), session.data.val, session.config.degrade, "val")
 
 
-def _log_weights(session: Session, trial: EndedTrial, folder: Path, on_thread: bool) -> None:
-    """Log the weights of a trial's best epoch; where they are not those that Optuna has, record the new ones."""
+def _weights(session: Session, trial: EndedTrial, folder: Path, on_thread: bool) -> bytes:
+    """The weights of a trial's best epoch; where they are not those that Optuna has, the new ones are recorded."""
     weights = _saved_weights(session, trial, folder) if on_thread else _best_weights(session, trial, folder)
     sha256 = hashlib.sha256(weights).hexdigest()
     if sha256 != trial.summary.weights_sha256:
@@ -145,7 +163,7 @@ def _log_weights(session: Session, trial: EndedTrial, folder: Path, on_thread: b
             "they take the place of the lost ones, and the recorded metrics are those of the lost ones"
         )
         session.search.replace_weights(trial.number, sha256)
-    session.tracking.log_weights(trial.summary.run_id, weights)
+    return weights
 
 
 def _best_weights(session: Session, trial: EndedTrial, folder: Path) -> bytes:

@@ -29,6 +29,7 @@ from pipeline.patience import patience_s
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.search import samplers
 from pipeline.search.ask_tell import OpenTrial, Search
+from pipeline.search.database import reading_once
 from pipeline.search.lock import study_lock
 from pipeline.search.records import StoredTrial
 from pipeline.search.studies import load_searches, open_search, stored_uid
@@ -157,7 +158,9 @@ def open_session(
         study_lock(home, config.name) as lock,
         _stop_signals() as stop,
         _attached(options.cluster, needs, reporter) as pool,
+        ExitStack() as reading,
     ):
+        reading.enter_context(reading_once())  # several steps look at the trials
         if pool and (device is None or precision is None):
             device, precision = pool.wait_for_one(stop.is_set)
         device, precision = device or "cpu", precision or "float32"
@@ -185,6 +188,7 @@ def open_session(
             patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
             tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
             search.experiment = tracking.experiment_id
+            reading.close()
             workers, judge = begun()
             tags = {
                 "study.name": config.name,

@@ -6,6 +6,7 @@ them from its latest checkpoint.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.finish import finish, log_again
 from pipeline.study.session import Session
 from pipeline.study.window import End
-from pipeline.tracking.runs import PANEL
+from pipeline.tracking.runs import IMAGES_TAG, PANEL
 from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.tracking.writer import Writer
 from pipeline.training.checkpoint import found, load
@@ -50,7 +51,11 @@ class TrialRun:
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first
     panels: dict[int, np.ndarray] = field(default_factory=dict)  # of the best epoch, and of those just trained or read
     end: End | None = None
+    stored: EndedTrial | None = None  # once Optuna has its end
+    # Epochs that were reported and MLflow lacks, with their panels.
+    waiting: deque[tuple[EpochResult, np.ndarray]] = field(default_factory=deque)
     # Set on the lane.
+    new: bool = False  # whether this process created the run
     run_id: str = ""  # once the run is created
     logged: frozenset[int] = frozenset()  # epochs that MLflow had before; logged again, their times would change
     drawn: set[int] = field(default_factory=set)  # epochs whose panels MLflow has
@@ -77,7 +82,8 @@ class TrialRun:
     def report(self) -> End | None:
         """Have the latest epoch logged and report it to the pruner; drop what is not needed any more."""
         result = self.results[-1]
-        self._put(partial(self._log, result, self.panels[result.epoch]))
+        self.waiting.append((result, self.panels[result.epoch]))
+        self._put(self._log)
         self.end = self._verdict(result)
         self.session.reporter.epoch(self.trial.number, result.epoch, self.config.epochs, result.metrics)
         best = self.best.epoch
@@ -123,7 +129,8 @@ class TrialRun:
                 weights_sha256=best.weights_sha256,
             )
             value = best.metrics[self.session.objective]
-        stored = self.session.search.tell(self.trial, end.state, value if end.state == "COMPLETE" else None, summary)
+        told = value if end.state == "COMPLETE" else None
+        self.stored = stored = self.session.search.tell(self.trial, end.state, told, summary)
         panel = self.panels.get(summary.best_epoch)
 
         def finished(done: bool) -> None:
@@ -164,18 +171,29 @@ class TrialRun:
     def create(self, resumed: bool) -> None:
         """Create or find the trial's MLflow run."""
         tracking, label = self.session.tracking, self.session.label(self.trial.number)
-        tags = self.session.tags | label.tags | {CONFIG_TAG: self.config.model_dump_json()}
-        params = self.config.params()
-        run_id = tracking.run(label.uid, label.name, tags, params, self.session.data, self.started)
-        self.logged = tracking.epochs(run_id) if resumed else frozenset()
+        tags = self.session.tags | label.tags | IMAGES_TAG | {CONFIG_TAG: self.config.model_dump_json()}
+        params, data = self.config.params(), self.session.data
+        run_id = tracking.run(label.uid, label.name, tags, params, data, self.started, look_first=resumed)
+        self.logged, self.new = tracking.epochs(run_id) if resumed else frozenset(), not resumed
         self.run_id = run_id
 
-    def _log(self, result: EpochResult, panel: np.ndarray) -> None:
-        tracking, again = self.session.tracking, result.epoch in self.logged
-        if not again:
-            tracking.log_epoch(self.run_id, result)
-        tracking.log_image(self.run_id, PANEL, panel, result.epoch, look_first=again)
-        self.drawn.add(result.epoch)
+    def _log(self) -> None:
+        """Log all epochs that wait, in one request, however many there are; `_finish` logs those of an ended trial."""
+        if self.stored is None:
+            self._write(*self._taken())
+
+    def _taken(self) -> tuple[list[EpochResult], dict[int, np.ndarray]]:
+        """What waits: the epochs whose metrics MLflow lacks, and the panels."""
+        taken = [self.waiting.popleft() for _ in range(len(self.waiting))]
+        results = [result for result, _ in taken if result.epoch not in self.logged]
+        return results, {result.epoch: panel for result, panel in taken}
+
+    def _write(self, results: list[EpochResult], panels: dict[int, np.ndarray]) -> None:
+        if panels:
+            self.session.tracking.log_epochs(self.run_id, results)
+            images = {(PANEL, epoch): panel for epoch, panel in panels.items()}
+            self.session.tracking.log_images(self.run_id, images, look_first=not self.logged.isdisjoint(panels))
+            self.drawn.update(panels)
 
     def _log_again(self, results: Iterable[EpochResult], panels: Mapping[int, np.ndarray]) -> None:
         """Log what the process before may have ended without logging."""
@@ -184,9 +202,11 @@ class TrialRun:
 
     def _finish(self, trial: EndedTrial, panel: np.ndarray | None) -> bool:
         """Finish the run; False if that takes training or drawing, which the driver's own thread must do."""
+        results, panels = self._taken()
         try:
-            finish(self.session, trial, panel, on_thread=True)
+            finish(self.session, trial, panel, results, panels, on_thread=True, new=self.new)
         except CheckpointError:
+            self._write(results, panels)
             return False
         self.written = True
         return True

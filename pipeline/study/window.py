@@ -7,7 +7,7 @@ actions out, in their order, and feeds back what happened.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from heapq import heappop, heappush
 
 from pipeline.search.records import EndState
 
@@ -126,15 +126,9 @@ Action = Open | Submit | SubmitBaseline | Report | Record
 
 @dataclass
 class _Trial:
-    number: int
-    phase: Literal["opening", "idle", "training", "reporting", "ended"] = "opening"
     epochs: int = 0  # in checkpoints
     reported: int = 0  # an epoch trained again is not counted twice
     end: End | None = None
-
-    def settle(self, end: End | None) -> None:
-        self.end = end
-        self.phase = "ended" if end else "idle"
 
 
 @dataclass
@@ -149,14 +143,16 @@ class Window:
     _slots: int = 0
 
     def __post_init__(self) -> None:
-        self._open = {number: _Trial(number) for number in self.resumed}
+        self._open = {number: _Trial() for number in self.resumed}
         self._to_resume: list[Action] = [Open(number, resumed=True) for number in self.resumed]
-        self._waiting, self._computing = list(self.baselines), set[str]()
+        self._waiting = list(self.baselines)
+        self._idle: list[int] = []  # a heap: numbers of the open trials whose next epoch waits for a slot
+        self._busy = 0  # slots with a task
 
     @property
     def finished(self) -> bool:
         """Whether nothing is open and nothing is left to ask or compute."""
-        return self.recorded >= self.total and not (self._open or self._waiting or self._computing)
+        return self.recorded >= self.total and not (self._open or self._waiting or self._busy)
 
     @property
     def all_asked(self) -> bool:
@@ -172,26 +168,35 @@ class Window:
             case Opened(number, epochs, end):
                 trial = self._open[number]
                 trial.epochs = trial.reported = epochs
-                trial.settle(end)
+                self._settle(number, end)
             case EpochTrained(number, epoch):
+                self._busy -= 1
                 trial = self._open[number]
                 trial.epochs = epoch
                 if epoch > trial.reported:
-                    trial.reported, trial.phase = epoch, "reporting"
+                    trial.reported = epoch
                     actions.append(Report(number, epoch))
                 else:
-                    trial.settle(None)
+                    self._settle(number, None)
             case EpochReported(number, end):
-                self._open[number].settle(end)
+                self._settle(number, end)
             case EpochFailed(number, reason):
-                self._open[number].settle(End("FAIL", reason))
+                self._busy -= 1
+                self._settle(number, End("FAIL", reason))
             case CheckpointDamaged(number, epochs):
+                self._busy -= 1
                 self._open[number].epochs = epochs
-                self._open[number].settle(None)
-            case BaselineDone(name):
-                self._computing.remove(name)
+                self._settle(number, None)
+            case BaselineDone():
+                self._busy -= 1
         resuming, self._to_resume = self._to_resume, []
         return [*actions, *resuming, *self._record_and_ask(), *self._submit()]
+
+    def _settle(self, number: int, end: End | None) -> None:
+        """A trial has ended, or waits for its next epoch."""
+        self._open[number].end = end
+        if end is None:
+            heappush(self._idle, number)
 
     def _record_and_ask(self) -> list[Action]:
         """Ask while the window has room, else record the oldest trial if it has ended."""
@@ -199,22 +204,23 @@ class Window:
         while True:
             following, oldest = self.recorded + len(self._open), self._open.get(self.recorded)
             if following < min(self.total, self.recorded + self.width):
-                self._open[following] = _Trial(following)
+                self._open[following] = _Trial()
                 actions.append(Open(following))
             elif oldest is not None and oldest.end is not None:
                 del self._open[self.recorded]
+                actions.append(Record(self.recorded, oldest.end))
                 self.recorded += 1
-                actions.append(Record(oldest.number, oldest.end))
             else:
                 return actions
 
     def _submit(self) -> list[Action]:
         """Fill the free slots: baselines first, then the oldest trials, because the window waits for them."""
-        busy = len(self._computing) + sum(trial.phase == "training" for trial in self._open.values())
-        free = max(0, self._slots - busy)
-        names, self._waiting = self._waiting[:free], self._waiting[free:]
-        self._computing |= set(names)
-        idle = [trial for _, trial in sorted(self._open.items()) if trial.phase == "idle"][: free - len(names)]
-        for trial in idle:
-            trial.phase = "training"
-        return [*map(SubmitBaseline, names), *(Submit(trial.number, trial.epochs + 1) for trial in idle)]
+        actions: list[Action] = []
+        while self._busy < self._slots and (self._waiting or self._idle):
+            self._busy += 1
+            if self._waiting:
+                actions.append(SubmitBaseline(self._waiting.pop(0)))
+            else:
+                number = heappop(self._idle)
+                actions.append(Submit(number, self._open[number].epochs + 1))
+        return actions

@@ -11,7 +11,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import mlflow.artifacts
 import numpy as np
 from mlflow import entities
-from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, ViewType
+from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from PIL import Image, UnidentifiedImageError
 
@@ -30,7 +30,7 @@ from pipeline.errors import NotFoundError, TrackingError
 from pipeline.files import write_files
 from pipeline.home import Home
 from pipeline.patience import Patience
-from pipeline.tracking._mlflow import image_key_and_step
+from pipeline.tracking._mlflow import image_files, image_key_and_step, png
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
 from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
 from pipeline.tracking.registry import RegisteredVersion, every_version
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
+IMAGES_TAG = {"mlflow.loggedImages": "True"}  # of runs with images: MLflow's pages show them then
+MOST_METRICS = 1000  # in one request
 PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
 # In the study's own run.
 CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")
@@ -91,29 +93,47 @@ class Tracking:
         self.models = LoggedModels(experiment)
         self._client = experiment.client
 
-    @waits
     def run(
-        self, uid: str, name: str, tags: Mapping[str, str], params: Mapping[str, Any], data: Dataset, started: float
+        self,
+        uid: str,
+        name: str,
+        tags: Mapping[str, str],
+        params: Mapping[str, Any],
+        data: Dataset,
+        started: float,
+        look_first: bool = True,
     ) -> str:
         """The id of the run with this ``trial.uid``, created if it does not exist; its status is RUNNING afterwards.
 
-        A run that exists keeps its name, its tags and its start, in seconds since 1970.
+        A run that exists keeps its name, its tags and its start, in seconds since 1970. Without ``look_first`` it is
+        known that there is none.
         """
-        found = self._with_uid(uid)
-        if found is None:
+        run_id = self._created(uid, name, tags, started, look_first)
+        self._describe(run_id, params, data)
+        return run_id
+
+    @disk_errors()
+    def _created(self, uid: str, name: str, tags: Mapping[str, str], started: float, look_first: bool) -> str:
+        def write() -> str:
+            nonlocal look_first
+            look, look_first = look_first, True  # this request may be sent again
+            if look and (found := self._with_uid(uid)) is not None:
+                self._client.update_run(found.run_id, status="RUNNING")
+                return found.run_id
             all_tags = {"trial.uid": uid, **tags}
             created = self._client.create_run(self.experiment_id, int(started * 1000), all_tags, run_name=name)
-            run_id = str(created.info.run_id)
-        else:
-            run_id = found.run_id
-            self._client.update_run(run_id, status="RUNNING")
+            return str(created.info.run_id)
+
+        return self.experiment.send(write)
+
+    @waits
+    def _describe(self, run_id: str, params: Mapping[str, Any], data: Dataset) -> None:
         # Also for a run that exists: the process that created it may have been killed before it wrote these.
         self._client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
         # The store takes at most 36 characters of digest; the run's tags have all of it.
         source, profile = json.dumps({"name": data.name}), json.dumps(data.sizes)
         dataset = entities.Dataset(data.name, data.digest[:32], "local", source, profile=profile)
         self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
-        return run_id
 
     @waits
     def find(self, uid: str, deleted: bool = False) -> StoredRun | None:
@@ -151,21 +171,29 @@ class Tracking:
         return frozenset(metric.step for metric in self._client.get_metric_history(run_id, "train/loss"))
 
     @waits
-    def log_epoch(self, run_id: str, result: EpochResult) -> None:
-        """Log all of an epoch's metrics in one request, with the time the epoch ended; repeating it changes nothing."""
-        stamp = int(result.ended_at * 1000)
-        metrics = [Metric(key, value, stamp, result.epoch) for key, value in result.metrics.items()]
-        self._client.log_batch(run_id, metrics=metrics)
+    def log_epochs(self, run_id: str, results: Iterable[EpochResult]) -> None:
+        """Log all metrics of epochs, with the time each epoch ended; repeating it changes nothing."""
+        self._log(run_id, _points(results), {})
+
+    def _log(self, run_id: str, metrics: Sequence[Metric], tags: Mapping[str, str]) -> None:
+        """Write metrics and then tags, in one request where MLflow takes so many at once."""
+        batches = [metrics[i : i + MOST_METRICS] for i in range(0, len(metrics), MOST_METRICS)]
+        last = batches.pop() if batches else []
+        for batch in batches:
+            self._client.log_batch(run_id, batch)
+        if last or tags:
+            self._client.log_batch(run_id, last, tags=[RunTag(key, value) for key, value in tags.items()])
 
     @disk_errors()
-    def log_image(self, run_id: str, key: str, image: np.ndarray, step: int, look_first: bool = False) -> None:
-        """Log an image under a key; with ``look_first`` only if the step has none yet, so that it does not get two."""
+    def log_images(self, run_id: str, images: Mapping[tuple[str, int], np.ndarray], look_first: bool = False) -> None:
+        """Log images by key and step; with ``look_first`` only those that the run lacks, so that it has none twice."""
 
         def write() -> None:
             nonlocal look_first
             look, look_first = look_first, True  # this request may be sent again
-            if not look or (key, step) not in _images(self._client.get_run(run_id).info.artifact_uri):
-                self._client.log_image(run_id, image, key=key, step=step, synchronous=True)
+            there = _images(self._client.get_run(run_id).info.artifact_uri) if look else {}
+            new = [image_files(key, image, step) for (key, step), image in images.items() if (key, step) not in there]
+            self._log_files(run_id, {f"images/{name}": data for files in new for name, data in files.items()})
 
         self.experiment.send(write)
 
@@ -235,23 +263,15 @@ class Tracking:
             return Path(self._client.download_artifacts(run_id, file, folder)).read_text()
 
     @waits
-    def log_picture(self, run_id: str, picture: np.ndarray, file: str) -> None:
-        self._client.log_image(run_id, picture, artifact_file=file)
+    def log_files(self, run_id: str, files: Mapping[str, bytes | np.ndarray]) -> None:
+        """Log artifacts by their paths, pictures as PNG; of one path the last stays."""
+        self._log_files(run_id, {path: png(x) if isinstance(x, np.ndarray) else x for path, x in files.items()})
 
-    @waits
-    def log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        """Log artifacts by their paths; of one path the last stays."""
-        with tempfile.TemporaryDirectory() as folder:
-            write_files(Path(folder), files)
-            self._client.log_artifacts(run_id, folder)
-
-    @waits
-    def log_weights(self, run_id: str, weights: bytes) -> None:
-        """Log a trial's weights file; its digest goes to the run's tags."""
-        with tempfile.TemporaryDirectory() as folder:
-            write_files(Path(folder), {WEIGHTS_FILE: weights})
-            self._client.log_artifacts(run_id, folder)
-        self.experiment.tag(run_id, {WEIGHTS_TAG: hashlib.sha256(weights).hexdigest()})
+    def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
+        if files:
+            with tempfile.TemporaryDirectory() as folder:
+                write_files(Path(folder), files)
+                self._client.log_artifacts(run_id, folder)
 
     def export(self, run: StoredRun, name: str, sha256: str, images: np.ndarray, epoch: int) -> None:
         """Export a run's model in this process, from the run's weights file, and log it; as of `LoggedModels.log`."""
@@ -286,9 +306,28 @@ class Tracking:
         self.experiment.tag(run_id, tags)
 
     @waits
-    def end(self, run_id: str, state: str, reason: str = "") -> None:
-        """End a run with the state of its trial; when this returns, the store has everything of the run."""
-        self.experiment.tag(run_id, {"trial.state": state} | ({"trial.reason": reason} if reason else {}))
+    def end(
+        self,
+        run_id: str,
+        state: str,
+        reason: str = "",
+        results: Iterable[EpochResult] = (),
+        figures: Mapping[str, float] | None = None,
+        at: float = 0.0,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """End a run with the state of its trial; when this returns, the store has everything of the run.
+
+        Before that, what it still lacks is logged in one request: epochs, figures without a history (at step 0, as of
+        ``at`` in seconds since 1970), and tags. Repeating it changes nothing.
+        """
+        metrics = [
+            *_points(results),
+            *(Metric(key, value, int(at * 1000), 0) for key, value in (figures or {}).items()),
+        ]
+        self._log(
+            run_id, metrics, {**(tags or {}), "trial.state": state, **({"trial.reason": reason} if reason else {})}
+        )
         self._client.set_terminated(run_id, RUN_STATUS[state])
 
     @waits
@@ -338,6 +377,14 @@ def _images(artifact_uri: str) -> dict[tuple[str, int], str]:
     names = [Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(f"{artifact_uri}/images")]
     found = {image_key_and_step(name): f"images/{name}" for name in names if name.endswith(".png")}
     return {image: path for image, path in found.items() if image is not None}
+
+
+def _points(results: Iterable[EpochResult]) -> list[Metric]:
+    return [
+        Metric(key, value, int(result.ended_at * 1000), result.epoch)
+        for result in results
+        for key, value in result.metrics.items()
+    ]
 
 
 def best_figures(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from pipeline.tracking.store import GUARD
 T = TypeVar("T")
 SERVER_THREADS = 4  # an HTTP server takes several requests at a time; a sqlite file has one writer
 TICK_S, SAY_S = 0.2, 5.0
+GRACE_S = 5.0  # what waits is written so long after the user asked to stop
 
 Job = tuple[Callable[[], Any], Callable[[Any], object] | None]
 
@@ -50,6 +51,12 @@ class Writer:
                 self._ready.append(lane)
             self._state.notify_all()
 
+    @property
+    def left(self) -> int:
+        """How many jobs are not done."""
+        with self._state:
+            return sum(map(len, self._lanes.values()))
+
     def step(self) -> None:
         """Do what follows from the jobs that are done. Raises the error that ended the writing."""
         while self._done:
@@ -65,10 +72,9 @@ class Writer:
         say_at = time.monotonic() + SAY_S
         while True:
             self.step()
-            with self._state:
-                left = sum(map(len, self._lanes.values()))
-                if not left and not self._done:
-                    return
+            left = self.left
+            if not left and not self._done:
+                return
             if self._stopped():
                 self.interrupt()
             if time.monotonic() > say_at:
@@ -79,7 +85,12 @@ class Writer:
                     self._state.wait(TICK_S)
 
     def interrupt(self) -> NoReturn:
-        """End the writing because the user asks to stop. Raises Interrupted, with what a job was waiting for."""
+        """End the writing because the user asks to stop: what takes more than `GRACE_S` is dropped.
+
+        Raises Interrupted, with what a job was waiting for.
+        """
+        with self._state:
+            self._state.wait_for(lambda: not self._lanes or self._closed, GRACE_S)
         self.close()
         self.step()
         raise Interrupted

@@ -1,19 +1,20 @@
-"""What the driver costs, with virtual epochs: workers that return stored results at once, on a clock that jumps ahead.
+"""What one driver can do, with virtual epochs: workers that return stored results at once, on a clock that jumps ahead.
 
-    python tests/benchmarks/driver.py [--workers 8 64 256 1000] [--sampler random tpe] [--trials 2000] [--json FILE]
+    python tests/benchmarks/driver.py [--workers 8 64 256 1000] [--sampler random tpe] [--lengths given random]
+                                      [--trials 2000] [--epoch-s 5] [--server] [--json FILE]
 
-Each case is a whole study in a process and a home of its own: the real driver on Optuna's sqlite and MLflow (or
-``--tracking-uri`` and ``--storage``), with ``--window`` times as many open trials as workers. Nothing is trained: a
-task returns the results of one epoch trained beforehand, with an invented objective and a checkpoint on disk.
+Each case is a whole study in a process and a home of its own: the real driver with all writes to Optuna's and MLflow's
+sqlite files, or with ``--server`` to a real `mlflow server` on 127.0.0.1, and ``--window`` times as many open trials as
+workers. Nothing is trained: a task returns the results of one epoch trained beforehand, with an invented objective and
+a checkpoint on disk.
 
-The clock counts the driver's processor time, and jumps to the next end of an epoch where the driver has nothing to do.
-So the share of time that workers are busy is that of ``--epoch-s`` long epochs (those of random length take from half
-to twice this) and of a driver that has a core to itself. "By the window" is the share if the driver took no time at all
-and half of the trials were pruned, until the last trial is asked.
-``--real-time`` waits for the epochs instead, which also shows whether MLflow keeps up.
-
-Past the limit that it prints ("workers it can drive", by processor time): train longer epochs, split the study's space
-over several studies, each with a driver of its own, or record less (`study` has no switch for that yet).
+The clock counts the processor time of the driver with its writer threads, and jumps to the next end of an epoch where
+neither has anything to do. So every figure is that of a driver with one core to itself, on a loaded machine too:
+"busy" is the share of time in which the workers train, until the last trial is asked; "by the window" is what it would
+be if the driver took no time and half of the trials were pruned. Epochs of random length take from half to twice
+``--epoch-s``, by trial. "Limit" is how many epochs a second one driver can handle, and with ``--server`` how many one
+core of the server can; times ``--epoch-s`` that is the number of workers that can be kept busy. Past it: longer epochs,
+or several studies with a driver each, on servers of their own.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ import argparse
 import hashlib
 import heapq
 import json
+import os
 import random
 import resource
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -32,24 +36,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import wraps
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, replace
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+from measure import begin, options, report
 from window import busy_share, epoch_length
 
 MARKS = (10, 200, 2000)  # trials about which an epoch's cost is shown
-# What the driver's time is spent on, by function; nested ones count for themselves, absent ones are skipped.
+# What the driver's time is spent on, by function; nested ones count for themselves.
 NAMED = {
-    "sampler": ["optuna.samplers:TPESampler.sample_relative", "optuna.samplers:TPESampler.infer_relative_search_space"],
+    "TPE": ["optuna.samplers:TPESampler.sample_relative", "optuna.samplers:TPESampler.infer_relative_search_space"],
     "ask": ["pipeline.search.ask_tell:Search.ask"],
-    "view": ["pipeline.search.ask_tell:Search._view"],
-    "pruner": ["pipeline.search.ask_tell:OpenTrial.report"],
-    "reading trials": ["pipeline.search.ask_tell:Search.trials"],
     "tell": ["pipeline.search.ask_tell:Search.tell"],
+    "pruner": ["pipeline.search.ask_tell:OpenTrial.report"],
     "window": ["pipeline.study.window:Window.feed"],
     "model's cost": ["pipeline.study.trial_run:cost", "pipeline.study.trial_run:build_model"],
     "end of a trial": ["pipeline.study.trial_run:finish"],
@@ -101,52 +105,50 @@ class Spent:
             if stack:
                 stack[-1] += taken
 
-    def watch(self, name: str, where: str) -> None:
-        """Time a function, named ``module:Class.function``."""
-        module, _, path = where.partition(":")
-        *owners, attribute = path.split(".")
-        owner = import_module(module)
-        for part in owners:
-            owner = getattr(owner, part)
-        function = getattr(owner, attribute, None)
-        if callable(function):
+    def watch(self, name: str, owner: Any, attribute: str) -> None:
+        function = getattr(owner, attribute)
 
-            @wraps(function)
-            def timed(*arguments: Any, **named: Any) -> Any:
-                with self.on(name):
-                    return function(*arguments, **named)
+        @wraps(function)
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.on(name):
+                return function(*arguments, **named)
 
-            setattr(owner, attribute, timed)
+        setattr(owner, attribute, timed)
 
     def watch_all(self) -> None:
-        from pipeline.tracking.models import LoggedModels
         from pipeline.tracking.runs import Tracking
 
         for name, functions in NAMED.items():
             for where in functions:
-                self.watch(name, where)
-        for owner in (Tracking, LoggedModels):
-            for attribute, value in vars(owner).items():
-                if callable(value) and not attribute.startswith("__"):
-                    self.watch("MLflow", f"{owner.__module__}:{owner.__name__}.{attribute}")
+                module, _, path = where.partition(":")
+                owner: Any = import_module(module)
+                *owners, attribute = path.split(".")
+                self.watch(name, getattr(owner, owners[0]) if owners else owner, attribute)
+        for attribute, value in list(vars(Tracking).items()):
+            if callable(value) and not attribute.startswith("_"):
+                self.watch("MLflow", Tracking, attribute)
 
 
 class VirtualWorkers:
     """Workers whose epochs take no processor time and end in the order of a clock. Other tasks are carried out."""
 
-    def __init__(self, slots: int, length: Callable[[Any], float], epoch: Callable[..., Any], real_time: bool) -> None:
-        self.slots, self.own_s, self.busy_s, self.tasks = slots, 0.0, 0.0, 0
-        self._length, self._epoch, self._real_time = length, epoch, real_time
+    def __init__(self, slots: int, length: Callable[[Any], float], epoch: Callable[..., Any]) -> None:
+        self.slots, self.busy_s, self.tasks = slots, 0.0, 0
+        self.written: Callable[[], bool] = lambda: True  # whether the writer threads have nothing to do
+        self._length, self._epoch = length, epoch
         self._running: list[tuple[float, int, Hashable, Any, tuple[Any, ...]]] = []
-        self._ahead = 0.0
-        self.started = self.now()
+        self._ahead = self._own_s = 0.0
 
     def now(self) -> float:
-        return time.perf_counter() if self._real_time else self.driver_s() + self._ahead
+        return self.driver_s() + self._ahead
 
     def driver_s(self) -> float:
         """Processor time of this process without that of the tasks."""
-        return time.process_time() - self.own_s
+        return time.process_time() - self._own_s
+
+    def trained_s(self) -> float:
+        """How long all workers together have trained."""
+        return self.busy_s - sum(max(0.0, end - self.now()) for end, *_ in self._running)
 
     def submit(self, key: Hashable, task: Any, *arguments: Any) -> None:
         virtual = task.__name__ == "run_epoch"
@@ -157,26 +159,26 @@ class VirtualWorkers:
         heapq.heappush(self._running, (self.now() + length, self.tasks, key, do, arguments))
 
     def wait(self, timeout: float) -> Any:
+        started = time.thread_time()
+        try:
+            return self._wait(self.now() + timeout)
+        finally:
+            self._own_s += time.thread_time() - started
+
+    def _wait(self, until: float) -> Any:
         from pipeline.workers import Raised, Returned
 
-        if not self._running:
-            time.sleep(timeout)
+        ends = min(until, self._running[0][0]) if self._running else until
+        while self.now() < ends and not self.written():
+            time.sleep(0.005)  # the writer threads use this time
+        self._ahead += max(0.0, ends - self.now())
+        if not self._running or self._running[0][0] > self.now():
             return None
-        wait_s = max(0.0, self._running[0][0] - self.now())
-        if self._real_time:
-            time.sleep(min(wait_s, timeout))
-            if wait_s > timeout:
-                return None
-        else:
-            self._ahead += wait_s
         _, _, key, task, arguments = heapq.heappop(self._running)
-        started = time.thread_time()
         try:
             return Returned(key, task(*arguments))
         except Exception as error:
             return Raised(key, error)
-        finally:
-            self.own_s += time.thread_time() - started
 
     def close(self) -> None:
         self._running.clear()
@@ -200,8 +202,6 @@ class Epochs:
         self._history: dict[int, list[dict[str, Any]]] = {}
 
     def __call__(self, config: Any, before: Any, data_dir: Path, folder: Path, judge: Any = None) -> Any:  # noqa: ARG002
-        from dataclasses import asdict
-
         from pipeline.training import checkpoint as checkpoints
         from pipeline.training.weights import weights_bytes
 
@@ -225,173 +225,170 @@ def objective(config: Any, epoch: int) -> float:
     return float(18 - config.model.dropout + (config.train.optimizer != "sgd") + 2 * (1 - 0.7**epoch) + noise)
 
 
-class NoTracking:
-    """Stands for `Tracking` without MLflow: every call answers that there is nothing."""
-
-    def run(self, *_: Any) -> str:
-        return "none"
-
-    def __getattr__(self, name: str) -> Any:
-        return self
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-    def __bool__(self) -> bool:
-        return False
-
-
 class Marks:
     """A reporter that notes the driver's time and memory at the end of each trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
         self.workers: VirtualWorkers | None = None
-        self.epochs = 0
+        self.total, self.epochs, self.all_asked = total, 0, (0.0, 0.0)
         self.trials: list[tuple[float, float]] = []  # processor time so far, MiB in use
 
-    def trial(self, number: int, state: str, value: float | None, reason: str, ended: int) -> None:  # noqa: ARG002
+    def opened(self, number: int, *_: Any) -> None:
+        assert self.workers is not None
+        if number == self.total - 1:  # from here on workers run out of trials, whatever the driver does
+            self.all_asked = self.workers.now(), self.workers.trained_s()
+
+    def trial(self, *_: Any) -> None:
         assert self.workers is not None
         memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
         self.trials.append((self.workers.driver_s(), memory))
 
-    def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:  # noqa: ARG002
+    def epoch(self, *_: Any) -> None:
         self.epochs += 1
 
     def __getattr__(self, event: str) -> Callable[..., None]:
         return lambda *_, **__: None
 
-    def around(self, number: int) -> dict[str, float] | None:
+    def around(self, number: int) -> str:
         """Milliseconds of processor time for each epoch around a trial, and MiB then.
 
         Trials are recorded in bursts, so the epochs are counted as trials of average length.
         """
-        first, last = max(0, number - max(10, number // 20)), min(len(self.trials) - 1, number + max(10, number // 20))
+        near = max(10, number // 20)
+        first, last = max(0, number - near), min(len(self.trials) - 1, number + near)
         if number > len(self.trials) or last <= first:
-            return None
+            return ""
         (from_s, _), (to_s, memory) = self.trials[first], self.trials[last]
-        return {"ms_per_epoch": 1000 * (to_s - from_s) / (last - first) * len(self.trials) / self.epochs, "mib": memory}
+        spent_s = (to_s - from_s) / (last - first) * len(self.trials) / self.epochs
+        return f"{1000 * spent_s:.0f} ms, {memory:.0f} MiB"
 
 
-def case(given: argparse.Namespace, workers: int, sampler: str) -> dict[str, Any]:
+def case(given: argparse.Namespace, workers: int, sampler: str, lengths: str) -> dict[str, Any]:
     """Run one study and measure its driver."""
     from pipeline.config import load_study_file
     from pipeline.home import open_home
     from pipeline.study import driver, session
+    from pipeline.tracking.writer import Writer
 
-    spent, reporter = Spent(), Marks()
-    folder = given.folder
-    file = folder / "virtual.toml"
-    open_trials = given.open or given.window * workers
-    settings = vars(given) | {"open_trials": open_trials, "sampler": sampler}
-    file.write_text(STUDY.format(**settings))
-    home = open_home(folder / "home", tracking_uri=given.tracking_uri, storage=given.storage)
-    options = session.Options(workers=0)  # real ones; the virtual ones take their place
+    spent, reporter = Spent(), Marks(given.trials)
+    file = given.folder / "virtual.toml"
+    open_trials = given.window * workers
+    file.write_text(STUDY.format(**(vars(given) | {"open_trials": open_trials, "sampler": sampler})))
+    no_workers = session.Options(workers=0)  # the virtual ones take their place
 
     def length(key: Any) -> float:
-        return given.epoch_s * epoch_length(key.number, given.lengths)
+        return float(given.epoch_s * epoch_length(key.number, lengths))
 
-    with session.open_session(load_study_file(file), home, options, reporter) as opened:
-        trial = opened.config.trial(
-            opened.config.space.resolve(lambda _, form: form.first), 0, opened.device, opened.precision
-        )
-        epochs = Epochs(trial, opened.data, opened.home.data_dir, folder / "template")
-        reporter.workers = virtual = VirtualWorkers(workers, length, epochs, given.real_time)
-        opened = replace(opened, workers=virtual)
-        spent.watch_all()
-        if given.no_mlflow:
-            opened = replace(opened, tracking=NoTracking())
-        started, before = virtual.now(), virtual.driver_s()
-        driver.run_to_total(opened, options)
-        clock_s, driver_s = virtual.now() - started, virtual.driver_s() - before
-    rate = reporter.epochs / driver_s
-    named = {name: seconds / driver_s for name, seconds in spent.seconds.most_common()}
+    with served(given.folder / "server") if given.server else nullcontext((None, float)) as (address, server_s):
+        home = open_home(given.folder / "home", tracking_uri=address)
+        with session.open_session(load_study_file(file), home, no_workers, reporter) as opened:
+            values = opened.config.space.resolve(lambda _, form: form.first)
+            trial = opened.config.trial(values, 0, opened.device, opened.precision)
+            epochs = Epochs(trial, opened.data, opened.home.data_dir, given.folder / "template")
+            reporter.workers = virtual = VirtualWorkers(workers, length, epochs)
+
+            class Watched(Writer):
+                def __init__(self, *arguments: Any) -> None:
+                    super().__init__(*arguments)
+                    virtual.written = lambda: self.left == 0
+
+            driver.Writer = Watched
+            spent.watch_all()
+            started, before, server_before = virtual.now(), virtual.driver_s(), server_s()
+            driver.run_to_total(replace(opened, workers=virtual), no_workers)
+            clock_s, driver_s = virtual.now() - started, virtual.driver_s() - before
+            served_s = server_s() - server_before
+    asked_s, trained_s = reporter.all_asked[0] - started, reporter.all_asked[1]
+    if len(reporter.trials) <= open_trials:  # all were asked at once
+        asked_s, trained_s = clock_s, virtual.busy_s
+    shares = {name: seconds / driver_s for name, seconds in spent.seconds.most_common()}
+    shares["other"] = 1 - sum(shares.values())
     return {
         "workers": workers,
         "sampler": sampler,
-        "open_trials": open_trials,
+        "lengths": lengths,
         "trials": len(reporter.trials),
         "epochs": reporter.epochs,
-        "epoch_s": given.epoch_s,
-        "lengths": given.lengths,
-        "driver_cpu_s": driver_s,
-        "epochs_per_cpu_s": rate,
-        "workers_it_can_drive": int(rate * given.epoch_s),
-        "busy": virtual.busy_s / (workers * clock_s),
-        "busy_by_the_window": busy_share(workers, open_trials, given.trials, given.epochs, given.lengths),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "around_trial": {number: reporter.around(number) for number in MARKS},
-        "spent": named | {"other": 1 - sum(named.values())},
+        "busy": f"{trained_s / (workers * asked_s):.0%}",
+        "by the window": f"{busy_share(workers, open_trials, given.trials, given.epochs, lengths):.0%}",
+        "limit, epochs/s": reporter.epochs / driver_s,
+        **({"limit of the server": reporter.epochs / served_s} if given.server else {}),
+        **{f"at trial {number}": reporter.around(number) for number in MARKS if number <= given.trials},
+        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver's time": ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.01),
     }
 
 
-def show(results: list[dict[str, Any]]) -> None:
-    print(
-        "\n| workers | sampler | open | epochs | epochs per CPU s | busy | by the window | can drive | peak MiB | ",
-        end="",
-    )
-    print(" | ".join(f"ms an epoch at trial {number}" for number in MARKS), "|")
-    print("|" + "---|" * (9 + len(MARKS)))
-    for r in results:
-        around = [r["around_trial"].get(str(number)) for number in MARKS]
-        marks = " | ".join(f"{a['ms_per_epoch']:.0f} ({a['mib']:.0f} MiB)" if a else "" for a in around)
-        print(
-            f"| {r['workers']} | {r['sampler']} | {r['open_trials']} | {r['epochs']} | {r['epochs_per_cpu_s']:.1f} "
-            f"| {r['busy']:.2f} | {r['busy_by_the_window']:.2f} | {r['workers_it_can_drive']} | {r['peak_mib']:.0f} "
-            f"| {marks} |"
-        )
-    print()
-    for r in results:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in r["spent"].items() if share >= 0.01)
-        print(f"{r['workers']} workers, {r['sampler']}: {shares}")
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, Callable[[], float]]]:
+    """A running `mlflow server` of one process, with its files in this folder: its address, and its processor time."""
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    address, database = f"http://127.0.0.1:{port}", f"sqlite:///{folder / 'mlflow.db'}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while True:
+            with suppress(OSError), urlopen(f"{address}/health", timeout=5):
+                break
+            time.sleep(0.2)
+        yield address, partial(group_s, server.pid)
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def group_s(group: int) -> float:
+    """The processor time of a process group so far."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields = file.read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12]) if int(fields[2]) == group else 0
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, runs=1)
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 64, 256, 1000])
     parser.add_argument("--sampler", nargs="+", default=["random", "tpe"], choices=["random", "tpe"])
+    parser.add_argument("--lengths", nargs="+", default=["given", "random"], choices=["given", "random"])
     parser.add_argument("--pruner", default="median")
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=5, help="of a trial, at most")
     parser.add_argument("--window", type=int, default=4, help="open trials for each worker")
-    parser.add_argument("--open", type=int, help="open trials, in place of --window")
-    parser.add_argument("--epoch-s", type=float, default=30.0)
-    parser.add_argument("--lengths", default="random", choices=["given", "random"])
-    parser.add_argument("--real-time", action="store_true")
-    parser.add_argument("--no-mlflow", action="store_true", help="nothing is written to MLflow: what the rest costs")
-    parser.add_argument("--tracking-uri", help="an MLflow server, in place of sqlite")
-    parser.add_argument("--storage", help="Optuna's PostgreSQL, in place of sqlite")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--case", action="store_true", help=argparse.SUPPRESS)  # this process measures one case
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--epoch-s", type=float, default=5.0)
+    parser.add_argument("--server", action="store_true", help="MLflow over HTTP, in place of sqlite")
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # this process measures one case in it
     given = parser.parse_args()
-    if given.case:
-        result = case(given, given.workers[0], given.sampler[0])
+    if given.folder:
+        result = case(given, given.workers[0], given.sampler[0], given.lengths[0])
         (given.folder / "result.json").write_text(json.dumps(result))
         return
-    results = []
+    begin(given)
+    cases = [(n, s, lengths) for n in given.workers for s in given.sampler for lengths in given.lengths] * given.runs
+    rows = []
     with tempfile.TemporaryDirectory() as base:
-        judges = Path(base) / "judges"
-        for workers in given.workers:
-            for sampler in given.sampler:
-                folder = Path(base) / f"{workers}-{sampler}"
-                folder.mkdir()
-                if judges.exists():  # it is trained once
-                    shutil.copytree(judges, folder / "home" / "judges")
-                arguments = [*sys.argv[1:], "--case", "--folder", folder, "--workers", workers, "--sampler", sampler]
-                subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True)
-                results.append(json.loads((folder / "result.json").read_text()))
-                print(
-                    f"{workers} workers, {sampler}: {results[-1]['epochs_per_cpu_s']:.1f} epochs per CPU s", flush=True
-                )
-                if not judges.exists():
-                    shutil.copytree(folder / "home" / "judges", judges)
-                shutil.rmtree(folder)
-    show(results)
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=2) + "\n")
+        judges = Path(base) / "judges"  # trained once
+        for workers, sampler, lengths in cases:
+            folder = Path(base) / "case"
+            folder.mkdir()
+            if judges.exists():
+                shutil.copytree(judges, folder / "home" / "judges")
+            these = ["--folder", folder, "--workers", workers, "--sampler", sampler, "--lengths", lengths]
+            subprocess.run([sys.executable, __file__, *map(str, [*sys.argv[1:], *these])], check=True)
+            rows.append(json.loads((folder / "result.json").read_text()))
+            print(f"{workers} workers, {sampler}, {lengths}: {rows[-1]['limit, epochs/s']:.1f} epochs/s", flush=True)
+            shutil.copytree(folder / "home" / "judges", judges, dirs_exist_ok=True)
+            shutil.rmtree(folder)
+    spent = {f"{row['workers']} workers, {row['sampler']}, {row['lengths']}": row.pop("driver's time") for row in rows}
+    what = "an MLflow server" if given.server else "sqlite"
+    report(f"One driver, MLflow on {what}, epochs of {given.epoch_s:g} s", rows, given, **spent)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """What each pruner saves and what it costs, replayed on the learning curves of unpruned studies.
 
-    python tests/benchmarks/pruners.py STUDY... --home HOME [--orders 60] [--trials 30] [--json FILE]
+    python tests/benchmarks/pruners.py STUDY... --home HOME [--runs 60] [--trials 30] [--json FILE]
 
-Make the curves first: run a study with `[sampler] name = "random"` and `[pruner] name = "none"`. Each order draws
+Make the curves first: run a study with `[sampler] name = "random"` and `[pruner] name = "none"`. Each run draws
 trials from its complete ones and replays them through the program's own search: its window of trials, its pruners.
 Prints how many times fewer epochs are trained than without a pruner, and by how much the best complete trial is worse
-than the best of all, mean and standard error over the orders. The same orders are used for all pruners.
+than the best of all, mean and standard error over the runs. The same draws are used for all pruners.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
 import statistics
 from pathlib import Path
 from typing import Any
+
+from measure import begin, options, report
 
 from pipeline.config import StudyConfig
 from pipeline.home import open_home
@@ -73,11 +74,11 @@ def replay(config: StudyConfig, curves: list[Curve]) -> tuple[int, float]:
     return epochs, best(values)
 
 
-def compare(search: Search, trials: int, orders: int) -> list[dict[str, Any]]:
+def compare(search: Search, trials: int, runs: int) -> list[dict[str, Any]]:
     """A row for each pruner and window."""
     curves, stored = curves_of(search), search.config
     best = max if stored.objective.direction == "maximize" else min
-    drawn = [random.Random(order).sample(curves, min(trials, len(curves))) for order in range(orders)]
+    drawn = [random.Random(run).sample(curves, min(trials, len(curves))) for run in range(runs)]
     rows = []
     for window in WINDOWS:
         for name, pruner in pruners(stored.budget.epochs).items():
@@ -95,38 +96,25 @@ def compare(search: Search, trials: int, orders: int) -> list[dict[str, Any]]:
                     "curves": len(curves),
                     "window": window,
                     "pruner": name,
-                    "times_fewer_epochs": statistics.mean(saved),
-                    "mean_loss": statistics.mean(lost),
-                    "standard_error": statistics.stdev(lost) / math.sqrt(orders),
-                    "best_lost_in": sum(loss > 0 for loss in lost) / orders,
+                    "times fewer epochs": statistics.mean(saved),
+                    "mean loss": f"{statistics.mean(lost):.4f}",
+                    "standard error": f"{statistics.stdev(lost) / math.sqrt(runs):.4f}",
+                    "best lost in": f"{sum(loss > 0 for loss in lost) / runs:.0%}",
                 }
-            )
-            print(
-                "{study:16s} {curves:3d} curves, window {window}: {pruner:30s} {times_fewer_epochs:5.2f} x fewer "
-                "epochs, loss {mean_loss:.4f} ± {standard_error:.4f}, best lost in {best_lost_in:.0%}".format(
-                    **rows[-1]
-                ),
-                flush=True,
             )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, runs=60)
     parser.add_argument("studies", nargs="+", metavar="STUDY")
     parser.add_argument("--home", type=Path, default=Path("mlruns"))
-    parser.add_argument("--orders", type=int, default=60)
-    parser.add_argument("--trials", type=int, default=30, help="of each order")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    home = open_home(arguments.home)
-    rows = [
-        row
-        for name in arguments.studies
-        for row in compare(load_search(home, name), arguments.trials, arguments.orders)
-    ]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    parser.add_argument("--trials", type=int, default=30, help="of each run")
+    given = parser.parse_args()
+    begin(given)
+    home = open_home(given.home)
+    rows = [row for name in given.studies for row in compare(load_search(home, name), given.trials, given.runs)]
+    report("Pruners, replayed", rows, given, n=given.runs)
 
 
 if __name__ == "__main__":

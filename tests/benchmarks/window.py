@@ -1,19 +1,17 @@
 """The window rule: what `[budget] concurrency` costs, in idle workers and in what a guided sampler does not learn.
 
-    python tests/benchmarks/window.py [--seeds 40] [--json FILE]
+    python tests/benchmarks/window.py [--runs 40] [--json FILE]
 
 Busy: the share of time that workers train, through the real `study.window` machine with a driver that takes no time.
 Trials differ as those of a search do: in how long their epochs take, from half to twice the mean, and in how many they
 have, since a pruner ends every second one early.
 Learning: the best value that the real search finds in so many trials on an invented objective, through windows of
-several widths, beside random search. Prints means with standard errors.
+several widths, beside random search; each run has another seed. Prints means with standard errors.
 """
 
 from __future__ import annotations
 
-import argparse
 import heapq
-import json
 import math
 import random
 import statistics
@@ -21,6 +19,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from measure import begin, options, report
 
 from pipeline.study import window as w
 
@@ -124,29 +124,23 @@ def best_found(sampler: str, trials: int, width: int, seed: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=40)
+    parser = options(__doc__, runs=40)
     parser.add_argument("--trials", type=int, nargs="+", default=TRIALS)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
-    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    busy = {n: {f: busy_share(n, f * n, 6 * n * f, 12) for f in FACTORS} for n in given.workers}
-    print("| workers | " + " | ".join(f"window {f} x" for f in FACTORS) + " |\n|" + "---|" * (1 + len(FACTORS)))
-    for n, shares in busy.items():
-        print(f"| {n} | " + " | ".join(f"{share:.2f}" for share in shares.values()) + " |", flush=True)
-    learned: list[dict[str, Any]] = []
-    print("\n| trials | window | best found | standard error |\n|---|---|---|---|")
+    begin(given)
+    shares = [
+        {"workers": n} | {f"window {f} x": busy_share(n, f * n, 6 * n * f, 12) for f in FACTORS} for n in given.workers
+    ]
+    report("Share of the time that workers are busy", shares, given)
+    rows: list[dict[str, Any]] = []
     for trials in given.trials:
         for sampler, width in [("random", 1), *(("tpe", width) for width in WIDTHS if width <= trials // 2)]:
-            found = [best_found(sampler, trials, width, seed) for seed in range(given.seeds)]
-            mean, error = statistics.mean(found), statistics.stdev(found) / math.sqrt(given.seeds)
-            learned.append({"trials": trials, "sampler": sampler, "window": width, "best": mean, "error": error})
-            print(
-                f"| {trials} | {width if sampler == 'tpe' else 'random search'} | {mean:.3f} | {error:.3f} |",
-                flush=True,
-            )
-    if given.json:
-        given.json.write_text(json.dumps({"busy": busy, "learned": learned, "seeds": given.seeds}, indent=2) + "\n")
+            found = [best_found(sampler, trials, width, seed) for seed in range(given.runs)]
+            error = statistics.stdev(found) / math.sqrt(len(found))
+            of = {"trials": trials, "sampler": sampler, "window": width}
+            rows.append(of | {"best": f"{statistics.mean(found):.3f}", "error": f"{error:.3f}", "n": len(found)})
+    report("Best value found", rows, given)
 
 
 if __name__ == "__main__":

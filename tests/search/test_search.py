@@ -32,6 +32,7 @@ from pipeline.config.study_config import PRUNERS, SAMPLERS
 from pipeline.errors import ConfigError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search.ask_tell import IMPORTANCES_FROM, OpenTrial, Search
+from pipeline.search.database import reading_once
 from pipeline.search.records import EndedTrial, RunningTrial, Summary, ranked
 from pipeline.search.studies import load_search, open_search, study_names
 
@@ -354,6 +355,21 @@ def test_a_holder_of_the_lock_remembers_what_the_database_has(home: Home) -> Non
     assert held.search.told() == read.told() == TRIALS
     assert held.search.attributes() == read.attributes()
     assert read.ended(1).summary.run_id == "other"
+
+
+def test_steps_that_look_at_the_trials_one_after_the_other_read_ended_ones_once(home: Home) -> None:
+    config = configuration()
+    SimulatedDriver(home, config).finish()
+    reads: list[str] = []
+    with reading_once():
+        first, second = load_search(home, config.name), load_search(home, config.name)
+        storage = first.study._storage
+        records = first.records()
+        engine = storage._backend.engine  # type: ignore[attr-defined]
+        sqlalchemy.event.listen(engine, "before_cursor_execute", lambda *given: reads.append(given[2]))
+        assert second.records() == records
+    assert not [statement for statement in reads if "trial_params" in statement]
+    assert load_search(home, config.name).study._storage is not storage
 
 
 def test_a_holder_reads_the_trials_once(home: Home) -> None:

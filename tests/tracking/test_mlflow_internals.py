@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ from mlflow import MlflowClient
 from studies_for_tests import Place, artifact
 
 from pipeline.results.promote import promote
-from pipeline.tracking._mlflow import ADDED_BY_LOADING, LOCATIONS, image_key_and_step, relocate
+from pipeline.tracking._mlflow import ADDED_BY_LOADING, LOCATIONS, image_files, image_key_and_step, relocate
+from pipeline.tracking.runs import IMAGES_TAG
 from pipeline.tracking.store import connect, is_unreachable, local_path
 
 pytest_plugins = ["study_fixtures"]
@@ -60,12 +62,15 @@ def test_every_column_that_is_changed_exists(migrated: Path) -> None:
 def test_logged_images_are_recognised_by_their_names(finished_copy: Place) -> None:
     """Otherwise panels would be logged twice after a kill, and `study doctor` would delete images of runs."""
     [run, *_] = finished_copy.runs("study")
-    finished_copy.client().log_image(
-        run.info.run_id, np.zeros((4, 4), np.uint8), key="panel", step=12, synchronous=True
-    )
+    image = np.zeros((4, 4), np.uint8)
+    finished_copy.client().log_image(run.info.run_id, image, key="panel", step=12, synchronous=True)
     files = [file.name for file in artifact(finished_copy, run, "images").iterdir()]
-    assert sorted(name.rpartition(".")[2] for name in files) == ["png", "webp"]
     assert {image_key_and_step(name) for name in files} == {("panel", 12)}
+    ours = image_files("panel", image, 12)
+    assert {image_key_and_step(name) for name in ours} == {("panel", 12)}
+    varying = re.compile(r"[0-9]{8,}|[0-9a-f]{8}-[0-9a-f-]{27}")  # the time and a random id
+    assert sorted(varying.sub("", name) for name in ours) == sorted(varying.sub("", name) for name in files)
+    assert dict(IMAGES_TAG).items() <= finished_copy.client().get_run(run.info.run_id).data.tags.items()
 
 
 @pytest.mark.parametrize(

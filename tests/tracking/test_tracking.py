@@ -403,15 +403,15 @@ def test_writing_a_run_again_changes_nothing(again: tuple[Place, Tracking]) -> N
     run_id, tags, data = run.info.run_id, run.data.tags, load("mnist-5k", place.home.data_dir)
     assert tracking.run(tags["trial.uid"], "again", tags, run.data.params, data, 0.0) == run_id
     metrics = place.client().get_metric_history(run_id, "val/psnr")
-    for metric in metrics:
-        tracking.log_epoch(run_id, EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000))
+    results = [EpochResult(metric.step, {"val/psnr": metric.value}, metric.timestamp / 1000) for metric in metrics]
+    tracking.log_epochs(run_id, results)
     panel = tracking.panel(run_id, 1)
     assert panel is not None
-    tracking.log_image(run_id, "panel", panel, 1, look_first=True)
-    tracking.log_image(run_id, "restored", tiles(panel), 0, look_first=True)
+    tracking.log_images(run_id, {("panel", 1): panel, ("restored", 0): tiles(panel)}, look_first=True)
     tracking.log_figures(run_id, {key: run.data.metrics[key] for key in END})
     assert tracking.models.problem(run_id, tags) is None
-    tracking.end(run_id, "COMPLETE")
+    [objective] = place.client().get_metric_history(run_id, "objective")
+    tracking.end(run_id, "COMPLETE", "", results, {"objective": objective.value}, objective.timestamp / 1000, {})
     tracking.end(run_id, "COMPLETE")
     assert snapshot(place) == before
     assert_sound(place)
@@ -436,8 +436,19 @@ def test_a_panel_is_read_back_unchanged(finished_copy: Place) -> None:
         finished_copy.runs("baseline"),
     )
     panel = np.arange(24 * 36, dtype=np.uint8).reshape(24, 36)
-    tracking.log_image(run.info.run_id, "panel", panel, 7)
+    tracking.log_images(run.info.run_id, {("panel", 7): panel})
     assert np.array_equal(tracking.panel(run.info.run_id, 7), panel)
+
+
+def test_more_metrics_than_one_request_takes_are_all_logged(finished_copy: Place) -> None:
+    tracking, [run, *_] = (
+        read_tracking(finished_copy.home, "small", finished_copy.search().uid),
+        finished_copy.runs("baseline"),
+    )
+    results = [EpochResult(epoch, {f"val/{i}": float(i) for i in range(60)}, 1.0) for epoch in range(1, 36)]
+    tracking.log_epochs(run.info.run_id, results)
+    for i in (0, 59):
+        assert tracking.history(run.info.run_id, f"val/{i}") == dict.fromkeys(range(1, 36), float(i))
 
 
 def test_a_run_is_read_by_its_id_unless_it_was_deleted(finished_copy: Place) -> None:

@@ -19,6 +19,7 @@ from pipeline import patience as module
 from pipeline.errors import InputError, Interrupted, StudyError
 from pipeline.home import open_home
 from pipeline.patience import Patience
+from pipeline.tracking import writer as writing
 from pipeline.tracking.experiments import find_by_name
 from pipeline.tracking.runs import open_tracking
 from pipeline.tracking.store import patience_with
@@ -187,8 +188,12 @@ def test_a_store_that_comes_back_gets_everything_in_order(writer: Writer) -> Non
     assert store.written == sorted(store.written)
 
 
-def test_ctrl_c_ends_the_waiting_and_drops_what_was_not_begun() -> None:
-    begun, release, written = threading.Event(), threading.Event(), []
+@pytest.mark.parametrize(("grace_s", "done"), [(0.0, [1]), (60.0, [1, 2])])
+def test_ctrl_c_ends_the_waiting_and_drops_what_takes_too_long(
+    grace_s: float, done: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "GRACE_S", grace_s)
+    begun, release, written = threading.Event(), threading.Event(), list[int]()
 
     def slow() -> None:
         begun.set()
@@ -202,7 +207,7 @@ def test_ctrl_c_ends_the_waiting_and_drops_what_was_not_begun() -> None:
     threading.Timer(0.1, release.set).start()
     with pytest.raises(Interrupted):
         writer.drain(no_words)
-    assert written == [1]
+    assert written == done
 
 
 @pytest.mark.usefixtures("patient")

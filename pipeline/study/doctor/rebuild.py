@@ -9,9 +9,9 @@ from pipeline.config.outcomes import EpochResult
 from pipeline.evaluation.baselines import baseline_scores
 from pipeline.search.records import EndedTrial
 from pipeline.study.doctor.model_findings import finish_again
-from pipeline.study.finish import log_pictures, saved_epochs
+from pipeline.study.finish import log_baseline_pictures, saved_epochs
 from pipeline.study.session import Session
-from pipeline.tracking.runs import PANEL
+from pipeline.tracking.runs import IMAGES_TAG
 from pipeline.tracking.uids import CONFIG_TAG
 
 
@@ -29,17 +29,19 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
         for epoch, value in trial.reported.items()
     }
     saved, _ = saved_epochs(session, trial)
-    tags = label.tags | {
-        "study.name": session.config.name,
-        CONFIG_TAG: config.model_dump_json(),
-        "data.sha256": session.data.digest,
-        **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
-    }
+    tags = (
+        label.tags
+        | IMAGES_TAG
+        | {
+            "study.name": session.config.name,
+            CONFIG_TAG: config.model_dump_json(),
+            "data.sha256": session.data.digest,
+            **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
+        }
+    )
     run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, trial.started.timestamp())
     logged = tracking.epochs(run_id)
-    for result in (results | saved).values():
-        if result.epoch not in logged:
-            tracking.log_epoch(run_id, result)
+    tracking.log_epochs(run_id, [result for result in (results | saved).values() if result.epoch not in logged])
     search.adopt(trial.number, run_id)
     finish_again(session, search.ended(trial.number))
 
@@ -50,5 +52,4 @@ def redraw_baseline(session: Session, name: str, run_id: str) -> None:
     panel = tracking.panel(run_id, 0)
     if panel is None:
         _, panel = baseline_scores(name, config.dataset, config.degrade, session.home.data_dir)
-        tracking.log_image(run_id, PANEL, panel, 0, look_first=True)
-    log_pictures(session, run_id, f"baseline-{name}", panel, session.search.baselines[name])
+    log_baseline_pictures(session, run_id, name, panel, session.search.baselines[name])
