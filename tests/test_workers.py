@@ -131,6 +131,12 @@ def test_a_key_may_be_used_again_and_its_task_runs_again(pool: Workers) -> None:
         assert next_outcome(pool) == Returned("trial/000001", 2 * number)
 
 
+def test_large_arguments_are_sent_without_a_warning(pool: Workers) -> None:
+    weights = b"0" * 20_000_000
+    pool.submit("large", len, weights)
+    assert next_outcome(pool) == Returned("large", len(weights))
+
+
 def test_slots_is_the_number_of_tasks_that_run_at_once(pool: Workers) -> None:
     assert pool.slots in (1, 2)
     for number in range(2 * pool.slots):

@@ -159,4 +159,7 @@ def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:
 
 
 def _silence() -> None:
+    import dask
+
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"})  # weights are sent to be exported
