@@ -59,13 +59,13 @@ class PictureRestorer:
     restore: Restore
     how: Degrade  # of its study
     image_size: tuple[int, int]  # of restored images
-    first_degrade: bool  # whether a picture is a clean one, which the study's degradation is applied to first
+    degrade_first: bool  # whether a picture is a clean one, which the study's degradation is applied to first
     invert: bool
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width that a picture is fitted to: those of the clean images, or of what the model restores."""
-        return self.image_size if self.first_degrade else input_size(self.image_size, self.how)
+        """Height and width that a picture is fitted to: the clean images' where it is degraded first."""
+        return self.image_size if self.degrade_first else input_size(self.image_size, self.how)
 
     def __call__(self, picture: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """The fitted picture, what the model sees of it, and what it restores, of a grey uint8 ``[h, w]``.
@@ -74,7 +74,7 @@ class PictureRestorer:
         """
         pixels = fitted(255 - picture if self.invert else picture, self.size)
         given = seen = to_float(torch.from_numpy(pixels)[None, None])
-        if self.first_degrade:
+        if self.degrade_first:
             seed = derive_seed("restore", hashlib.sha256(pixels.tobytes()).hexdigest())
             seen = degrade(given.clone(), self.how, Generator().manual_seed(seed))
         with threads(1):
@@ -97,7 +97,7 @@ def fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(whole)
 
 
-def load_for_restoring(home: Home, named: str, first_degrade: bool = False, invert: bool = False) -> PictureRestorer:
+def load_for_restoring(home: Home, named: str, degrade_first: bool = False, invert: bool = False) -> PictureRestorer:
     """The restorer of the version that NAME (its champion), NAME@ALIAS or NAME/VERSION names.
 
     Raises:
@@ -107,7 +107,7 @@ def load_for_restoring(home: Home, named: str, first_degrade: bool = False, inve
     version = named_version(home, named)
     model, description = load_version(home, version)
     restore, how = without_gradients(model), description.config.degrade
-    return PictureRestorer(version, restore, how, description.image_size, first_degrade, invert)
+    return PictureRestorer(version, restore, how, description.image_size, degrade_first, invert)
 
 
 def restore_files(restorer: PictureRestorer, paths: Sequence[Path], output: Path) -> Iterator[Restored | Skipped]:
@@ -165,7 +165,7 @@ def _restored(restorer: PictureRestorer, planned: Restored | Skipped) -> Restore
         return Skipped(planned.picture, str(error).removeprefix(f"{planned.picture}: "))
     before = upscale(seen, restorer.image_size, "nearest")
     rows = {"picture": given, "before": before, "after": restored}
-    if not restorer.first_degrade:
+    if not restorer.degrade_first:
         del rows["picture"]
     version = restorer.version
     title = f"{one_line(planned.picture.name)}, restored by {version.model} version {version.version}"

@@ -179,7 +179,7 @@ def test_the_study_s_degradation_is_applied_first_and_always_the_same(denoiser: 
     name = "second-restored.png"
     np.testing.assert_array_equal(opened(tmp_path / "alone" / name), opened(tmp_path / "once" / "below" / name))
 
-    restorer = load_for_restoring(denoiser.home, "noisy", first_degrade=True)
+    restorer = load_for_restoring(denoiser.home, "noisy", degrade_first=True)
     given, seen, restored = restorer(first)
     assert torch.equal(given, to_float(torch.from_numpy(first)[None, None]))
     noise = degrade(torch.full((1, 1, 280, 280), 0.5), restorer.how, torch.Generator().manual_seed(0)) - 0.5
@@ -190,7 +190,7 @@ def test_the_study_s_degradation_is_applied_first_and_always_the_same(denoiser: 
 
 def test_for_super_resolution_degrading_makes_the_picture_small(champion: Place) -> None:
     [digit] = digits(1)
-    given, seen, restored = load_for_restoring(champion.home, "small", first_degrade=True)(digit)
+    given, seen, restored = load_for_restoring(champion.home, "small", degrade_first=True)(digit)
     assert [tuple(each.shape) for each in (given, seen, restored)] == [(1, 1, 28, 28), (1, 1, 4, 4), (1, 1, 28, 28)]
     torch.testing.assert_close(seen, torch.nn.functional.avg_pool2d(given, 7))
     plain = load_for_restoring(champion.home, "small")
@@ -274,7 +274,8 @@ def test_the_printed_line_serves_the_numbers_that_restore_gives(champion: Place,
     restorer, random = load_for_restoring(champion.home, "small"), np.random.default_rng(1)
     pairs = [restorer(random.integers(0, 256, shape, np.uint8)) for shape in ((4, 4), (40, 60), (3, 2))]
     given, restored = torch.cat([given for given, *_ in pairs]), torch.cat([after for *_, after in pairs])
-    lines = dict(line.split(": ", 1) for line in (champion.path.parent / "promoted.txt").read_text().splitlines())
+    printed = (champion.path.parent / "promoted.txt").read_text().splitlines()
+    lines = dict(line.split(": ", 1) for line in printed if ": " in line)
     port = free_port()
     command = lines["serve it"].replace("-p 5001", f"-p {port}")
     with (tmp_path / "log").open("w") as log:
