@@ -88,7 +88,7 @@ def show(
     from pipeline.results.front import COSTS, front
     from pipeline.results.summary import summarise
     from pipeline.results.table import study_table
-    from pipeline.search.studies import load_search
+    from pipeline.search.studies import load_search, warm_start_notes
 
     document: dict[str, Any] = {"name": name}
     parts: list[RenderableType] = []
@@ -115,6 +115,8 @@ def show(
             "answer": summary.answer(),
         }
         parts += leaderboard(summary, document["state"], len(summary.records) if others else top, others)
+        parts += warm_start_notes(search)
+        document["warm_start"] = search.warm_start if summary.config.warm_start else None
         if with_front:
             fronts = {name: front(summary, name) for name in COSTS}
             document["front"] = {
