@@ -16,7 +16,7 @@ from pipeline.home import Home, open_home
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table
 from pipeline.search.ask_tell import OptunaStudy, Search
-from pipeline.search.studies import load_search
+from pipeline.search.studies import load_search, warm_start_notes
 from pipeline.study.lines import PlainLines
 from pipeline.study.reporter import Reporter
 from pipeline.workers import cluster_at
@@ -49,6 +49,8 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
 
         gc.enable()  # the command turns it off while the libraries are loaded
         arrange(session)
+        for text in warm_start_notes(session.search) if not session.search.told() else ():
+            session.reporter.note(text)
         outcome = run_to_total(session, options)
         from pipeline.results.publish import publish
 

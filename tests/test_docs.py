@@ -77,7 +77,7 @@ def test_every_key_of_a_study_file_is_in_its_reference() -> None:
     for model in [*DEGRADATIONS.values(), *(field.annotation for field in StudyConfig.model_fields.values())]:
         keys |= set(getattr(model, "model_fields", {}))
     reference = text("studies/README.md")
-    sections = {"degrade", "budget", "objective", "sampler", "pruner", "enqueue", "model", "train"}
+    sections = {"degrade", "budget", "objective", "sampler", "pruner", "enqueue", "warm_start", "model", "train"}
     assert sections <= keys
     missing = [key for key in keys - sections if f"`{key}`" not in reference]
     missing += [name for name in sections if f"[{name}]" not in reference]

@@ -22,6 +22,7 @@ from pipeline.study.reporter import printable, shown_value
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pipeline.results.front import Costed
     from pipeline.results.lookup import StoredTraining
 
 TOP = 10  # trials on a leaderboard
@@ -75,7 +76,7 @@ def _columns(summary: StudySummary, rows: Sequence[Row], states: Mapping[str, st
     params = [row.params if isinstance(row, EndedTrial | RunningTrial) else {} for row in rows]
 
     def name(row: Row) -> str:
-        return f"{row} more" if isinstance(row, int) else row.name if isinstance(row, Baseline) else str(row.number)
+        return f"{row} more" if isinstance(row, int) else row.label if isinstance(row, Baseline) else str(row.number)
 
     def state(row: Row) -> str:
         return "" if isinstance(row, int) else "baseline" if isinstance(row, Baseline) else states[row.state]
@@ -183,6 +184,26 @@ def choices(summary: StudySummary) -> Iterator[RenderableType]:
     yield make_table(headings, rows, right=headings[2:])
     if left_out := [key for key in space.searched() if key not in listed]:
         yield f"ranges are left out: {', '.join(left_out)}"
+
+
+def front_table(summary: StudySummary, fronts: Mapping[str, Sequence[Costed]]) -> Iterator[RenderableType]:
+    """The trials on the front of each cost, the best first, with the fronts that each is on."""
+    on = {name: {trial.number for trial, *_ in found} for name, found in fronts.items()}
+    trials = [trial for trial in summary.ranked if any(trial.number in numbers for numbers in on.values())]
+    if not trials:
+        yield "\nfront: no trial is complete yet"
+        return
+    shown = {name: name.replace("_", "-") for name in fronts}
+    places = [", ".join(shown[name] for name in fronts if trial.number in on[name]) for trial in trials]
+    columns = [
+        Column("trial", [str(trial.number) for trial in trials]),
+        _metric(summary.metric, [trial.summary.metrics for trial in trials], summary.form.unit),
+        *(Column(shown[name], [f"{trial.summary.cost[name]:,}" for trial in trials]) for name in fronts),
+        Column("not beaten with as few", places, left=True),
+        *(setting(key, [trial.params.get(key) for trial in trials]) for key in summary.config.space.searched()),
+    ]
+    yield f"\nfront: no other complete trial has as good a {summary.metric} with as few {' or '.join(shown.values())}"
+    yield from fitted(columns)
 
 
 def _listed(summary: StudySummary, key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,7 @@ from pipeline.study.reporter import say, split_sizes
 
 if TYPE_CHECKING:
     from pipeline.config import StudyFile
+    from pipeline.study.single import Origin
 
 
 @command(collect=False)  # `run_study` turns it on
@@ -52,7 +53,9 @@ def run(
     verbose: VerboseOption = False,
 ) -> None:
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
-    study_file = _read(file, overrides, name, trials, quiet, verbose)
+    from pipeline.config import load_study_file
+
+    study_file = _starting(lambda: load_study_file(file, overrides or (), name, trials), quiet, verbose)
 
     from pipeline.workers import cluster_at, preload
 
@@ -99,8 +102,9 @@ def _next(home: Home, name: str, complete: bool) -> Iterator[str]:
 @command()
 def train(
     home: Home,
-    file: FileArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE|STUDY/TRIAL", help="A study file (TOML), or a study's trial.")],
     overrides: SetOption = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs. [default: the file's, or the study's]")] = None,
     seed: Annotated[int | None, typer.Option(help="The seed. [default: the file's]")] = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
@@ -109,17 +113,29 @@ def train(
 ) -> None:
     """Train one configuration without a search.
 
-    Keys that the file leaves open take the values of its first [[enqueue]] entry.
+    Keys that the file leaves open take the values of its first [[enqueue]] entry. STUDY/TRIAL, such as quickstart/11,
+    trains the configuration of that trial; with --epochs longer, and its learning rate schedule is stretched.
     """
-    chosen = [*(overrides or ()), *([f"seed={seed}"] if seed is not None else [])]
-    study_file = _read(file, chosen, name, None, quiet, verbose)
+    from pipeline.config import load_study_file
+
+    given = {"budget.epochs": epochs, "seed": seed}
+    chosen = [*(overrides or ()), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    origin: Origin | None = None
+    if not file.exists():
+        from pipeline.study.single import find_trial
+
+        origin = find_trial(home, str(file))
+    if origin:
+        study_file = _starting(lambda: origin.file(chosen, name), quiet, verbose)
+    else:
+        study_file = _starting(lambda: load_study_file(file, chosen, name), quiet, verbose)
 
     from pipeline.cli.progress import open_reporter
     from pipeline.study.session import Options
     from pipeline.study.single import train_one
 
     with open_reporter(quiet, verbose) as reporter:
-        done = train_one(study_file, home, Options(device=device), reporter)
+        done = train_one(study_file, home, Options(device=device), reporter, origin)
     if done.status != "FINISHED":
         raise StudyError(f"{done.name} failed: {done.reason}")
     say(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
@@ -127,15 +143,11 @@ def train(
         print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
 
 
-def _read(
-    file: Path, overrides: Sequence[str] | None, name: str | None, trials: int | None, quiet: bool, verbose: bool
-) -> StudyFile:
+def _starting(read: Callable[[], StudyFile], quiet: bool, verbose: bool) -> StudyFile:
     """The study file; says that its study is starting, since the libraries need seconds to load."""
-    from pipeline.config import load_study_file
-
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other")
-    study_file = load_study_file(file, overrides or (), name, trials)
+    study_file = read()
     if not quiet:
         say(f"study {study_file.config.name}: starting")
     return study_file

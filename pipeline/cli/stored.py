@@ -72,17 +72,23 @@ def show(
     name: NameArgument,
     top: Annotated[int, typer.Option(min=1, help="Show the best N trials.")] = 10,
     others: Annotated[bool, typer.Option("--all", help="Show every trial: also pruned, failed, unfinished.")] = False,
+    with_front: Annotated[
+        bool, typer.Option("--front", help="Also show the trials that none beats in size or in work.")
+    ] = False,
     with_trainings: TrainingsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show one study: leaderboard with baselines, failures, choices, importances.
 
+    With --front also the trials that are not beaten by one with as few parameters, or as few multiply-adds.
+
     Of a name that has single trainings only, these are shown.
     """
-    from pipeline.cli.leaderboard import choices, leaderboard, training_table
+    from pipeline.cli.leaderboard import choices, front_table, leaderboard, training_table
+    from pipeline.results.front import COSTS, front
     from pipeline.results.summary import summarise
     from pipeline.results.table import study_table
-    from pipeline.search.studies import load_search
+    from pipeline.search.studies import load_search, warm_start_notes
 
     document: dict[str, Any] = {"name": name}
     parts: list[RenderableType] = []
@@ -109,6 +115,15 @@ def show(
             "answer": summary.answer(),
         }
         parts += leaderboard(summary, document["state"], len(summary.records) if others else top, others)
+        parts += warm_start_notes(search)
+        document["warm_start"] = search.warm_start if summary.config.warm_start else None
+        if with_front:
+            fronts = {name: front(summary, name) for name in COSTS}
+            document["front"] = {
+                name: [{"trial": trial.number, name: cost, summary.metric: value} for trial, cost, value in found]
+                for name, found in fronts.items()
+            }
+            parts += front_table(summary, fronts)
         parts += [*choices(summary), *_importances(summary, importances)]
     if with_trainings:
         from pipeline.results.lookup import trainings

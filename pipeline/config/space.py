@@ -136,6 +136,24 @@ class Space:
                     f"list it in the file's [{FIELDS[key][0]}] or leave it out"
                 )
 
+    def adopted(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """The searched part of a configuration of another study, which gives the values of all keys.
+
+        Raises ConfigError, which names the first key with a value that this space does not have.
+        """
+        searched: dict[str, Value] = {}
+
+        def suggest(name: str, dimension: Choices | Range) -> Value:
+            value = searched[key_of(name)] = values[key_of(name)]
+            if not dimension.contains(value):
+                raise ConfigError(f"{key_of(name)} {shown(value)} is not in {dimension}")
+            return value
+
+        for key, value in self.resolve(suggest).items():
+            if not forms.same(value, values[key]):
+                raise ConfigError(f"{key} is {shown(values[key])}, and {shown(value)} here")
+        return searched
+
     def canonical(self) -> dict[str, dict[str, Any]]:
         """Both sections in plain JSON values with nothing left implicit."""
         return forms.by_section({key: self.dimension(key).canonical() for key in FIELDS})

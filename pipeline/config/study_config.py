@@ -139,6 +139,17 @@ class Objective(Frozen):
         return OBJECTIVES[self.metric]
 
 
+class WarmStart(Frozen):
+    """``[warm_start]``: another study, whose best configurations are tried first where they fit this one's space."""
+
+    study: Annotated[str, Field(alias="from")]
+    top: Annotated[int, Field(ge=1, le=1_000)] = 5
+
+    @model_serializer
+    def _as_in_the_file(self) -> dict[str, Any]:
+        return {"from": self.study, "top": self.top}
+
+
 class StudyConfig(Frozen):
     """A whole study file."""
 
@@ -152,6 +163,7 @@ class StudyConfig(Frozen):
     sampler: Sampler = Tpe()
     pruner: Annotated[Pruner, Field(default={}, validate_default=True)]
     enqueue: tuple[dict[str, Any], ...] = ()
+    warm_start: WarmStart | None = None
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
 
@@ -209,12 +221,13 @@ class StudyConfig(Frozen):
             keys = [f"{FIELDS[key][0]}.{key}" for key in missing]
             raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
-        changes = {"enqueue": (), "budget": budget, "pruner": {"name": "none"}}
+        changes = {"enqueue": (), "warm_start": None, "budget": budget, "pruner": {"name": "none"}}
         return type(self).model_validate(self.model_dump() | by_section(values) | changes)
 
     def canonical(self) -> dict[str, Any]:
         """The whole study in plain JSON values, defaults filled in: what is stored and compared."""
-        return self.model_dump(mode="json", exclude={"model", "train"}) | self.space.canonical()
+        left_out = {"model", "train"} | ({"warm_start"} if self.warm_start is None else set())
+        return self.model_dump(mode="json", exclude=left_out) | self.space.canonical()
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """The differences from a stored study, one line each; those of `MAY_CHANGE` are left out."""

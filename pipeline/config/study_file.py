@@ -6,16 +6,16 @@ import os
 import re
 import tomllib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic_core import ErrorDetails, ValidationError
 
 from pipeline.config.catalogue import CATALOGUE, PICTURE_FOLDER
 from pipeline.config.choices import LOSS_OBJECTIVES, OBJECTIVES, parse_loss
-from pipeline.config.forms import SECTIONS
+from pipeline.config.forms import SECTIONS, Value, by_section
 from pipeline.config.messages import explain, hint, locate, shown
 from pipeline.config.study_config import PRUNERS, SAMPLERS, StudyConfig
 from pipeline.config.trial import DEGRADATIONS
@@ -67,6 +67,27 @@ def load_study_file(
     except (ValueError, RecursionError) as error:
         reason = error if isinstance(error, tomllib.TOMLDecodeError) else f"{type(error).__name__} while reading it"
         raise ConfigError(f"{path}: not valid TOML: {reason}") from None
+    return _built(raw, path, text, overrides, name, trials)
+
+
+def trial_file(
+    config: StudyConfig, values: Mapping[str, Value], label: str, overrides: Sequence[str] = (), name: str | None = None
+) -> StudyFile:
+    """A study file that fixes one configuration of a study, whose text is JSON; for a single training.
+
+    Args:
+        values: of every key of ``[model]`` and ``[train]``.
+        label: what messages call it.
+        overrides, name: as of `load_study_file`. Raises ConfigError likewise.
+    """
+    search = ("sampler", "pruner", "enqueue", "warm_start")
+    raw = {key: value for key, value in config.canonical().items() if key not in search} | by_section(values)
+    return _built(raw, Path(label), json.dumps(raw, indent=2), overrides, name, None)
+
+
+def _built(
+    raw: dict[str, Any], path: Path, text: str, overrides: Sequence[str], name: str | None, trials: int | None
+) -> StudyFile:
     for override in overrides:
         _apply(raw, override)
     if name is not None:
@@ -154,6 +175,8 @@ def _checked(raw: dict[str, Any]) -> StudyConfig:
     if config.dataset not in CATALOGUE and not config.dataset.startswith(PICTURE_FOLDER):
         allowed = f"{', '.join(CATALOGUE)}, or {PICTURE_FOLDER}PATH"
         raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {allowed}")
+    if config.warm_start and check_name(config.warm_start.study, "[warm_start] from =") == config.name:
+        raise ConfigError(f"[warm_start] from = {config.name!r} is this study itself; name another one")
     _check_ranking(config)
     for number, entry in enumerate(config.enqueue, 1):
         config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
@@ -208,8 +231,11 @@ def _fields(place: tuple[int | str, ...]) -> list[str]:
     section = str(place[0])
     if len(place) == 3:
         return list(VARIANTS[section][str(place[1])].model_fields)
-    cls: Any = StudyConfig if len(place) == 1 else StudyConfig.model_fields[section].annotation
-    return list(cls.model_fields)
+    if len(place) == 1:
+        return list(StudyConfig.model_fields)
+    annotation = StudyConfig.model_fields[section].annotation
+    [cls] = [each for each in (annotation, *get_args(annotation)) if hasattr(each, "model_fields")]
+    return [field.alias or name for name, field in cls.model_fields.items()]
 
 
 def _check_plain(value: Any, path: tuple[str, ...]) -> None:

@@ -38,7 +38,7 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
     if len(paths) < FEWEST:
         known = ", ".join(suffix[1:] for suffix in SUFFIXES)
         raise DataError(f"folder {folder}: {len(paths)} pictures ({known}); at least {FEWEST} are needed")
-    first = _grey(paths[0])
+    first = grey(paths[0])
     if first.size * len(paths) > MOST_BYTES:
         raise DataError(
             f"folder {folder}: {len(paths)} pictures of {_shown(first)} are more than {MOST_BYTES >> 30} GiB, "
@@ -46,7 +46,7 @@ def read(folder: Path) -> tuple[np.ndarray, str]:
         )
     pixels = np.empty((len(paths), *first.shape), np.uint8)
     for index, path in enumerate(paths):
-        picture = _grey(path)
+        picture = grey(path)
         if picture.shape != first.shape:
             raise DataError(
                 f"{path}: {_shown(picture)} pixels, where {paths[0].name} has {_shown(first)}; "
@@ -73,7 +73,8 @@ def _refuse(error: OSError) -> None:
     raise DataError(f"folder {error.filename}: cannot be read: {error.strerror}") from None
 
 
-def _grey(path: Path) -> np.ndarray:
+def grey(path: Path) -> np.ndarray:
+    """One picture as greyscale, uint8 ``[H, W]``. Raises DataError: it cannot be read, or is transparent in places."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file")  # to read a pipe could take for ever
@@ -93,7 +94,7 @@ def _grey(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         raise DataError(f"{path}: its content is none of {', '.join(FORMATS)}; repair it or remove it") from None
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{path}: cannot be read as a picture: {reason}; repair it or remove it") from None
 
 

@@ -25,6 +25,7 @@ LARGEST_LINEAR = 64 * 64  # pixels; this many took 13 s and 0.8 GiB on one core
 def baseline_names(how: Degrade, image_size: tuple[int, int]) -> list[str]:
     """The names of the baselines: the unrestored input (or its bicubic enlargement), and the best linear map.
 
+    The enlargement is torch's, by Keys' cubic convolution with a = -0.75 and without antialiasing.
     The linear map is left out above `LARGEST_LINEAR` pixels: its matrix grows with the square of their number.
     """
     simple = "bicubic" if isinstance(how, Downscale) else "degraded"

@@ -4,7 +4,7 @@ Comes in: a restoration and a split, or a panel. Goes out: panels, and the two p
 restored images as tiles, and the panel with labels and a title. May not import matplotlib.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -41,10 +41,18 @@ def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: st
     clean, degraded = to_float(split.images[list(chosen)]), torch.stack([found[index] for index in chosen])
     restored = restore(degraded.to(device)).cpu().clamp(0, 1)
     size = (clean.shape[-2], clean.shape[-1])
-    rows = [clean, upscale(degraded, size, "nearest"), restored, (restored - clean).abs()]
-    grid = torch.cat([torch.cat([F.pad(image, (1, 1, 1, 1), value=0.5) for image in row[:, 0]], 1) for row in rows])
-    pixels = grid.mul(255).round().to(torch.uint8).numpy()
-    return pixels.repeat(PANEL_SCALE, 0).repeat(PANEL_SCALE, 1)
+    return grid([clean, upscale(degraded, size, "nearest"), restored, (restored - clean).abs()], PANEL_SCALE)
+
+
+def grid(rows: Sequence[Tensor], scale: int) -> np.ndarray:
+    """Rows of images ``[N, 1, h, w]`` in [0, 1], each in a grey frame, enlarged pixel by pixel. uint8."""
+    framed = torch.cat([torch.cat([F.pad(image, (1, 1, 1, 1), value=0.5) for image in row[:, 0]], 1) for row in rows])
+    return to_pixels(framed).repeat(scale, 0).repeat(scale, 1)
+
+
+def to_pixels(image: Tensor) -> np.ndarray:
+    """Intensities in [0, 1] as uint8."""
+    return image.mul(255).round().to(torch.uint8).numpy()
 
 
 def panel_indices(split: Split) -> tuple[int, ...]:
@@ -85,20 +93,20 @@ def panel_title(run: str, study: str, metrics: Mapping[str, float], epoch: int =
     return " · ".join(parts)
 
 
-def labelled(panel: np.ndarray, title: str) -> np.ndarray:
+def labelled(panel: np.ndarray, title: str, rows: Sequence[str] = ROWS) -> np.ndarray:
     """A panel with its rows' names to the left and a title above, on white; the same arguments give the same bytes.
 
     The text is readable when the picture is shown 900 pixels wide. uint8 RGB ``[height, width, 3]``.
     """
     size = max(16, panel.shape[1] // 45)
     font, space = ImageFont.load_default(size), size // 2
-    left, top = int(max(map(font.getlength, ROWS))) + 2 * space, size + 2 * space
+    left, top = int(max(map(font.getlength, rows))) + 2 * space, size + 2 * space
     width = max(left + panel.shape[1], int(font.getlength(title)) + 2 * space)
     picture = Image.new("RGB", (width, top + len(panel)), "white")
     draw = ImageDraw.Draw(picture)
     draw.text((space, top // 2), title, "black", font, anchor="lm")
-    for place, name in enumerate(ROWS):
-        middle = top + (2 * place + 1) * len(panel) // (2 * len(ROWS))
+    for place, name in enumerate(rows):
+        middle = top + (2 * place + 1) * len(panel) // (2 * len(rows))
         draw.text((left - space, middle), name, "black", font, anchor="rm")
     picture.paste(Image.fromarray(panel), (left, top))
     return np.asarray(picture)

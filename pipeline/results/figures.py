@@ -37,6 +37,8 @@ from pipeline.results.drawing import (
     rug,
     styled,
 )
+from pipeline.results.front import SHARPNESS, costed
+from pipeline.results.front import front as not_beaten
 from pipeline.results.material import Material
 from pipeline.results.summary import Baseline, StudySummary
 from pipeline.search.records import EndedTrial
@@ -218,7 +220,7 @@ def importances(_: StudySummary, material: Material) -> Figure | None:
 
 
 AGAINST = {
-    "sharpness": "sharpness (ratio; 1 is as sharp as the clean images)",
+    SHARPNESS: "sharpness (ratio; 1 is as sharp as the clean images)",
     "parameters": "parameters",
     "multiply_adds": "multiply-adds per image",
 }
@@ -227,7 +229,7 @@ AGAINST = {
 @styled
 def front(summary: StudySummary, _: Material | None = None, against: Sequence[str] = tuple(AGAINST)) -> Figure | None:
     """The objective against sharpness and cost; the trials that no other one beats in both are joined."""
-    groups = {name: found for name in against if (found := _costs(summary, name))}
+    groups = {name: found for name in against if (found := costed(summary, name))}
     if not groups:
         return None
     figure = Figure((WIDTH * len(groups), HEIGHT))
@@ -237,7 +239,7 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
         axes.set(title=f"{summary.metric} against {name.replace('_', '-')}", xlabel=AGAINST[name])
         axes.set_ylabel(_named(summary))
         x, y = [cost for _, cost, _ in found], [value for *_, value in found]
-        if name == "sharpness":
+        if name == SHARPNESS:
             known = [(b, b.metrics.get("val/sharpness", 0.0)) for b in summary.standing if isinstance(b, Baseline)]
             known = [(b, sharpness) for b, sharpness in known if sharpness > 0 and math.isfinite(sharpness)]
             axes.axvline(1, color=INK, linewidth=0.8, linestyle=":")
@@ -249,7 +251,7 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
             log_axis(axes, x, EngFormatter(sep=""))
             _baselines(summary, axes)
         points(axes, x, y)
-        best = _front(summary, found, name)
+        best = not_beaten(summary, name)
         axes.plot(
             [c for _, c, _ in best],
             [v for *_, v in best],
@@ -265,32 +267,6 @@ def front(summary: StudySummary, _: Material | None = None, against: Sequence[st
     legend(figure.axes[0])
     figure.set_label(f"{summary.metric} against {', '.join(groups)}. Not beaten in both, by {'; '.join(said)}.")
     return figure
-
-
-Costed = tuple[EndedTrial, float, float]
-
-
-def _costs(summary: StudySummary, name: str) -> list[Costed]:
-    """Complete trials with their cost and their objective."""
-    found = []
-    for trial in summary.ranked:
-        cost = trial.summary.metrics.get("val/sharpness") if name == "sharpness" else trial.summary.cost.get(name)
-        if cost is not None and cost > 0 and math.isfinite(cost):
-            found.append((trial, float(cost), summary.value(trial)))
-    return found
-
-
-def _front(summary: StudySummary, found: Sequence[Costed], name: str) -> list[Costed]:
-    """Those that no other one beats in both, by their cost; of sharpness, the cost is the distance from 1."""
-
-    def cost(entry: Costed) -> float:
-        return abs(math.log(entry[1])) if name == "sharpness" else entry[1]
-
-    best: list[Costed] = []
-    for entry in sorted(found, key=lambda entry: (cost(entry), -summary.sign * entry[2])):
-        if not best or summary.sign * entry[2] > summary.sign * best[-1][2]:
-            best.append(entry)
-    return best
 
 
 @styled

@@ -25,6 +25,7 @@ from pipeline.results import figures
 from pipeline.results.drawing import svg
 from pipeline.results.export import html_fragment
 from pipeline.results.figures import AGAINST, exploratory
+from pipeline.results.front import COSTS, front
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary
 from pipeline.results.table import study_table
@@ -177,7 +178,14 @@ class _Page:
     def quality(self) -> str:
         drawn = [figures.front(self.summary, self.material, [name]) for name in AGAINST]
         panels = "".join(_figure(figure) for figure in drawn if figure)
-        return f'<div class="grid">{panels}</div>' if panels else ""
+        if not panels:
+            return ""
+        form, listed = self.summary.form, {}
+        for name in COSTS:
+            found = front(self.summary, name)
+            shown = [f"trial {trial.number}: {form.shown(value)} with {cost:,.0f}" for trial, cost, value in found]
+            listed[f"not beaten with as few {name.replace('_', '-')}"] = "; ".join(shown)
+        return f'<div class="grid">{panels}</div>{_pairs(listed)}'
 
     def restorations(self) -> str:
         material, best = self.material, self.summary.best

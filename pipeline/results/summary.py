@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}  # as people read them
 
+# Other programs enlarge with another kernel (a = -0.5), which gives other figures.
+LABELS = {"bicubic": "bicubic (a = -0.75)"}
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -31,6 +34,11 @@ class Baseline:
 
     name: str
     metrics: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        """Its name in tables for people."""
+        return LABELS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)

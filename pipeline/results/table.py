@@ -13,7 +13,7 @@ from pipeline.config import Value
 from pipeline.config.choices import METRICS
 from pipeline.config.messages import hint, shown
 from pipeline.errors import InputError
-from pipeline.results.summary import STATES, Baseline, StudySummary
+from pipeline.results.summary import LABELS, STATES, Baseline, StudySummary
 from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.study.reporter import shown_value
 
@@ -40,7 +40,8 @@ class Column:
         """A row's cell as people see it; empty where there is no value."""
         value = row.get(self.key)
         if self.key == "number" and value is None:
-            return str(row.get("baseline") or "")
+            name = str(row.get("baseline") or "")
+            return LABELS.get(name, name)
         if self.key == "state":
             return STATES.get(str(value), "baseline")
         if value is None or value != value:

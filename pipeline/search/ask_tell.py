@@ -97,6 +97,7 @@ class Search:
     experiment = _Attribute[str | None]("experiment", None)  # MLflow's id of its experiment
     facts = _Attribute[dict[str, str]]("facts", {})  # digest of the data, device, precision
     environment = _Attribute[dict[str, str]]("environment", {})  # versions, code and hardware when it was last run
+    warm_start = _Attribute[dict[str, list[dict[str, Any]]]]("warm_start", {"taken": [], "left": []})  # never changes
     judge = _Attribute[str | None]("judge", None)  # sha256 of the judge that has a run
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
     elapsed = _Attribute("elapsed", 0.0)  # seconds that sessions had lasted when the last trial ended
@@ -210,9 +211,10 @@ class Search:
         number = len(known.asked)
         view = self._view(number, known)
         study = self._study(view, build_sampler(self.config, number))
-        if number < len(self.config.enqueue):
+        first = [*self.config.enqueue, *(each["params"] for each in self.warm_start["taken"])]
+        if number < len(first):
             # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
-            study.enqueue_trial(self._parameters(self.config.enqueue[number]))
+            study.enqueue_trial(self._parameters(first[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             trial = study.ask()

@@ -5,7 +5,7 @@ Comes in: a home and a study's name. Goes out: a `Search`.
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,16 +18,19 @@ from pipeline.errors import ConfigError, InputError, NotFoundError
 from pipeline.home import Home
 from pipeline.search.ask_tell import Search
 from pipeline.search.database import database_errors, open_storage, patience_with
+from pipeline.search.records import ranked
 
 
 @database_errors()
 def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, Any]) -> Search:
     """Open a study, or create it with this uid and these facts (data digest, device, precision), which never change.
 
+    What ``[warm_start]`` takes of another study is decided when the study is created, and stored with it.
+
     Raises:
         ConfigError: the stored study differs in anything but the total and the model's name, or in a fact; the
             message shows up to six differences.
-        InputError: the stored study belongs to another home.
+        InputError: the stored study belongs to another home, or there is nothing to start from.
         StudyError: the database cannot be used.
     """
     storage = open_storage(home)
@@ -41,6 +44,7 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
             return search
         # The process that created it was killed before it stored the configuration; there is no trial yet.
         optuna.delete_study(storage=storage, study_name=config.name)
+    warm = {"warm_start": _warm_start(home, config)} if config.warm_start else {}
     study = optuna.create_study(
         storage=storage, study_name=config.name, direction=config.objective.direction, load_if_exists=True
     )
@@ -48,10 +52,47 @@ def open_search(home: Home, config: StudyConfig, uid: str, facts: Mapping[str, A
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names([config.objective.metric])  # so that Optuna's own dashboard and plots name it
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
-    attributes = {"facts": dict(facts), "created": stamp, "uid": uid, "home": home.owner()}
+    attributes = {"facts": dict(facts), "created": stamp, "uid": uid, "home": home.owner()} | warm
     for key, value in (attributes | {"config": config.canonical()}).items():  # whole once it has a config
         study.set_user_attr(key, value)
     return Search(config, study, patience_with(home.storage_shown))
+
+
+def _warm_start(home: Home, config: StudyConfig) -> dict[str, list[dict[str, Any]]]:
+    """Of another study's best trials the searched parameters of those that fit this one's space, and why others do not.
+
+    Raises InputError: there is no such study, or none of its trials is complete.
+    """
+    assert config.warm_start is not None
+    source = load_search(home, config.warm_start.study)
+    best = ranked(source.records(), source.config.objective.direction)[: config.warm_start.top]
+    if not best:
+        raise InputError(f"[warm_start] from = {source.config.name!r}: that study has no complete trial yet")
+    taken: list[dict[str, Any]] = []
+    left: list[dict[str, Any]] = []
+    for trial in best:
+        try:
+            params = config.space.adopted(trial.values)
+        except ConfigError as error:
+            left.append({"trial": trial.number, "reason": str(error)})
+            continue
+        same = next((each["trial"] for each in taken if each["params"] == params), None)
+        if same is None:
+            taken.append({"trial": trial.number, "params": params})
+        else:
+            left.append({"trial": trial.number, "reason": f"the same here as trial {same}"})
+    return {"taken": taken, "left": left}
+
+
+def warm_start_notes(search: Search) -> Iterator[str]:
+    """What a study took of the one that its ``[warm_start]`` names, and what not."""
+    if search.config.warm_start is None:
+        return
+    source, found = search.config.warm_start.study, search.warm_start
+    numbers = ", ".join(str(each["trial"]) for each in found["taken"]) or "none"
+    yield f"of the {sum(map(len, found.values()))} best trials of {source} these are enqueued: {numbers}"
+    for each in found["left"]:
+        yield f"trial {each['trial']} of {source} does not fit: {each['reason']}"
 
 
 def owned(home: Home, search: Search) -> bool:

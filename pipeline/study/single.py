@@ -1,17 +1,22 @@
 """One training without a search: the same driver, with one trial, which is opened as a resumed one.
 
-Comes in: a study file that fixes one configuration. Goes out: a run ``train-…`` in the study's experiment.
+Comes in: a study file that fixes one configuration, or a trial of a study. Goes out: a run ``train-…`` in the study's
+experiment.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline.config import StudyConfig, StudyFile
-from pipeline.errors import StudyError
+from pipeline.config.study_file import trial_file
+from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.evaluation.batches import example
 from pipeline.home import Home
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
-from pipeline.search.studies import detached
+from pipeline.search.studies import detached, load_search
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Facts, Label, Options, RunLabel, Session, open_session, precision_of
@@ -19,6 +24,7 @@ from pipeline.study.window import Window
 from pipeline.tracking.models import WEIGHTS_TAG
 from pipeline.tracking.runs import StoredRun
 from pipeline.tracking.uids import TRAINING, training_uid, trial_uid
+from pipeline.workers.machine import Device
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,42 @@ class Training:
     metrics: dict[str, float]  # the run's last ones, with ``best_epoch`` and ``objective``
 
 
-def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter) -> Training:
+@dataclass(frozen=True)
+class Origin:
+    """The trial of a study whose configuration is trained."""
+
+    search: Search
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.search.config.name}/{self.number}"
+
+    def file(self, overrides: Sequence[str] = (), name: str | None = None) -> StudyFile:
+        """A study file that fixes the trial's configuration, with what ``precision = "auto"`` meant in its study."""
+        config, facts = self.search.config, self.search.facts
+        values = self.search.records()[self.number].values
+        device: Device = "cuda" if facts.get("device") == "cuda" else "cpu"
+        trial = config.trial(values, self.number, device, precision_of(facts))
+        return trial_file(config, {**values, "precision": trial.train.precision}, str(self), overrides, name)
+
+
+def find_trial(home: Home, named: str) -> Origin | None:
+    """The trial that ``STUDY/TRIAL`` names; None where the text has another form.
+
+    Raises NotFoundError: there is no such study or trial.
+    """
+    match = re.fullmatch("([^/]+)/([0-9]{1,6})", named)
+    if match is None:
+        return None
+    search = load_search(home, match[1])
+    if int(match[2]) >= (count := len(search.records())):
+        raise NotFoundError(f"study {match[1]} has no trial {match[2]}; it has {count} trials, from 0")
+    return Origin(search, int(match[2]))
+
+
+def train_one(
+    file: StudyFile, home: Home, options: Options, reporter: Reporter, origin: Origin | None = None
+) -> Training:
     """Train the one configuration that a study file fixes, in this process, without a search.
 
     Side effects: a run ``train-…`` in the study's experiment, with a model, as a trial's. Called again it resumes what
@@ -41,14 +82,16 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
         options: only ``device`` and ``download`` are used.
+        origin: the trial that the file was made of, which the run's tag ``train.of`` then names.
 
     Raises:
-        InputError: bad arguments or data, a key that stays open, or the study is being run; nothing was written.
+        InputError: bad arguments or data, or not the origin's, a key that stays open, or the study is being run;
+            nothing was written.
         Interrupted, StudyError: as `pipeline.api.run_study`.
     """
     samplers.check(file.config)
     single = replace(file, config=file.config.single())
-    with open_session(single, home, replace(options, workers=0), reporter, _open_single) as session:
+    with open_session(single, home, replace(options, workers=0), reporter, partial(_open_single, origin)) as session:
         _restore(session)
         run = _ended(session)
         if run is None:
@@ -66,12 +109,18 @@ def train_one(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         return Training(run.run_id, run.name, run.status, run.tags.get("trial.reason", ""), run.metrics)
 
 
-def _open_single(_home: Home, config: StudyConfig, _study_uid: str, facts: Facts) -> tuple[Search, Label]:
+def _open_single(
+    origin: Origin | None, _home: Home, config: StudyConfig, _study_uid: str, facts: Facts
+) -> tuple[Search, Label]:
     """A study in memory, of the one trial that the configuration fixes."""
+    source = origin.search if origin else None
+    if source and source.config.dataset == config.dataset and source.facts["data.sha256"] != facts["data.sha256"]:
+        raise InputError(f"dataset {config.dataset}: not the data that study {source.config.name} was trained on")
     values = config.space.resolve(lambda _, form: form.first)  # every key is fixed
     trial = config.trial(values, 0, "cuda" if facts["device"] == "cuda" else "cpu", precision_of(facts))
     uid = training_uid(config.name, facts["data.sha256"], trial.model_dump_json())
-    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
+    tags = {"study.role": "train"} | ({"train.of": str(origin)} if origin else {})
+    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], tags)
     search = detached(config, uid)
     search.facts = facts
     return search, lambda _: label

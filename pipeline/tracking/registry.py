@@ -10,13 +10,14 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from pipeline.errors import NotFoundError, TrackingError
+from pipeline.errors import CheckpointError, NotFoundError, TrackingError
 from pipeline.home import Home
-from pipeline.tracking.models import load_restorer, model_of, recorded_weights
+from pipeline.tracking.models import model_of, model_weights, recorded_weights
 from pipeline.tracking.store import connect, every_page, quiet, store_errors
 
 if TYPE_CHECKING:
     from pipeline.training.model import Restorer
+    from pipeline.training.weights import Description
 
 CHAMPION, PREVIOUS = "champion", "previous"
 REPLACES, REPLACED_BY = "replaces", "replaced_by"  # tags of versions, with the number of the other one
@@ -143,14 +144,37 @@ def load_champion(home: Home, name: str, alias: str = CHAMPION) -> Restorer:
         NotFoundError: there is no such model or alias.
         TrackingError: its weights are missing, or not those that were promoted.
     """
-    version = find_version(home, name, alias)
-    if version is None:
+    return load_version(home, named_version(home, f"{name}@{alias}"))[0]
+
+
+def named_version(home: Home, named: str) -> RegisteredVersion:
+    """The version that NAME (its champion), NAME@ALIAS or NAME/VERSION names. Raises NotFoundError."""
+    if "/" in named:
+        name, _, number = named.partition("/")
+        found, what = next((v for v in registered(home) if (v.model, v.version) == (name, number)), None), "version"
+    else:
+        name, _, number = named.partition("@")
+        number = number or CHAMPION
+        found, what = find_version(home, name, number), "alias"
+    if found is None:
         known = ", ".join(sorted({v.model for v in registered(home)})) or "none"
-        raise NotFoundError(f"no registered model {name!r} with alias {alias!r}; models: {known}")
+        raise NotFoundError(f"no registered model {name!r} with {what} {number!r}; models: {known}")
+    return found
+
+
+def load_version(home: Home, version: RegisteredVersion) -> tuple[Restorer, Description]:
+    """A version's restorer, on the CPU, in evaluation mode, and what its verified weights file says of it.
+
+    Raises TrackingError: its weights are missing, or not those that were promoted.
+    """
+    from pipeline.training.weights import describe, load_weights
+
     try:
-        return load_restorer(version.model_id, recorded_weights(home, version.tags))
-    except TrackingError as error:
-        raise TrackingError(f"{name} version {version.version}: {error}") from None
+        sha256 = recorded_weights(home, version.tags)
+        weights = model_weights(version.model_id, sha256)
+        return load_weights(weights, sha256), describe(weights)
+    except (TrackingError, CheckpointError) as error:
+        raise TrackingError(f"{version.model} version {version.version}: {error}") from None
 
 
 def delete_version(home: Home, version: RegisteredVersion) -> None:

@@ -57,7 +57,7 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
         raise CheckpointError(f"{WEIGHTS_FILE} is damaged: its bytes are not those that were recorded")
     try:
         tensors = safetensors.torch.load(data)
-        description = Description.model_validate_json(safetensors_metadata(data)["model"])
+        description = describe(data)
         with torch.device("meta"):  # without memory, so that no configuration can ask for more than the file has
             restorer = _build(description)
     except (SafetensorError, KeyError, ValueError, RuntimeError, StudyError) as error:
@@ -73,6 +73,11 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
         restorer = _build(description)  # and not `to_empty`, which imports sympy: 0.6 s
     restorer.load_state_dict(tensors)  # and not `assign`: the network decides the order of axes in memory
     return restorer.eval()
+
+
+def describe(data: bytes) -> Description:
+    """What a verified weights file says of its network."""
+    return Description.model_validate_json(safetensors_metadata(data)["model"])
 
 
 def _build(description: Description) -> models.Restorer:

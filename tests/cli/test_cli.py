@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from studies_for_tests import SMALL, STUDY, TRIALS, Launcher, Place, assert_sound, copied, facts, study
 
+from pipeline.results.front import COSTS
 from pipeline.search.lock import study_lock
 
 pytest_plugins = ["study_fixtures"]
@@ -322,3 +323,17 @@ def _descendants(pid: int) -> list[int]:
     ).stdout
     children = [int(word) for word in listing.split()]
     return children + [below for child in children for below in _descendants(child)]
+
+
+def test_show_prints_the_front_and_has_it_as_json(finished: Place) -> None:
+    shown = study("show", "small", "--front", *finished.options)
+    assert "front: no other complete trial has as good a psnr with as few parameters or multiply-adds" in shown.stdout
+    document = json.loads(study("show", "small", "--front", "--json", *finished.options).stdout)
+    complete = {trial["number"]: trial for trial in document["trials"] if trial["state"] == "COMPLETE"}
+    best = max(complete.values(), key=lambda trial: trial["objective"])
+    for name in COSTS:
+        entries = document["front"][name]
+        assert entries[-1] == {"trial": best["number"], name: best[name], "psnr": best["objective"]}
+        assert all(entry["psnr"] == complete[entry["trial"]]["objective"] for entry in entries)
+    assert "front" not in json.loads(study("show", "small", "--json", *finished.options).stdout)
+    assert "front:" not in study("show", "small", *finished.options).stdout

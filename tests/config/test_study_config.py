@@ -25,6 +25,11 @@ BAD = {
     "a section that is a list": ("[[budget]]\ntrials = 1", ["budget"]),
     "model that is a list": ("[[model]]\ndepth = 1", ["model"]),
     "enqueue that is a table": ("[enqueue]\ndepth = 1", ["enqueue"]),
+    "a start from nothing": ("[warm_start]\ntop = 3", ["warm_start", "from", "missing"]),
+    "a start from no trial": ('[warm_start]\nfrom = "a"\ntop = 0', ["warm_start", "top", "0", "1"]),
+    "a start from itself": ('[warm_start]\nfrom = "tiny"', ["warm_start", "from", "tiny", "itself"]),
+    "a start from a path": ('[warm_start]\nfrom = "a/b"', ["warm_start", "from", "a/b", "not allowed"]),
+    "unknown key of a start": ('[warm_start]\nfrom = "a"\ntpo = 3', ["warm_start", "tpo", "did you mean 'top'"]),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.config.trial import Downscale, Gaussian
 from pipeline.data import Dataset, Split
 from pipeline.evaluation import baselines, scores
 from pipeline.evaluation.batches import fixed_batches, threads
+from pipeline.results.summary import LABELS
 
 GAUSSIAN = Gaussian(kind="gaussian", sigma=0.3)
 HALVED = Downscale(kind="downscale", factor=2)
@@ -72,6 +74,18 @@ def test_the_trivial_baselines_clamp_or_enlarge(smooth: Dataset) -> None:
     small = torch.rand(2, 1, 6, 6, generator=Generator().manual_seed(0))
     enlarged = torch.nn.functional.interpolate(small, size=(12, 12), mode="bicubic").clamp(0, 1)
     assert torch.equal(baselines.baseline("bicubic", smooth, HALVED)(small), enlarged)
+
+
+def test_the_bicubic_baseline_has_the_kernel_that_its_name_says(smooth: Dataset) -> None:
+    """Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 1981, with a = -0.75."""
+    [a] = map(float, re.findall(r"a = (-[0-9.]+)", LABELS["bicubic"]))
+    x = ((torch.arange(12) + 0.5) / 2 - 0.5 - 3).abs()  # the distances of the enlarged places from input place 3
+    near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+    kernel = torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros(())))
+    line = torch.full((1, 1, 6, 6), 0.5)
+    line[..., 3] += 0.4
+    enlarged = baselines.baseline("bicubic", smooth, HALVED)(line)
+    torch.testing.assert_close(enlarged, (0.5 + 0.4 * kernel).expand(1, 1, 12, 12))
 
 
 @pytest.mark.parametrize("how", [GAUSSIAN, HALVED], ids=lambda how: how.kind)

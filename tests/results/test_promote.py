@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from studies_for_tests import Place, study
@@ -25,7 +19,6 @@ from studies_for_tests import Place, study
 import pipeline
 from pipeline.data import load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
-from pipeline.evaluation.batches import fixed_batches
 from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.results.promote import promote
@@ -382,44 +375,3 @@ def _evaluate(archive: Path, expression: str) -> None:
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as written:
         for entry, data in (content | {name: hostile.encode()}).items():
             written.writestr(entry, data)
-
-
-@pytest.mark.slow
-def test_the_champion_answers_requests_over_http(finished_copy: Place, tmp_path: Path) -> None:
-    promote(finished_copy.home, "small")
-    model, search = load_champion(finished_copy.home, "small"), finished_copy.search()
-    data = load(search.config.dataset, finished_copy.home.data_dir)
-    degraded, _ = next(fixed_batches(data.val.take(np.arange(3)), search.config.degrade, "val"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/small@champion"]
-    command += ["--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
-    settings = {"MLFLOW_TRACKING_URI": finished_copy.home.tracking_uri, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            command, env=os.environ | settings | {"PATH": path}, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        body = json.dumps({"inputs": degraded.numpy().tolist()}).encode()
-        answer = _post(f"http://127.0.0.1:{port}/invocations", body, server)
-        with torch.inference_mode():
-            expected = model(degraded).numpy()
-        assert np.array_equal(np.array(answer["predictions"], np.float32), expected)
-    finally:
-        os.killpg(server.pid, 9)
-        server.wait()
-
-
-def _post(address: str, body: bytes, server: subprocess.Popen[bytes]) -> dict[str, object]:
-    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
-                return dict(json.load(reply))
-        except (urllib.error.URLError, ConnectionError):
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "no answer"
-            time.sleep(0.5)
