@@ -38,7 +38,7 @@ def t_interval(values: ArrayLike) -> Interval:
     count = len(figures)
     if count < 2:
         return Interval(float(figures.mean()), np.nan, np.nan)
-    return _around(float(figures.mean()), figures.var(ddof=1) / count, count - 1)
+    return _around(float(figures.mean()), float(figures.var(ddof=1)) / count, float(count - 1))
 
 
 def bootstrap_interval(differences: ArrayLike) -> Interval:
@@ -79,7 +79,8 @@ def configurations_interval(first: ArrayLike, second: ArrayLike) -> Interval:
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     images = a.mean(axis=0) - b.mean(axis=0)
     parts = [
-        (figures.var(ddof=1) / len(figures), len(figures) - 1) for figures in (a.mean(axis=1), b.mean(axis=1), images)
+        (float(figures.var(ddof=1)) / len(figures), len(figures) - 1)
+        for figures in (a.mean(axis=1), b.mean(axis=1), images)
     ]
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts) if variance else 1.0
