@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -14,13 +14,15 @@ import typer
 
 from pipeline.cli.printing import Column, called_as, counted, fitted, make_table, minute, mlflow_command, print_result
 from pipeline.cli.program import JsonOption, NameArgument, command
-from pipeline.errors import InputError, NotFoundError
+from pipeline.errors import GateError, InputError, NotFoundError
 from pipeline.home import Home
 from pipeline.study.reporter import say
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from pipeline.evaluation.intervals import Interval
+    from pipeline.results.gate import Verdict
     from pipeline.results.lookup import StoredTraining
     from pipeline.results.summary import StudySummary
     from pipeline.search.ask_tell import Search
@@ -113,6 +115,8 @@ def show(
             "beating": summary.beating,
             "reasons": {state: summary.reasons(state) for state in ("PRUNED", "FAIL")},
             "answer": summary.answer(),
+            "test_readings": search.test_readings,
+            "refusals": search.refusals,
         }
         parts += leaderboard(summary, document["state"], len(summary.records) if others else top, others)
         parts += warm_start_notes(search)
@@ -124,7 +128,7 @@ def show(
                 for name, found in fronts.items()
             }
             parts += front_table(summary, fronts)
-        parts += [*choices(summary), *_importances(summary, importances)]
+        parts += [*choices(summary), *_importances(summary, importances), *_promotions(search)]
     if with_trainings:
         from pipeline.results.lookup import trainings
 
@@ -132,6 +136,15 @@ def show(
         document["trainings"] = [_training(training) for training in found]
         parts += training_table(found) if found else [f"no single trainings of {name}"]
     print_result(parts, document, as_json)
+
+
+def _promotions(search: Search) -> Iterator[str]:
+    """How often the test split was read, and which candidates were refused."""
+    readings, refusals = search.test_readings, search.refusals
+    times = ", ".join(f"{each['at']} (trial {each['trial']})" for each in readings)
+    yield f"\nthe test split was read {len(readings)} times: {times}" if readings else "\nthe test split was never read"
+    for each in refusals:
+        yield f"not promoted at {each['at']}: {each['verdict']}"
 
 
 def _state(home: Home, summary: StudySummary) -> str:
@@ -188,25 +201,70 @@ def promote(
     home: Home,
     name: NameArgument,
     trial: Annotated[int | None, typer.Option(help="A trial other than the best.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Promote even if a baseline is better; recorded.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the verdict and its exit code; change nothing.")
+    ] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; recorded.")] = "",
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="The least gain, in the objective's unit. [default: 0.1 of dB, else 0]"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote whatever the gate says; recorded.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a study's best model as champion.
+    """Register a study's best model as champion, if it passes the gate.
 
-    The test split is read once, here; its figures are reported and decide nothing.
+    On the split *select* it must be better than every baseline and than the champion. The test split is read once,
+    here; its figures are reported and decide nothing.
     """
     from pipeline.config.choices import METRICS
-    from pipeline.data import load
-    from pipeline.data.degrade import input_size
+    from pipeline.results.promote import check as check_trial
     from pipeline.results.promote import promote as promote_trial
-    from pipeline.search.studies import load_search
+
+    if check:
+        verdict = check_trial(home, name, trial, margin)
+        shown = [*_verdict(verdict), f"exit code {GateError.exit_code * (not verdict.passed)}"]
+        print_result(shown, asdict(verdict) | {"passed": verdict.passed, "text": verdict.text}, as_json)
+        if not verdict.passed:
+            raise typer.Exit(GateError.exit_code)
+        return
+    done = promote_trial(home, name, trial, force, reason, margin)
+    replaced = f" (before: version {done.replaced})" if done.replaced else ""
+    metric, form = done.verdict.metric, METRICS[done.verdict.metric]
+    baselines = ", ".join(f"{baseline} {form.shown(value)}" for baseline, value in done.baselines.items())
+    shown = [
+        f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
+        *_verdict(done.verdict),
+        f"select: {_with_interval(metric, done.select[metric])} (baselines: {baselines})",
+        "test, read once: " + ", ".join(_with_interval(key, value) for key, value in done.test.items()),
+        "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
+        *_serving(home, name, done.model),
+    ]
+    print_result(shown, asdict(done), as_json)
+
+
+def _verdict(verdict: Verdict) -> Iterator[RenderableType]:
+    """The gate's verdict: a line, and every comparison."""
+    rows = [(each.rival, verdict.shown(each), each.outcome) for each in verdict.comparisons]
+    yield make_table((f"gain in {verdict.metric} over", "mean and 95 % interval", "so it is"), rows, right=("mean",))
+    yield verdict.text
+    yield f"the gate {verdict.rule}"
+
+
+def _with_interval(metric: str, found: Interval) -> str:
+    from pipeline.config.choices import METRICS
     from pipeline.study.lines import measured
 
-    done = promote_trial(home, name, trial, force)
-    config = load_search(home, name).config
-    metric = config.objective.metric
-    replaced = f" (before: version {done.replaced})" if done.replaced else ""
-    baselines = ", ".join(f"{baseline} {METRICS[metric].shown(value)}" for baseline, value in done.baselines.items())
+    return f"{measured(metric, found.mean)} {found.shown(METRICS[metric].decimals)}"
+
+
+def _serving(home: Home, study: str, model: str) -> Iterator[str]:
+    """How to serve a champion, and to ask it."""
+    from pipeline.data import load
+    from pipeline.data.degrade import input_size
+    from pipeline.search.studies import load_search
+
+    config = load_search(home, study).config
     data = load(config.dataset, home.with_data(config.dataset).data_dir)
     height, width = input_size(data.image_size, config.degrade)
     mlflow = mlflow_command()
@@ -214,30 +272,52 @@ def promote(
     if mlflow != "mlflow":  # it looks for its server by name
         environment += f" PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
     grey = f"import json; print(json.dumps({{'inputs': [[[[0.5] * {width}] * {height}]]}}))"
-    shown = [
-        f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
-        f"select: {measured(metric, done.select[metric])} (baselines: {baselines})",
-        "test, read once: " + ", ".join(measured(key, value) for key, value in done.test.items()),
-        "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
-        f"serve it: {environment} {mlflow} models serve -m models:/{done.model}@champion --env-manager local "
-        "--host 127.0.0.1 -p 5001",
+    yield (
+        f"serve it: {environment} {mlflow} models serve -m models:/{model}@champion --env-manager local "
+        "--host 127.0.0.1 -p 5001"
+    )
+    yield (
         f'ask it (one grey image, [N, 1, {height}, {width}] in [0, 1]): {shlex.quote(sys.executable)} -c "{grey}" | '
-        "curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations",
-    ]
-    print_result(shown, asdict(done), as_json)
+        "curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations"
+    )
 
 
 @command(collect=False)
 def models(home: Home, as_json: JsonOption = False) -> None:
-    """List the registered models and their versions."""
+    """List the registered models: every version, when and why it was promoted, and by what margin."""
     from pipeline.tracking.registry import registered
 
     versions = registered(home)
-    tags = ("study.name", "trial.number", "test.psnr", "promoted")
-    rows = [(v.model, v.version, ", ".join(v.aliases), *(v.tags.get(tag, "") for tag in tags)) for v in versions]
-    table = make_table(("model", "version", "alias", "study", "trial", "test psnr (dB)", "promoted"), rows)
+    columns = {
+        "model": [v.model for v in versions],
+        "version": [v.version for v in versions],
+        "alias": [", ".join(v.aliases) for v in versions],
+        "study": [v.tags.get("study.name", "") for v in versions],
+        "trial": [v.tags.get("trial.number", "") for v in versions],
+        "promoted": [_promoted(v.tags) for v in versions],
+        "gain": [v.tags.get("gate.gain", "") for v in versions],
+        "why": [_why(v.tags) for v in versions],
+        "test psnr\ndB": [v.tags.get("test.psnr", "") for v in versions],
+    }
+    left = ("model", "alias", "study", "promoted", "gain", "why")
+    table = fitted([Column(heading, cells, heading in left) for heading, cells in columns.items()])
     none = "no registered models; promote one with: study promote NAME"
-    print_result([table if versions else none], [asdict(version) for version in versions], as_json)
+    print_result(table if versions else [none], [asdict(version) for version in versions], as_json)
+
+
+def _promoted(tags: Mapping[str, str]) -> str:
+    """When a version was promoted, in local time; as it stands where somebody edited it."""
+    try:
+        return minute(datetime.fromisoformat(tags.get("promoted", "")))
+    except ValueError:
+        return tags.get("promoted", "")
+
+
+def _why(tags: Mapping[str, str]) -> str:
+    forced = "forced" if tags.get("forced") == "true" else "passed the gate"
+    status = "" if tags.get("validation_status", "approved") == "approved" else f", {tags['validation_status']}"
+    reason = f": {tags['reason']}" if tags.get("reason") else ""
+    return f"{forced}{status}{reason}"
 
 
 @command()

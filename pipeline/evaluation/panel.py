@@ -28,13 +28,20 @@ TILES = 4  # per row
 NEUTRAL = 128  # the grey of frames and of empty places
 
 
-def panel(restore: Restore, split: Split, how: Degrade, purpose: str, device: str = "cpu") -> np.ndarray:
-    """Ten fixed images in columns; clean, degraded, restored and absolute error in rows.
+def panel(
+    restore: Restore,
+    split: Split,
+    how: Degrade,
+    purpose: str,
+    device: str = "cpu",
+    chosen: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Ten fixed images, or those ``chosen``, in columns; clean, degraded, restored and absolute error in rows.
 
     uint8 ``[rows, columns]``; every image pixel is ``PANEL_SCALE`` screen pixels wide. Smaller inputs are enlarged to
     the same size, pixel by pixel.
     """
-    chosen = panel_indices(split)
+    chosen = panel_indices(split) if chosen is None else chosen
     found: dict[int, Tensor] = {}
     for start, (batch, _) in zip(range(0, len(split), BATCH), fixed_batches(split, how, purpose), strict=True):
         found |= {index: batch[index - start] for index in chosen if 0 <= index - start < len(batch)}

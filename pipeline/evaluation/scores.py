@@ -19,6 +19,7 @@ from pipeline.data.degrade import upscale
 from pipeline.errors import ShapeError
 from pipeline.evaluation import metrics
 from pipeline.evaluation.batches import Restore, fixed_batches, threads
+from pipeline.evaluation.intervals import Figures, Interval, percentiles, resamples
 from pipeline.evaluation.judge import Judge, labels_of
 from pipeline.evaluation.panel import panel
 
@@ -36,6 +37,21 @@ class Scores:
             for name, metric in METRICS.items()
             if self.columns.keys() >= set(metric.columns)
         }
+
+    def intervals(self) -> dict[str, Interval]:
+        """The summary with bootstrap intervals over images: for these weights and other images."""
+        found = self.summary()
+        images = len(next(iter(self.columns.values())))
+        drawn = [
+            Scores({name: column[chosen] for name, column in self.columns.items()}).summary()
+            for chosen in map(torch.from_numpy, resamples(images))
+        ]
+        return {name: percentiles(value, [each[name] for each in drawn]) for name, value in found.items()}
+
+    def figures(self, metric: str) -> Figures:
+        """The figure of each image, of a metric that is a mean over images."""
+        [column] = METRICS[metric].columns
+        return self.columns[column].double().numpy()
 
 
 def score(pairs: Iterator[tuple[Tensor, Tensor]], judge: Judge | None = None) -> Scores:

@@ -1,14 +1,17 @@
-"""Promotion: compare a study's best model with the baselines, and register it as champion if it is better.
+"""Promotion: register a study's best model as champion, if it passes the gate.
 
-Comes in: a study's records and runs. Goes out: a new version of the registered model. The only module that reads the
-test split: once for a promotion, to report, never to choose. May not import mlflow.
+Comes in: a study's records and runs. Goes out: a `Verdict`, and a new version of the registered model. The only module
+that reads the test split: once for a promotion, to report, never to choose. May not import mlflow.
 """
 
-import shlex
-import time
+import getpass
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+
+import numpy as np
+import torch
 
 from pipeline.config import StudyConfig
 from pipeline.config.choices import METRICS
@@ -16,22 +19,34 @@ from pipeline.data import Dataset, load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
 from pipeline.evaluation.batches import Restore, example, threads, without_gradients
-from pipeline.evaluation.judge import Judge, judge_of
-from pipeline.evaluation.scores import evaluate
+from pipeline.evaluation.intervals import Interval
+from pipeline.evaluation.judge import Judge, judge_of, labels_of
+from pipeline.evaluation.panel import PANEL_IMAGES, labelled, panel
+from pipeline.evaluation.scores import Scores, evaluate
 from pipeline.home import Home
+from pipeline.results.card import WORST_FILE, card
+from pipeline.results.gate import Verdict, judge_candidate
 from pipeline.results.summary import StudySummary, summarise
+from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, StoredTrial, ranked
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
-from pipeline.study.reporter import degradation, md_text, shown_value
 from pipeline.tracking.experiments import settle_move
 from pipeline.tracking.models import EXPORT_TAG, MODEL_ID, WEIGHTS_TAG, check_files, read_manifest
-from pipeline.tracking.registry import find_version, register_version, registry_lock
-from pipeline.tracking.runs import PANEL_FILE, StoredRun, Tracking, read_tracking, restorer_of
-from pipeline.tracking.views import run_page
+from pipeline.tracking.registry import (
+    CHAMPION,
+    PREVIOUS,
+    STATUS_TAG,
+    RegisteredVersion,
+    find_version,
+    load_champion,
+    register_version,
+    registry_lock,
+    withdraw_version,
+)
+from pipeline.tracking.runs import StoredRun, Tracking, read_tracking, restorer_of
 
-DESCRIPTION_LENGTH = 5000  # characters that a store takes
-CANDIDATE = "candidate"  # among the restorations that are scored on select
+CLASSES_FILE = "select-class-kept.json"  # of the run that was promoted
 
 
 @dataclass(frozen=True)
@@ -42,30 +57,76 @@ class Promotion:
     version: str
     trial: int
     run_id: str
-    select: dict[str, float]
-    test: dict[str, float]
+    verdict: Verdict
+    select: dict[str, Interval]
+    test: dict[str, Interval]
     baselines: dict[str, float]  # objective on select, by baseline
     replaced: str | None  # the version that was champion before
 
 
-def promote(home: Home, study: str, number: int | None = None, force: bool = False) -> Promotion:
-    """Register a study's best model by validation as the new champion.
+@dataclass(frozen=True)
+class _Case:
+    """A candidate and how it and its rivals restore *select*."""
 
-    Side effects: the trial's model is exported if it is not; the figures on *select* and *test* and a note that *test*
-    was read go to the tags of the trial's run; a new version of the registered model, with the figures as tags and a
-    description in Markdown, becomes champion. A promotion that is refused changes nothing. Called again for the
-    champion it is refused, so *test* is read once per promotion.
+    search: Search
+    summary: StudySummary
+    trial: EndedTrial
+    tracking: Tracking
+    run: StoredRun
+    restore: Restore
+    champion: RegisteredVersion | None
+    data: Dataset
+    judge: Judge | None
+    scores: Scores  # of the candidate
+    baselines: Mapping[str, Scores]
+    verdict: Verdict
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.search.config
+
+
+def check(home: Home, study: str, number: int | None = None, margin: float | None = None) -> Verdict:
+    """What the gate says of a candidate. Arguments and errors as of `promote`, but a refusal is not an error.
+
+    No image of *test* is read, and nothing is changed, except that the data set's judge is made where it is missing.
+    """
+    search = load_search(home, study)
+    home = home.with_data(search.config.dataset)
+    with threads(search.config.budget.threads_per_trial):
+        return _examine(home, search, number, margin).verdict
+
+
+def promote(
+    home: Home,
+    study: str,
+    number: int | None = None,
+    force: bool = False,
+    reason: str = "",
+    margin: float | None = None,
+) -> Promotion:
+    """Register a study's best model by validation as the new champion, if it passes the gate.
+
+    Side effects: the trial's model is exported if it is not; the figures on *select* and *test* go to the tags of the
+    trial's run, the worst restorations and the share kept per class to its files; that *test* was read is recorded on
+    the study; a new version of the registered model, with the figures as tags and a description in Markdown, becomes
+    champion, is loaded by that alias and compared. A refusal is recorded on the study and changes nothing else. Called
+    again for the champion it is refused, so *test* is read once per promotion.
 
     Args:
         number: a trial other than the best.
-        force: promote even if a baseline is better; recorded on the version.
+        force: promote a candidate that does not pass; recorded on the version.
+        reason: why, in the user's words; recorded.
+        margin: the least gain over every rival, in the objective's unit; 0.1 of an objective in dB by default.
 
     Raises:
         NotFoundError: no such study or trial.
         InputError: the trial is not complete or is champion already, the data set has changed, the study belongs to
             another home, or this home is a copy.
-        GateError: no trial is complete, or a baseline is better on *select*.
-        TrackingError: the model's files are not those that were logged; `study doctor --repair` restores them.
+        GateError: no trial is complete, or it does not pass: it is not shown to be better on *select* than each
+            baseline and the champion, or the champion cannot be compared with it.
+        TrackingError: the model's files are not those that were logged (`study doctor --repair` restores them), or the
+            new champion, loaded by its alias, restores otherwise; then the aliases are as they were.
     """
     home.check_writable()
     settle_move(home)
@@ -74,56 +135,59 @@ def promote(home: Home, study: str, number: int | None = None, force: bool = Fal
     check_owner(home, search)
     config, name = search.config, search.config.model_name
     home = home.with_data(config.dataset)
-    summary = summarise(search)
+    with registry_lock(home, name), threads(config.budget.threads_per_trial):
+        case = _examine(home, search, number, margin)
+        stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        what = {"at": stamp, "trial": str(case.trial.number), "run": case.run.run_id, "model": name, "reason": reason}
+        if not case.verdict.passed and not force:
+            search.refusals = [*search.refusals, what | {"verdict": case.verdict.text}]
+            raise GateError(f"{case.verdict.text}; not promoted. --force promotes it anyway and records that")
+        search.test_readings = [*search.test_readings, what]  # before it is read: a kill leaves one too many
+        test = evaluate(case.restore, load_test(config.dataset, home.data_dir), config.degrade, "test", case.judge)
+        return _register(home, case, test.intervals(), reason, stamp)
+
+
+def _examine(home: Home, search: Search, number: int | None, margin: float | None) -> _Case:
+    """Choose the candidate, and compare it with its rivals on *select*."""
+    config, summary = search.config, summarise(search)
     trial = _choose(summary.records, config, number)
-    tracking = read_tracking(home, study, search.uid)
+    tracking = read_tracking(home, config.name, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
     if run is None:
         raise TrackingError(f"trial {trial.number} has no run in MLflow; run the study again to repair that")
-    with registry_lock(home, name), threads(config.budget.threads_per_trial):
-        champion = find_version(home, name)
-        if champion is not None and champion.tags.get(WEIGHTS_TAG) == sha256:
-            raise InputError(
-                f"trial {trial.number} of {study} is {name}'s champion already (version {champion.version}); "
-                "the test split is not read again"
-            )
-        exported = MODEL_ID in run.tags
-        if exported:
-            check_files(run.tags[MODEL_ID], read_manifest(run.tags) or {})  # the exported program is what gets served
-        restore = without_gradients(restorer_of(run, sha256))
-        data = load(config.dataset, home.data_dir)
-        if data.digest != search.facts["data.sha256"]:
-            raise InputError(f"dataset {config.dataset}: not the data that study {study} was trained on")
-        judge = judge_of(data, home.judges)
-        scores = _scores_on_select(restore, data, judge, config)
-        reason = _refusal(config, scores)
-        if reason and not force:
-            raise GateError(f"trial {trial.number} {reason}; not promoted. --force promotes it anyway and records that")
-        test = evaluate(restore, load_test(config.dataset, home.data_dir), config.degrade, "test", judge).summary()
-        stamp, metric = datetime.now(UTC).isoformat(timespec="seconds"), config.objective.metric
-        select, baselines = scores[CANDIDATE], {key: scores[key][metric] for key in scores if key != CANDIDATE}
-        if not exported:
-            images, epoch = example(data.val, config.degrade), trial.summary.best_epoch
-            tracking.export(run, f"{study}-{run.name}", sha256, images, epoch)
-            run = tracking.read(run.run_id) or run
-        splits = {"select": select, "test": test}
-        figures = {f"{split}.{key}": f"{value:.6g}" for split in splits for key, value in splits[split].items()}
-        tracking.tag(run.run_id, figures | {f"test.read.{int(time.time())}": f"promotion of {name} at {stamp}"})
-        tags = figures | {
-            **{f"baseline.{key}.select.{metric}": f"{value:.6g}" for key, value in baselines.items()},
-            "forced": str(bool(reason)).lower(),
-            "study.name": study,
-            "study.uid": search.uid,
-            "trial.number": str(trial.number),
-            EXPORT_TAG: run.tags[EXPORT_TAG],
-            WEIGHTS_TAG: sha256,
-            "data.sha256": data.digest,
-            "promoted": stamp,
-        }
-        text = _description(summary, trial, tracking, run, scores, test, reason)
-        version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, text, champion)
-    replaced = champion.version if champion else None
-    return Promotion(name, version, trial.number, run.run_id, select, test, baselines, replaced)
+    champion = find_version(home, config.model_name)
+    if champion is not None and champion.tags.get(WEIGHTS_TAG) == sha256:
+        raise InputError(
+            f"trial {trial.number} of {config.name} is {config.model_name}'s champion already (version "
+            f"{champion.version}); the test split is not read again"
+        )
+    if MODEL_ID in run.tags:
+        check_files(run.tags[MODEL_ID], read_manifest(run.tags) or {})  # the exported program is what gets served
+    data = load(config.dataset, home.data_dir)
+    if data.digest != search.facts["data.sha256"]:
+        raise InputError(f"dataset {config.dataset}: not the data that study {config.name} was trained on")
+    judge = judge_of(data, home.judges)
+
+    def scored(restore: Restore) -> Scores:
+        return evaluate(restore, data.select, config.degrade, "select", judge)
+
+    restore = without_gradients(restorer_of(run, sha256))
+    scores, metric = scored(restore), config.objective.metric
+    names = baseline_names(config.degrade, data.image_size)
+    baselines = {name: scored(baseline(name, data, config.degrade)) for name in names}
+    rivals = {name: each.figures(metric) for name, each in baselines.items()}
+    incomparable = ""
+    if champion is not None:
+        try:
+            incomparable = _incomparable(champion, config, data)
+            if not incomparable:
+                model = without_gradients(load_champion(home, config.model_name))
+                rivals[f"version {champion.version}"] = scored(model).figures(metric)
+        except TrackingError as error:
+            incomparable = str(error)
+    label = f"trial {trial.number}"
+    verdict = judge_candidate(label, metric, scores.figures(metric), rivals, margin, incomparable)
+    return _Case(search, summary, trial, tracking, run, restore, champion, data, judge, scores, baselines, verdict)
 
 
 def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None) -> EndedTrial:
@@ -140,65 +204,101 @@ def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None)
     return record
 
 
-def _scores_on_select(
-    restore: Restore, data: Dataset, judge: Judge | None, config: StudyConfig
-) -> dict[str, dict[str, float]]:
-    """The figures on *select* of the candidate, which is first, and of each baseline."""
-    restorations = {CANDIDATE: restore}
-    restorations |= {
-        name: baseline(name, data, config.degrade) for name in baseline_names(config.degrade, data.image_size)
+def _incomparable(champion: RegisteredVersion, config: StudyConfig, data: Dataset) -> str:
+    """Why a champion cannot be compared with a study's models; empty if it can."""
+    other = []
+    if champion.tags.get("data.sha256") != data.digest:
+        other.append("other data")
+    if champion.tags.get("degrade") != config.degrade.model_dump_json():
+        other.append("another degradation")
+    return f"version {champion.version} is of {' and '.join(other)}, so it is not comparable" if other else ""
+
+
+def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, stamp: str) -> Promotion:
+    """Register a candidate as champion, and load it by that alias."""
+    config, trial, run, tracking, verdict = case.config, case.trial, case.run, case.tracking, case.verdict
+    name, select, metric = config.model_name, case.scores.intervals(), config.objective.metric
+    images = example(case.data.val, config.degrade)
+    if MODEL_ID not in run.tags:
+        sha256, epoch = trial.summary.weights_sha256, trial.summary.best_epoch
+        tracking.export(run, f"{config.name}-{run.name}", sha256, images, epoch)
+        run = tracking.read(run.run_id) or run
+    files = {WORST_FILE: _worst(case)}
+    if classes := _class_kept(case):
+        files[CLASSES_FILE] = json.dumps(classes, indent=2).encode()
+    tracking.log_files(run.run_id, files)
+    figures: dict[str, str] = {}
+    for split, intervals in (("select", select), ("test", test)):
+        for key, found in intervals.items():
+            ends = {".low": found.low, ".high": found.high}
+            figures |= {f"{split}.{key}{end}": f"{value:.6g}" for end, value in ({"": found.mean} | ends).items()}
+    tracking.tag(run.run_id, figures | {f"test.read.{stamp.replace(':', '')}": f"promotion of {name}"})
+    baselines = {key: each.summary()[metric] for key, each in case.baselines.items()}
+    tags = figures | {
+        **{f"baseline.{key}.select.{metric}": f"{value:.6g}" for key, value in baselines.items()},
+        "gate.verdict": verdict.text,
+        "gate.margin": f"{verdict.margin:g}",
+        "gate.gain": f"{verdict.shown(verdict.least)} over {verdict.least.rival}",
+        "forced": str(not verdict.passed).lower(),
+        "reason": reason,
+        "study.name": config.name,
+        "study.uid": case.search.uid,
+        "study.file_sha256": run.tags.get("study.file_sha256", ""),
+        "trial.number": str(trial.number),
+        EXPORT_TAG: run.tags[EXPORT_TAG],
+        WEIGHTS_TAG: trial.summary.weights_sha256,
+        "data.sha256": case.data.digest,
+        "degrade": config.degrade.model_dump_json(),
+        "promoted": stamp,
+        "promoted.by": _user(),
+        STATUS_TAG: "approved",
     }
-    return {
-        name: evaluate(restoration, data.select, config.degrade, "select", judge).summary()
-        for name, restoration in restorations.items()
-    }
+    text = card(
+        case.summary,
+        trial,
+        verdict,
+        {"on select": select, "on test": test},
+        {name: each.summary() for name, each in case.baselines.items()},
+        classes,
+        reason,
+        run,
+        (tracking.experiment_id, tracking.home.tracking_shown),
+    )
+    before = {alias: find_version(home, name, alias) for alias in (CHAMPION, PREVIOUS)}
+    version = register_version(home, name, run.run_id, run.tags[MODEL_ID], tags, text, case.champion)
+    try:
+        degraded = torch.from_numpy(images)
+        if not torch.equal(without_gradients(load_champion(home, name))(degraded), case.restore(degraded)):
+            raise TrackingError(f"{name} version {version}, loaded by its alias, does not restore as {run.name} does")
+    except BaseException:
+        withdraw_version(home, name, version, before)
+        raise
+    replaced = case.champion.version if case.champion else None
+    return Promotion(name, version, trial.number, run.run_id, verdict, select, test, baselines, replaced)
 
 
-def _refusal(config: StudyConfig, scores: dict[str, dict[str, float]]) -> str | None:
-    """Which baselines the candidate does not beat on *select*, as text; None if it beats all."""
-    metric, sign = config.objective.metric, 1 if config.objective.direction == "maximize" else -1
-    values = {name: figures[metric] for name, figures in scores.items()}
-    value = values.pop(CANDIDATE)
-    unbeaten = [f"{name} {other:.4g}" for name, other in values.items() if not sign * value > sign * other]
-    return f"({metric} {value:.4g} on select) is not better than {', '.join(unbeaten)}" if unbeaten else None
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        return "unknown"
 
 
-def _description(
-    summary: StudySummary,
-    trial: EndedTrial,
-    tracking: Tracking,
-    run: StoredRun,
-    scores: dict[str, dict[str, float]],
-    test: dict[str, float],
-    forced: str | None,
-) -> str:
-    """What a version is, in Markdown: its study, figures and settings, its run, how to load and to serve it."""
-    config, best = summary.config, trial.summary
-    place = summary.ranked.index(trial) + 1
-    order = "best" if place == 1 else f"number {place}"
-    columns = {"on val": {key.removeprefix("val/"): value for key, value in best.metrics.items()}}
-    columns |= {"on test": test, "on select": scores[CANDIDATE]}
-    columns |= {f"baseline {name}, on select": figures for name, figures in scores.items() if name != CANDIDATE}
-    table = [["", *(f"&emsp;{name}&emsp;" for name in columns)], ["---"] * (len(columns) + 1)]  # MLflow sets no space
-    table += [[key, *(METRICS[key].shown(scored[key]) for scored in columns.values())] for key in test]
-    settings = ", ".join(f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items())
-    cost = f"{best.cost['parameters']:,} parameters, {best.cost['multiply_adds']:,} multiply-adds per image"
-    load = f'pipeline.load_model("{config.model_name}")'
-    serve = f"MLFLOW_TRACKING_URI={shlex.quote(tracking.home.tracking_shown)} \\\n"
-    serve += "MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false \\\n"
-    serve += f"mlflow models serve -m models:/{config.model_name}@champion --env-manager local --host 127.0.0.1 -p 5001"
-    page = partial(run_page, tracking.experiment_id, run.run_id)
-    file = run.tags.get("study.file_sha256", "unknown")
-    lines = [
-        f"**Trial {trial.number} of study {md_text(summary.name)}** restores images of {md_text(config.dataset)} "
-        f"after {degradation(config.degrade)}. It is {order} of {len(summary.ranked)} complete trials on val.",
-        "\n".join(f"| {' | '.join(row)} |" for row in table),
-        "val chose the epoch and the trial, so its figures flatter; select decided whether to promote it.",
-        *([f"**Promoted by force**: it {forced}."] if forced else []),
-        f"**Settings**: {settings or 'no searched key'}; {cost}; epoch {best.best_epoch} of {best.epochs}.",
-        f"**From** this [run]({page()}), with this [picture]({page(PANEL_FILE)}); sha256 of the study file "
-        f"`{file[:12]}`, of the data `{summary.facts['data.sha256'][:12]}`.",
-        f"While it is champion, `{load}` loads it in Python, and this serves it:",
-        f"```sh\n{serve}\n```",
-    ]
-    return "\n\n".join(lines)[:DESCRIPTION_LENGTH]
+def _class_kept(case: _Case) -> dict[str, float]:
+    """The share of images of each class that the judge still gives their class; empty without classes."""
+    if "class_kept" not in case.scores.columns:
+        return {}
+    kept, labels = case.scores.columns["class_kept"], labels_of(case.data.select)
+    return {str(c): kept[labels == c].double().mean().item() for c in labels.unique().tolist()}
+
+
+def _worst(case: _Case) -> np.ndarray:
+    """The images of *select* that a candidate restores worst, the worst first, as a labelled panel."""
+    metric = case.config.objective.metric
+    metric = "psnr" if METRICS[metric].needs_judge else metric
+    figures = case.scores.figures(metric)
+    order = np.argsort(figures if METRICS[metric].direction == "maximize" else -figures, kind="stable")
+    chosen = order[:PANEL_IMAGES].tolist()
+    values = ", ".join(METRICS[metric].shown(figures[index], False) for index in chosen)
+    drawn = panel(case.restore, case.data.select, case.config.degrade, "select", chosen=chosen)
+    return labelled(drawn, f"{case.run.name} of {case.config.name} · the worst of select · {metric} {values}")

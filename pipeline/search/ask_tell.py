@@ -102,6 +102,8 @@ class Search:
     baselines = _Attribute[dict[str, dict[str, float]]]("baselines", {})  # metrics of those that have a run
     elapsed = _Attribute("elapsed", 0.0)  # seconds that sessions had lasted when the last trial ended
     published = _Attribute[int | None]("summarised", None)  # how many trials had ended when the results were published
+    refusals = _Attribute[list[dict[str, str]]]("refusals", [])  # candidates that were not promoted
+    test_readings = _Attribute[list[dict[str, str]]]("test_readings", [])  # of the test split, by `promote`
     _adopted_runs = _Attribute[dict[str, str]]("adopted_runs", {})
     _replaced_weights = _Attribute[dict[str, str]]("replaced_weights", {})
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pipeline.training.weights import Description
 
 CHAMPION, PREVIOUS = "champion", "previous"
+STATUS_TAG = "validation_status"  # of a version: approved, or failed if its alias did not give what was promoted
+VALIDATION_STATUS = "validation_status"  # of a version: approved, or failed where the alias does not give it
 REPLACES, REPLACED_BY = "replaces", "replaced_by"  # tags of versions, with the number of the other one
 ABOUT = "Restores degraded images; each version was promoted from a study, and its description says how good it is."
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown model and alias
@@ -102,6 +104,18 @@ def register_version(
             client.set_registered_model_alias(name, PREVIOUS, before.version)
         client.set_registered_model_alias(name, CHAMPION, version.version)
         return str(version.version)
+
+
+def withdraw_version(home: Home, name: str, version: str, before: Mapping[str, RegisteredVersion | None]) -> None:
+    """Mark a new version as failed, and give each alias back to the version that had it ``before``."""
+    client = connect(home)
+    with store_errors(home):
+        for alias, holder in before.items():
+            if holder is None:
+                client.delete_registered_model_alias(name, alias)
+            else:
+                client.set_registered_model_alias(name, alias, holder.version)
+        client.set_model_version_tag(name, version, STATUS_TAG, "failed")
 
 
 def tag_version(home: Home, version: RegisteredVersion, tags: Mapping[str, str]) -> None:

@@ -156,7 +156,7 @@ def test_promotion_refused_by_the_gate_is_one_line_and_exit_code_1(place: Place)
     assert study(*place.arguments("--workers", "0", "--trials", "1", *poor)).code == 0
     refused = study("promote", "small", "--home", str(place.path))
     assert (refused.code, refused.stdout, len(refused.stderr.splitlines())) == (1, "", 1)
-    assert "is not better than" in refused.stderr
+    assert "are not shown to be better on select by psnr than bicubic" in refused.stderr
     assert "--force" in refused.stderr
     forced = study("promote", "small", "--force", "--home", str(place.path))
     assert forced.code == 0

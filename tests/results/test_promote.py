@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from studies_for_tests import Place, study
+from PIL import Image
+from studies_for_tests import Place, artifact, checksum, study
 
 import pipeline
 from pipeline.data import load, load_test
@@ -23,7 +24,7 @@ from pipeline.evaluation.judge import judge_of
 from pipeline.evaluation.scores import evaluate
 from pipeline.results.promote import promote
 from pipeline.search.records import ranked
-from pipeline.tracking.registry import load_champion, registered
+from pipeline.tracking.registry import find_version, load_champion, registered, withdraw_version
 
 pytest_plugins = ["study_fixtures"]
 
@@ -32,10 +33,10 @@ def test_the_best_becomes_champion(finished_copy: Place) -> None:
     best = ranked(finished_copy.search().records(), "maximize")[0]
     done = promote(finished_copy.home, "small")
     assert (done.model, done.version, done.trial, done.replaced) == ("small", "1", best.number, None)
-    assert all(done.select["psnr"] > value for value in done.baselines.values())
+    assert all(done.select["psnr"].mean > value for value in done.baselines.values())
     [version] = registered(finished_copy.home)
     assert (version.aliases, version.run_id, version.version) == (("champion",), done.run_id, "1")
-    assert float(version.tags["test.psnr"]) == pytest.approx(done.test["psnr"], rel=1e-5)
+    assert float(version.tags["test.psnr"]) == pytest.approx(done.test["psnr"].mean, rel=1e-5)
     assert version.tags["forced"] == "false"
 
 
@@ -74,9 +75,10 @@ def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> N
     assert facts.items() <= version.tags.items()
     assert version.tags["zz.weights.sha256"] == search.ended(done.trial).summary.weights_sha256
     for split, figures in (("select", done.select), ("test", done.test)):
-        for name, value in figures.items():
-            assert float(version.tags[f"{split}.{name}"]) == pytest.approx(value, rel=1e-5)
-            assert run.data.tags[f"{split}.{name}"] == version.tags[f"{split}.{name}"]
+        for name, found in figures.items():
+            for end, value in (("", found.mean), (".low", found.low), (".high", found.high)):
+                assert float(version.tags[f"{split}.{name}{end}"]) == pytest.approx(value, rel=1e-5)
+                assert run.data.tags[f"{split}.{name}{end}"] == version.tags[f"{split}.{name}{end}"]
     for name, value in done.baselines.items():
         assert float(version.tags[f"baseline.{name}.select.psnr"]) == pytest.approx(value, rel=1e-5)
     assert not list(Path.cwd().glob("mlflow.db")), "MLflow creates versions in the store of its global state"
@@ -90,7 +92,7 @@ def test_a_version_s_description_says_what_it_is_how_good_and_how_to_use_it(fini
         f"**Trial {done.trial} of study small**",
         "mnist-5k after downscale (factor 7, method area)",
         "It is best of 2 complete trials",
-        "on select&emsp; | &emsp;baseline bicubic, on select&emsp; | &emsp;baseline linear, on select&emsp; |",
+        "on select&emsp; | &emsp;on test&emsp; | &emsp;baseline bicubic, on select&emsp; |",
         f"bottleneck {trial.params['bottleneck']}",
         f"{trial.summary.cost['parameters']:,} parameters",
         f"/runs/{done.run_id}",
@@ -100,8 +102,10 @@ def test_a_version_s_description_says_what_it_is_how_good_and_how_to_use_it(fini
     ):
         assert part in text, text
     [row] = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| psnr")]
-    shown = [trial.summary.metrics["val/psnr"], done.test["psnr"], done.select["psnr"], *done.baselines.values()]
-    assert row == ["psnr", *(f"{value:.2f} dB" for value in shown)]
+    own = [f"{x.mean:.2f} dB [{x.low:.2f}, {x.high:.2f}]" for x in (done.select["psnr"], done.test["psnr"])]
+    shown = [trial.summary.metrics["val/psnr"], *done.baselines.values()]
+    val, *baselines = (f"{value:.2f} dB" for value in shown)
+    assert row == ["psnr", val, *own, *baselines]
     assert client.get_registered_model("small").description
     client.update_registered_model("small", "My own words.")
     promote(finished_copy.home, "small", ranked(search.records(), "maximize")[-1].number, force=True)
@@ -136,13 +140,14 @@ def test_the_figures_are_those_of_the_two_splits(finished_copy: Place) -> None:
             return model(degraded)
 
     for split, purpose, figures in ((data.select, "select", done.select), (test, "test", done.test)):
-        assert evaluate(restore, split, config.degrade, purpose, judge).summary() == pytest.approx(figures, rel=1e-5)
+        found = evaluate(restore, split, config.degrade, purpose, judge).summary()
+        assert found == pytest.approx({name: each.mean for name, each in figures.items()}, rel=1e-5)
 
 
 def test_the_test_split_is_read_once_per_run_and_that_is_recorded(finished_copy: Place) -> None:
     done = promote(finished_copy.home, "small")
     run = finished_copy.client().get_run(done.run_id)
-    assert float(run.data.tags["test.psnr"]) == pytest.approx(done.test["psnr"], rel=1e-5)
+    assert float(run.data.tags["test.psnr"]) == pytest.approx(done.test["psnr"].mean, rel=1e-5)
     assert not [key for key in run.data.metrics if key.startswith(("select/", "test/"))], "charts of one bar"
     assert sum(tag.startswith("test.read.") for tag in run.data.tags) == 1
     with pytest.raises(InputError, match="champion already"):
@@ -181,7 +186,89 @@ def test_a_model_worse_than_a_baseline_is_only_promoted_by_force(place: Place) -
     assert done.version == "1"
     assert registered(place.home)[0].tags["forced"] == "true"
     about = place.client().get_model_version("small", "1").description
-    assert re.search(r"\*\*Promoted by force\*\*: .* is not better than bicubic", about)
+    assert re.search(r"\*\*Promoted by force\.\*\*", about)
+    assert re.search(r"not shown to be better on select by psnr than bicubic .* worse", about)
+
+
+def test_checking_changes_nothing_and_its_exit_code_is_the_verdict_s(finished_copy: Place) -> None:
+    home = ("--home", str(finished_copy.path))
+    before = checksum(finished_copy.path)
+    passed, refused = (
+        study("promote", "small", "--check", *home),
+        study("promote", "small", "--check", "--margin", "50", *home),
+    )
+    assert (passed.code, passed.stderr, passed.lines[-1]) == (0, "", "exit code 0")
+    assert (refused.code, refused.stderr, refused.lines[-1]) == (1, "", "exit code 1")
+    assert "are better on select by psnr than bicubic (+" in passed.stdout
+    assert "better, but by less than the margin" in refused.stdout
+    document = json.loads(study("promote", "small", "--check", "--json", *home).stdout)
+    assert document["passed"]
+    assert [each["rival"] for each in document["comparisons"]] == ["bicubic", "linear"]
+    assert checksum(finished_copy.path) == before
+    assert finished_copy.search().test_readings == []
+
+
+def test_refusals_reasons_and_readings_of_the_test_split_are_on_record(finished_copy: Place) -> None:
+    home = ("--home", str(finished_copy.path))
+    refused = study("promote", "small", "--margin", "50", "--reason", "a try", *home)
+    assert refused.code == 1
+    [entry] = finished_copy.search().refusals
+    assert (entry["reason"], entry["verdict"] in refused.stderr) == ("a try", True)
+    shown = study("show", "small", *home).stdout
+    assert "the test split was never read" in shown
+    assert f"not promoted at {entry['at']}: these weights" in shown
+
+    forced = study("promote", "small", "--margin", "50", "--force", "--reason", "50 dB is too much", *home)
+    assert forced.code == 0, forced.stderr
+    tags = registered(finished_copy.home)[0].tags
+    assert (tags["forced"], tags["reason"], tags["validation_status"]) == ("true", "50 dB is too much", "approved")
+    assert "**Why**: 50 dB is too much" in finished_copy.client().get_model_version("small", "1").description
+    assert len(finished_copy.search().refusals) == 1
+    assert "the test split was read 1 times: " in study("show", "small", *home).stdout
+    assert len(json.loads(study("show", "small", "--json", *home).stdout)["test_readings"]) == 1
+    listed = study("models", *home).stdout
+    assert "forced: 50 dB is too much" in listed
+    assert tags["gate.gain"] in listed
+    assert re.fullmatch(r"\+\d+\.\d{3} dB \[\d+\.\d{3}, \d+\.\d{3}\] over linear", tags["gate.gain"])
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "says"), [("data.sha256", "0" * 64, "other data"), ("degrade", "{}", "another")]
+)
+def test_a_champion_that_cannot_be_compared_is_replaced_by_force_only(
+    tag: str, value: str, says: str, finished_copy: Place
+) -> None:
+    order = ranked(finished_copy.search().records(), "maximize")
+    promote(finished_copy.home, "small", order[-1].number, force=True)
+    finished_copy.client().set_model_version_tag("small", "1", tag, value)
+    with pytest.raises(GateError, match=f"version 1 is of {says}.*not comparable") as refusal:
+        promote(finished_copy.home, "small")
+    assert len(str(refusal.value).splitlines()) == 1
+    assert promote(finished_copy.home, "small", force=True).version == "2"
+    assert "not comparable" in registered(finished_copy.home)[0].tags["gate.verdict"]
+
+
+def test_a_version_that_its_alias_does_not_give_is_withdrawn(finished_copy: Place) -> None:
+    order = ranked(finished_copy.search().records(), "maximize")
+    for number in (order[-1].number, order[0].number):
+        before = {alias: find_version(finished_copy.home, "small", alias) for alias in ("champion", "previous")}
+        promote(finished_copy.home, "small", number, force=True)
+    withdraw_version(finished_copy.home, "small", "2", before)
+    found = {v.version: (v.aliases, v.tags["validation_status"]) for v in registered(finished_copy.home)}
+    assert found == {"1": (("champion",), "approved"), "2": ((), "failed")}
+    assert "passed the gate, failed" in study("models", "--home", str(finished_copy.path)).stdout
+
+
+def test_the_worst_restorations_and_the_share_kept_per_class_are_logged(finished_copy: Place) -> None:
+    done = promote(finished_copy.home, "small")
+    run = finished_copy.client().get_run(done.run_id)
+    shares = json.loads(artifact(finished_copy, run, "select-class-kept.json").read_text())
+    assert sorted(shares) == list("0123456789")
+    assert np.mean(list(shares.values())) == pytest.approx(done.select["class_kept"].mean, abs=0.02)
+    with Image.open(artifact(finished_copy, run, "select-worst.png")) as picture:
+        assert picture.width > 10 * 28 * 3
+    about = finished_copy.client().get_model_version("small", "1").description
+    assert f"**Class kept on select**: 0 {shares['0']:.1%}, " in about
 
 
 @pytest.mark.parametrize("number", [-1, 99])
