@@ -73,6 +73,8 @@ def load_study_file(
         raw["name"] = name
     if trials is not None:
         _apply(raw, f"budget.trials={trials}")
+        if isinstance(raw.get("sampler"), dict) and raw["sampler"].get("name") == "paired":
+            raw["sampler"].pop("blocks", None)  # they follow from the trials
     try:
         _place_pictures(raw, path)
         return StudyFile(path, text, tuple(overrides), _checked(raw))
@@ -156,7 +158,7 @@ def _checked(raw: dict[str, Any]) -> StudyConfig:
         raise ConfigError(f"dataset = {config.dataset!r} is unknown; allowed: {allowed}")
     _check_ranking(config)
     for number, entry in enumerate(config.enqueue, 1):
-        config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
+        (config.design or config.space).check_enqueued(entry, f"[[enqueue]] number {number}")
     return config
 
 

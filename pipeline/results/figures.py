@@ -136,7 +136,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
     values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    figure, axes = axes_of(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
+    figure, axes = axes_of(f"{key} (exploratory)" if summary.exploratory else key, "", _named(summary))
     if ranges and numbers:
         log = any(part.log for part in ranges)
         axes.set_xlabel(f"{key} (log scale)" if log else key)
@@ -336,11 +336,6 @@ FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
     "importances": importances,
     "restorations": restorations,
 }
-
-
-def exploratory(summary: StudySummary) -> bool:
-    """Whether the search decided which values were tried more often, or to the end: differences are then no claim."""
-    return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
 
 
 def _named(summary: StudySummary) -> str:

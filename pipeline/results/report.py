@@ -24,7 +24,7 @@ from pipeline.config.forms import Dimension
 from pipeline.results import figures
 from pipeline.results.drawing import svg
 from pipeline.results.export import html_fragment
-from pipeline.results.figures import AGAINST, exploratory
+from pipeline.results.figures import AGAINST
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary
 from pipeline.results.table import study_table
@@ -73,7 +73,7 @@ class _Page:
         asked = _header(self.material.file, "Question")
         budget, better = config.budget, "higher" if summary.sign > 0 else "lower"
         text = (
-            f"{budget.trials} trials of up to {budget.epochs} epochs, sampled by {config.sampler.name}, pruned by "
+            f"{budget.trials} trials of up to {budget.epochs} epochs, sampled by {config.sampling}, pruned by "
             f"{config.pruner.name}; ranked by validation {summary.metric} ({summary.form.unit}), {better} is better."
         )
         searched = {key: _form(config.space.dimension(key)) for key in config.space.searched()}
@@ -157,7 +157,7 @@ class _Page:
         note = (
             "Exploratory: the search tried promising values more often or ended trials early, so a difference between "
             "values is no claim about them."
-            if exploratory(self.summary)
+            if self.summary.exploratory
             else "Values were drawn at random and every trial was trained to its end, so each had the same chance. "
             "With one seed and few trials per value, differences are still uncertain."
         )

@@ -210,8 +210,10 @@ class Search:
         number = len(known.asked)
         view = self._view(number, known)
         study = self._study(view, build_sampler(self.config, number))
-        if number < len(self.config.enqueue):
-            # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
+        # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
+        if self.config.design is not None:
+            study.enqueue_trial(self.config.design.parameters(number))
+        elif number < len(self.config.enqueue):
             study.enqueue_trial(self._parameters(self.config.enqueue[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
