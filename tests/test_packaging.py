@@ -58,7 +58,7 @@ def test_what_the_tests_import_besides_is_what_they_depend_on() -> None:
     assert besides | TEST_TOOLS == declared(PROJECT["optional-dependencies"]["test"])
 
 
-def test_what_the_benchmarks_import_besides_is_what_they_depend_on() -> None:
+def test_the_benchmarks_import_nothing_besides() -> None:
     # The rivals' programs run in environments of their own.
     besides = imported(BENCHMARKS, without=BENCHMARKS / "rivals") - declared(PROJECT["dependencies"])
-    assert besides <= declared(PROJECT["optional-dependencies"]["bench"])
+    assert besides == set()

@@ -21,8 +21,11 @@ from PIL import Image
 
 from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
+from pipeline.errors import StudyError
 from pipeline.results import figures
 from pipeline.results.drawing import svg
+from pipeline.results.effects import effects
+from pipeline.results.effects_shown import tables_of, texts_of
 from pipeline.results.export import html_fragment
 from pipeline.results.figures import AGAINST
 from pipeline.results.material import Material
@@ -165,6 +168,18 @@ class _Page:
         drawn = "".join(_figure(panel) for panel in panels if panel)
         return f'<p>{note}</p><div class="grid">{drawn}</div>' if drawn else ""
 
+    def effects(self) -> str:
+        """What each choice is worth, where the study's design allows a claim."""
+        if self.summary.exploratory:
+            return ""
+        try:
+            found = effects(self.summary, {})
+        except StudyError as error:
+            return f"<p>{escape(str(error))}.</p>"
+        drawn = "".join(_figure(figure) for figure in figures.effect_figures(found).values())
+        tables = "".join(f'<div class="scroll">{html_fragment(table)}</div>' for table in tables_of(found))
+        return "".join(f"<p>{escape(text)}</p>" for text in texts_of(found)) + drawn + tables
+
     def importances(self) -> str:
         if not self.material.importances:
             return f"<p>{FEW}</p>" if len(self.summary.ended) < IMPORTANCES_FROM else ""
@@ -258,6 +273,7 @@ SECTIONS: dict[str, Callable[[_Page], str]] = {
     "Pictures": _Page.pictures,
     "Leaderboard": _Page.leaderboard,
     "Progress": _Page.progress,
+    "Effects": _Page.effects,
     "Searched keys": _Page.keys,
     "Importances": _Page.importances,
     "Quality against cost": _Page.quality,
