@@ -45,7 +45,7 @@ def _shown(plan: Plan) -> Iterator[RenderableType]:
     config, budget = plan.config, plan.config.budget
     pruner = "not pruned" if config.pruner.name == "none" else f"pruned by {config.pruner.name}"
     yield f"{config.name}: {task(config, plan.data)}"
-    yield f"{counted(budget.trials, 'trial')} of {counted(budget.epochs, 'epoch')}, by {config.sampler.name}, {pruner}"
+    yield f"{counted(budget.trials, 'trial')} of {counted(budget.epochs, 'epoch')}, by {config.sampling}, {pruner}"
     yield f"ranked by {config.objective.metric} on val; baselines: {', '.join(plan.baselines)}"
     yield "the test split is read by `study promote` alone, to report and not to choose"
 

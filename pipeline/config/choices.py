@@ -7,9 +7,12 @@ Nothing here imports torch, so a study file is checked in milliseconds: what a n
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pipeline.config.messages import hint, refused, shown
+
+Better = Literal["higher", "lower", "1"]
+Number = TypeVar("Number")  # or an array of numbers
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Metric:
     """
 
     unit: str
-    better: Literal["higher", "lower", "1"]
+    better: Better
     decimals: int  # in tables
     columns: tuple[str, ...]
     summary: Literal["mean", "difference_of_means", "ratio_of_sums"] = "mean"
@@ -35,6 +38,12 @@ class Metric:
     def shown(self, value: float, unit: bool = True) -> str:
         """A value with the metric's decimals, and its unit if that is dB."""
         return f"{value:.{self.decimals}f}" + (" dB" if unit and self.unit == "dB" else "")
+
+
+def worth(value: Number, better: Better) -> Number:
+    """A value of a metric, or an array of them, on a scale on which higher is better."""
+    number: Any = value
+    return {"higher": number, "lower": -number, "1": -abs(number - 1)}[better]
 
 
 # What is scored, in the order of the ``val/…`` columns of an export.

@@ -25,7 +25,12 @@ def explain(findings: Sequence[ErrorDetails]) -> str:
     """Pydantic's findings on one value, with the nearest allowed name if there is one."""
     # A union reports every branch; the one that lists names, or else the last, says most.
     finding = next((f for f in findings if f["type"] == "literal_error"), findings[-1])
-    text = finding["msg"].replace("Input should", "must").replace("a valid tuple", "a list")
+    text = (
+        finding["msg"]
+        .replace("Input should", "must")
+        .replace("a valid tuple", "a list")
+        .replace("a valid array", "a list")
+    )
     others = [f["msg"].replace("Input should be", "") for f in findings if f is not finding]
     if finding["type"] == "literal_error" and isinstance(finding["input"], str):
         names = [name.strip("' ") for name in finding["ctx"]["expected"].replace(" or ", ", ").split(",")]

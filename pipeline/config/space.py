@@ -80,11 +80,12 @@ class Space:
         """The values a fixed or listed key may have in a trial; for a split one those of all its parts."""
         dimension = self.dimension(key)
         found = [value for part in forms.parts_of(dimension) if not isinstance(part, Range) for value in part.values]
-        if (isinstance(dimension, Choices) and dimension.when) or not self._always_applies(key):
+        if (isinstance(dimension, Choices) and dimension.when) or not self.always_applies(key):
             found.append(DEFAULTS[key])
         return tuple(dict.fromkeys(found))
 
-    def _always_applies(self, key: str) -> bool:
+    def always_applies(self, key: str) -> bool:
+        """Whether no trial's layers, activation or optimiser leave the key without effect."""
         parent, _ = APPLIES.get(key, ("", ()))
         return not parent or all(applies(key, {parent: value}) for value in self.reachable(parent))
 

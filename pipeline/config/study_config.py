@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from pipeline.config.choices import AUTO_BFLOAT16, OBJECTIVES, Precision
+from pipeline.config.design import Design
 from pipeline.config.forms import FIELDS, SECTIONS, Choices, Range, Value, by_section
 from pipeline.config.space import Space, key_of
 from pipeline.config.trial import Degrade, Frozen, OneOf, TrialConfig, variants
@@ -69,6 +70,14 @@ class Random(Named):
     name: Literal["random"] = "random"
 
 
+class Paired(Named):
+    """A designed comparison; the only sampler that is not Optuna's."""
+
+    name: Literal["paired"] = "paired"
+    over: Annotated[tuple[str, ...], Field(strict=False)]
+    blocks: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
 class Median(Named):
     name: Literal["median"] = "median"
     n_startup_trials: int | None = None
@@ -104,19 +113,45 @@ def _sampler(raw: Any) -> Any:
 
 def _pruner(raw: Any, info: ValidationInfo) -> Any:
     """Successive halving from a sixth of the epochs on, where the section has no name: see benchmarks/pruners.py."""
+    if isinstance(info.data.get("sampler"), Paired):
+        if raw not in ({}, {"name": "none"}):
+            raise ConfigError("[pruner]: a paired design compares trials that were trained to the end; omit [pruner]")
+        return {"name": "none"}
     if not isinstance(raw, dict) or "name" in raw:
         return raw
     epochs = info.data.get("budget", Budget()).epochs
     return {"name": "successive_halving", "min_resource": math.ceil(epochs / 6), "reduction_factor": 4, **raw}
 
 
-Sampler = Annotated[Tpe | Random, Field(discriminator="name"), BeforeValidator(_sampler)]
+def _warm_start(raw: Any, info: ValidationInfo) -> Any:
+    if isinstance(info.data.get("sampler"), Paired) and raw is not None:
+        raise ConfigError("[warm_start]: a paired design draws its own trials; omit [warm_start]")
+    return raw
+
+
+def _budget(raw: Any, info: ValidationInfo) -> Any:
+    """The number of trials of a paired design follows from its blocks."""
+    sampler, known = info.data.get("sampler"), info.data
+    if (
+        not isinstance(sampler, Paired)
+        or not isinstance(raw, dict)
+        or not known.keys() >= {*SECTIONS, "enqueue", "seed"}
+    ):
+        return raw
+    design = Design(
+        Space({section: known[section] for section in SECTIONS}), sampler.over, known["enqueue"], known["seed"]
+    )
+    given = raw.get("trials")
+    return raw if type(given) not in (int, type(None)) else raw | {"trials": design.trials(sampler.blocks, given)}
+
+
+Sampler = Annotated[Tpe | Random | Paired, Field(discriminator="name"), BeforeValidator(_sampler)]
 Pruner = Annotated[
     Median | SuccessiveHalving | Hyperband | NoPruner, Field(discriminator="name"), BeforeValidator(_pruner)
 ]
 SAMPLERS = variants(Sampler, "name")
 PRUNERS = variants(Pruner, "name")
-MAY_CHANGE = ("budget.trials", "budget.keep_models", "registered_model")  # between runs of one study
+MAY_CHANGE = ("budget.trials", "sampler.blocks", "budget.keep_models", "registered_model")  # between runs of one study
 
 
 class Budget(Frozen):
@@ -158,18 +193,34 @@ class StudyConfig(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     registered_model: str = ""
     degrade: Degrade
-    budget: Budget = Budget()
     objective: Objective = Objective()
     sampler: Sampler = Tpe()
-    pruner: Annotated[Pruner, Field(default={}, validate_default=True)]
     enqueue: tuple[dict[str, Any], ...] = ()
-    warm_start: WarmStart | None = None
+    warm_start: Annotated[WarmStart | None, BeforeValidator(_warm_start)] = None
     model: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
+    # The sampler decides about the next two, so they are read after it.
+    budget: Annotated[Budget, Field(default={}, validate_default=True), BeforeValidator(_budget)]
+    pruner: Annotated[Pruner, Field(default={}, validate_default=True)]
 
     @cached_property
     def space(self) -> Space:
         return Space({section: getattr(self, section) for section in SECTIONS})
+
+    @cached_property
+    def design(self) -> Design | None:
+        """The blocks and levels of a paired study; None of any other."""
+        if not isinstance(self.sampler, Paired):
+            return None
+        return Design(self.space, self.sampler.over, self.enqueue, self.seed)
+
+    @property
+    def sampling(self) -> str:
+        """How trials are drawn: the sampler's name, and what a paired one compares in how many blocks."""
+        if self.design is None:
+            return self.sampler.name
+        blocks = self.budget.trials // len(self.design.levels) - len(self.enqueue)
+        return f"paired over {' and '.join(self.design.over)} in {blocks} blocks of {len(self.design.levels)}"
 
     @property
     def model_name(self) -> str:
@@ -221,7 +272,13 @@ class StudyConfig(Frozen):
             keys = [f"{FIELDS[key][0]}.{key}" for key in missing]
             raise ConfigError(f"one training needs a value for {', '.join(keys)}: fix them, as with --set {keys[0]}=…")
         budget = self.budget.model_dump() | {"trials": 1, "concurrency": 1}
-        changes = {"enqueue": (), "warm_start": None, "budget": budget, "pruner": {"name": "none"}}
+        changes = {
+            "enqueue": (),
+            "warm_start": None,
+            "budget": budget,
+            "sampler": {"name": "random"},
+            "pruner": {"name": "none"},
+        }
         return type(self).model_validate(self.model_dump() | by_section(values) | changes)
 
     def canonical(self) -> dict[str, Any]:

@@ -94,6 +94,8 @@ def _built(
         raw["name"] = name
     if trials is not None:
         _apply(raw, f"budget.trials={trials}")
+        if isinstance(raw.get("sampler"), dict) and raw["sampler"].get("name") == "paired":
+            raw["sampler"].pop("blocks", None)  # they follow from the trials
     try:
         _place_pictures(raw, path)
         return StudyFile(path, text, tuple(overrides), _checked(raw))
@@ -179,7 +181,7 @@ def _checked(raw: dict[str, Any]) -> StudyConfig:
         raise ConfigError(f"[warm_start] from = {config.name!r} is this study itself; name another one")
     _check_ranking(config)
     for number, entry in enumerate(config.enqueue, 1):
-        config.space.check_enqueued(entry, f"[[enqueue]] number {number}")
+        (config.design or config.space).check_enqueued(entry, f"[[enqueue]] number {number}")
     return config
 
 

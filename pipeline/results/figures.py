@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from pipeline.config import ByKey, Range
 from pipeline.config.choices import METRICS
 from pipeline.config.forms import Dimension, parts_of
+from pipeline.errors import StudyError
 from pipeline.results.drawing import (
     BELOW,
     COLOURS,
@@ -37,6 +39,7 @@ from pipeline.results.drawing import (
     rug,
     styled,
 )
+from pipeline.results.effects import Effect, Effects, Paired, Unguided, effects
 from pipeline.results.front import SHARPNESS, costed
 from pipeline.results.front import front as not_beaten
 from pipeline.results.material import Material
@@ -51,6 +54,8 @@ def figures(summary: StudySummary, material: Material) -> dict[str, Figure]:
     """All figures of a study by name, in the order of the page; those without anything to show are left out."""
     drawn: dict[str, Figure | None] = {name: draw(summary, material) for name, draw in FIGURES.items()}
     drawn |= {f"key-{key}": key_panel(summary, key) for key in summary.config.space.searched()}
+    with suppress(StudyError):  # too few trials to show anything
+        drawn |= effect_figures(effects(summary, material.importances))
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -138,7 +143,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
     values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    figure, axes = axes_of(f"{key} (exploratory)" if exploratory(summary) else key, "", _named(summary))
+    figure, axes = axes_of(f"{key} (exploratory)" if summary.exploratory else key, "", _named(summary))
     if ranges and numbers:
         log = any(part.log for part in ranges)
         axes.set_xlabel(f"{key} (log scale)" if log else key)
@@ -304,6 +309,81 @@ def restorations(
     return figure
 
 
+@styled
+def effect(found: Paired, shown: Effect) -> Figure | None:
+    """An effect: each pair's differences by block with their mean and interval, and each level's values."""
+    if not shown.pairs:
+        return None
+    form, rows = METRICS[found.metric], max(len(shown.pairs), len(shown.levels))
+    figure = Figure((2 * WIDTH, 1.3 + 0.3 * rows))
+    labels = [f"{pair.first} - {pair.second}" for pair in shown.pairs]
+    axes = placed(figure, 0, 0.25 + 0.072 * max(map(len, labels)), 0.8)
+    axes.set(
+        title=f"{shown.key}: paired differences", xlabel=f"difference of {found.metric} ({form.unit}) in each block"
+    )
+    if found.margin is not None:
+        axes.axvspan(-found.margin, found.margin, color=GREY, alpha=0.2, linewidth=0, label=f"within {found.margin:g}")
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for place, pair in enumerate(shown.pairs):
+        points(axes, pair.differences.tolist(), _spread(place, found.blocks), "a block" * (place == 0), s=12, alpha=0.6)
+        axes.plot([pair.low, pair.high], [place, place], color=COLOURS[6], linewidth=2.5, solid_capstyle="butt")
+        axes.plot(pair.mean, place, "D", color=COLOURS[6], markersize=5, label="" if place else "mean, 95 % interval")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    legend(axes)
+    names = [level.name for level in shown.levels]
+    axes = placed(figure, 1, 0.25 + 0.072 * max(map(len, names)), 0.8)
+    axes.set(title=f"{shown.key}: values", xlabel=f"val {found.metric} ({form.unit})")
+    for place, level in enumerate(shown.levels):
+        points(axes, level.values.tolist(), _spread(place, found.blocks), s=12, alpha=0.6)
+        axes.plot([level.mean] * 2, [place - 0.33, place + 0.33], color=COLOURS[6], linewidth=2)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    said = [
+        f"{label} {pair.mean:.3f} [{pair.low:.3f}, {pair.high:.3f}]"
+        for label, pair in zip(labels, shown.pairs, strict=True)
+    ]
+    figure.set_label(f"Mean paired differences of {found.metric} with 95 % intervals: {'; '.join(said)}.")
+    return figure
+
+
+def _spread(place: float, count: int) -> list[float]:
+    """Places of so many dots around a line, so that equal values stay apart."""
+    return [place + 0.5 * ((index * 0.618 + 0.5) % 1 - 0.5) for index in range(count)]
+
+
+@styled
+def shares(found: Unguided) -> Figure | None:
+    """The share of the variance that each key explains, with its interval."""
+    names = [key.key for key in found.keys]
+    height, left = 0.9 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names), default=0)
+    figure, axes = axes_of("What each key explains", "omega squared, 95 % interval", "", height, left, 0.5)
+    for place, key in enumerate(found.keys):
+        axes.plot(
+            [key.share.low, key.share.high], [place, place], color=COLOURS[6], linewidth=2.5, solid_capstyle="butt"
+        )
+        axes.plot(key.share.estimate, place, "D", color=COLOURS[6], markersize=5)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1)
+    axes.grid(visible=False, axis="y")
+    said = [f"{k.key} {k.share.estimate:.3f} [{k.share.low:.3f}, {k.share.high:.3f}]" for k in found.keys]
+    figure.set_label(f"Share of the variance of {found.metric} that each key explains: {', '.join(said)}.")
+    return figure
+
+
+def effect_figures(found: Effects) -> dict[str, Figure]:
+    """The figures of a study's effects by name."""
+    drawn: dict[str, Figure | None] = {}
+    if isinstance(found, Paired):
+        drawn = {f"effect-{each.key.replace(' ', '-')}": effect(found, each) for each in found.effects}
+    elif isinstance(found, Unguided):
+        drawn = {"effects": shares(found)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
 FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
     "best-so-far": best_so_far,
     "best-over-time": best_over_time,
@@ -312,11 +392,6 @@ FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
     "importances": importances,
     "restorations": restorations,
 }
-
-
-def exploratory(summary: StudySummary) -> bool:
-    """Whether the search decided which values were tried more often, or to the end: differences are then no claim."""
-    return summary.config.sampler.name != "random" or summary.config.pruner.name != "none"
 
 
 def _named(summary: StudySummary) -> str:

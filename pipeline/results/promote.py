@@ -223,7 +223,7 @@ def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, s
         sha256, epoch = trial.summary.weights_sha256, trial.summary.best_epoch
         tracking.export(run, f"{config.name}-{run.name}", sha256, images, epoch)
         run = tracking.read(run.run_id) or run
-    files = {WORST_FILE: _worst(case)}
+    files: dict[str, bytes | np.ndarray] = {WORST_FILE: _worst(case)}
     if classes := _class_kept(case):
         files[CLASSES_FILE] = json.dumps(classes, indent=2).encode()
     tracking.log_files(run.run_id, files)

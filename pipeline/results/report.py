@@ -21,10 +21,13 @@ from PIL import Image
 
 from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
+from pipeline.errors import StudyError
 from pipeline.results import figures
 from pipeline.results.drawing import svg
+from pipeline.results.effects import effects
+from pipeline.results.effects_shown import tables_of, texts_of
 from pipeline.results.export import html_fragment
-from pipeline.results.figures import AGAINST, exploratory
+from pipeline.results.figures import AGAINST
 from pipeline.results.front import COSTS, front
 from pipeline.results.material import Material
 from pipeline.results.summary import STATES, StudySummary
@@ -74,7 +77,7 @@ class _Page:
         asked = _header(self.material.file, "Question")
         budget, better = config.budget, "higher" if summary.sign > 0 else "lower"
         text = (
-            f"{budget.trials} trials of up to {budget.epochs} epochs, sampled by {config.sampler.name}, pruned by "
+            f"{budget.trials} trials of up to {budget.epochs} epochs, sampled by {config.sampling}, pruned by "
             f"{config.pruner.name}; ranked by validation {summary.metric} ({summary.form.unit}), {better} is better."
         )
         searched = {key: _form(config.space.dimension(key)) for key in config.space.searched()}
@@ -158,13 +161,25 @@ class _Page:
         note = (
             "Exploratory: the search tried promising values more often or ended trials early, so a difference between "
             "values is no claim about them."
-            if exploratory(self.summary)
+            if self.summary.exploratory
             else "Values were drawn at random and every trial was trained to its end, so each had the same chance. "
             "With one seed and few trials per value, differences are still uncertain."
         )
         panels = [figures.key_panel(self.summary, key) for key in self.summary.config.space.searched()]
         drawn = "".join(_figure(panel) for panel in panels if panel)
         return f'<p>{note}</p><div class="grid">{drawn}</div>' if drawn else ""
+
+    def effects(self) -> str:
+        """What each choice is worth, where the study's design allows a claim."""
+        if self.summary.exploratory:
+            return ""
+        try:
+            found = effects(self.summary, {})
+        except StudyError as error:
+            return f"<p>{escape(str(error))}.</p>"
+        drawn = "".join(_figure(figure) for figure in figures.effect_figures(found).values())
+        tables = "".join(f'<div class="scroll">{html_fragment(table)}</div>' for table in tables_of(found))
+        return "".join(f"<p>{escape(text)}</p>" for text in texts_of(found)) + drawn + tables
 
     def importances(self) -> str:
         if not self.material.importances:
@@ -266,6 +281,7 @@ SECTIONS: dict[str, Callable[[_Page], str]] = {
     "Pictures": _Page.pictures,
     "Leaderboard": _Page.leaderboard,
     "Progress": _Page.progress,
+    "Effects": _Page.effects,
     "Searched keys": _Page.keys,
     "Importances": _Page.importances,
     "Quality against cost": _Page.quality,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.config import Value
-from pipeline.config.choices import METRICS
+from pipeline.config.choices import METRICS, Better, worth
 from pipeline.config.messages import hint, shown
 from pipeline.errors import InputError
 from pipeline.results.summary import LABELS, STATES, Baseline, StudySummary
@@ -18,7 +18,6 @@ from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.study.reporter import shown_value
 
 Cell = Value | None
-Better = Literal["higher", "lower", "1"]
 FIGURES = ("psnr", "ssim", "class_kept", "sharpness")  # shown to people after the objective, where they are recorded
 BASELINE = "BASELINE"  # the state of a baseline's row
 DIGEST = 12  # characters of the data's digest in a caption
@@ -88,7 +87,7 @@ class Table:
         if column.better is None:
             return frozenset()
         cells = {
-            index: (_worth(float(value), column.better), column.text(row))
+            index: (worth(float(value), column.better), column.text(row))
             for index, row in enumerate(self.rows)
             if row.get("state", "COMPLETE") in ("COMPLETE", BASELINE)
             and isinstance(value := row.get(column.key), int | float)
@@ -174,9 +173,8 @@ def grouped(summary: StudySummary, key: str) -> Table:
         for choice in sorted(choices, key=lambda choice: -summary.sign * choice.mean)
     ]
     caption = f"{sum(choice.trials for choice in choices)} complete trials of study {summary.name} by {key}: "
-    caption += (
-        f"{summary.metric} of the best epoch on the validation split; exploratory, since the search chose the trials"
-    )
+    caption += f"{summary.metric} of the best epoch on the validation split"
+    caption += "; exploratory, since the search chose the trials" * summary.exploratory
     return Table(columns, tuple(rows), f"{caption}{_digest(summary)}")
 
 
@@ -231,11 +229,6 @@ def _kind(values: Iterable[Any]) -> type:
     """The one type of all values; that of decimals for whole and decimal numbers, else that of text."""
     kinds = {type(value) for value in values}
     return kinds.pop() if len(kinds) == 1 else float if kinds == {int, float} else str
-
-
-def _worth(value: float, better: str) -> float:
-    """Higher is better."""
-    return {"higher": value, "lower": -value, "1": -abs(value - 1)}[better]
 
 
 def _digest(summary: StudySummary) -> str:

@@ -214,8 +214,10 @@ class Search:
         view = self._view(number, known)
         study = self._study(view, build_sampler(self.config, number))
         first = [*self.config.enqueue, *(each["params"] for each in self.warm_start["taken"])]
-        if number < len(first):
-            # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
+        # Enqueued in the view only, which nobody else sees; the database gets the trial with all its parameters.
+        if self.config.design is not None:
+            study.enqueue_trial(self.config.design.parameters(number))
+        elif number < len(first):
             study.enqueue_trial(self._parameters(first[number]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

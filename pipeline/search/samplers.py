@@ -14,7 +14,11 @@ from pipeline.config import StudyConfig
 from pipeline.errors import ConfigError
 from pipeline.seeds import derive_seed
 
-SAMPLER_CLASSES = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+SAMPLER_CLASSES = {
+    "tpe": optuna.samplers.TPESampler,
+    "random": optuna.samplers.RandomSampler,
+    "paired": optuna.samplers.RandomSampler,  # which draws nothing: the design gives all parameters of a trial
+}
 PRUNER_CLASSES = {
     "median": optuna.pruners.MedianPruner,
     "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
@@ -56,7 +60,9 @@ def build_sampler(config: StudyConfig, number: int, **arguments: Any) -> Any:
     if config.sampler.name == "tpe" and config.space.conditional():
         # Without groups TPE would sample conditional keys independently of the others.
         settings |= {"multivariate": True, "group": True}
-    return _construct("sampler", SAMPLER_CLASSES[config.sampler.name], settings | config.sampler.arguments | arguments)
+    if config.design is None:
+        settings |= config.sampler.arguments | arguments
+    return _construct("sampler", SAMPLER_CLASSES[config.sampler.name], settings)
 
 
 def build_pruner(config: StudyConfig) -> optuna.pruners.BasePruner:

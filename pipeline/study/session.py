@@ -303,7 +303,7 @@ def experiment_note(config: StudyConfig, data: Dataset) -> str:
         f"**{md_text(config.name)}**: {degradation(config.degrade)} on {md_text(config.dataset)} "
         f"({split_sizes(data)}).\n\n"
         f"Ranked by validation `{config.objective.metric}` ({config.objective.direction}), searching {searched} with "
-        f"{config.sampler.name}, pruned by {config.pruner.name}."
+        f"{config.sampling}, pruned by {config.pruner.name}."
     )
 
 

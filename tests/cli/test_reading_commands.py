@@ -27,6 +27,7 @@ NEEDED = {
     ("list", "--json"): {"optuna"},
     ("show", "small"): {"optuna"},
     ("show", "small", "--json"): {"optuna"},
+    ("effects", "small"): {"optuna"},
     ("export", "small", "-o", "table.csv"): {"optuna"},
     ("list", "--trainings"): {"optuna", "mlflow", "pandas"},  # mlflow imports pandas itself
     ("models",): {"mlflow", "pandas"},

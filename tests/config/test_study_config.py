@@ -29,6 +29,10 @@ BAD = {
     "a start from no trial": ('[warm_start]\nfrom = "a"\ntop = 0', ["warm_start", "top", "0", "1"]),
     "a start from itself": ('[warm_start]\nfrom = "tiny"', ["warm_start", "from", "tiny", "itself"]),
     "a start from a path": ('[warm_start]\nfrom = "a/b"', ["warm_start", "from", "a/b", "not allowed"]),
+    "a start of a design": (
+        '[warm_start]\nfrom = "a"\n[sampler]\nname = "paired"\nover = ["loss"]\n[train]\nloss = ["bce", "mse"]',
+        ["warm_start", "a paired design draws its own trials"],
+    ),
     "unknown key of a start": ('[warm_start]\nfrom = "a"\ntpo = 3', ["warm_start", "tpo", "did you mean 'top'"]),
 }
 
