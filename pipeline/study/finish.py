@@ -39,7 +39,7 @@ def finish(session: Session, trial: EndedTrial, panel: np.ndarray | None = None,
         Interrupted: the user asked to stop while they were trained again; the next attempt starts from epoch 1.
     """
     summary, tracking = trial.summary, session.tracking
-    folder = session.home.checkpoints(session.search.uid, trial.number)
+    folder = session.checkpoints(trial.number)
     if summary.metrics:
         tracking.log_figures(summary.run_id, end_figures(session, summary))
     if trial.state == "COMPLETE":
@@ -88,7 +88,7 @@ def saved_epochs(session: Session, trial: EndedTrial) -> tuple[dict[int, EpochRe
     config = session.trial(trial)
     results: dict[int, EpochResult] = {}
     panels: dict[int, np.ndarray] = {}
-    for saved in found(session.home.checkpoints(session.search.uid, trial.number)):
+    for saved in found(session.checkpoints(trial.number)):
         try:
             epochs, panels[saved.epoch] = history(saved, config)
         except CheckpointError as error:

@@ -71,7 +71,7 @@ def _open_single(_home: Home, config: StudyConfig, _study_uid: str, facts: Facts
     values = config.space.resolve(lambda _, form: form.first)  # every key is fixed
     trial = config.trial(values, 0, "cuda" if facts["device"] == "cuda" else "cpu", precision_of(facts))
     uid = training_uid(config.name, facts["data.sha256"], trial.model_dump_json())
-    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"})
+    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], {"study.role": "train"}, "0000", 0)
     search = detached(config, uid)
     search.facts = facts
     return search, lambda _: label
