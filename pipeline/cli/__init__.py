@@ -7,6 +7,6 @@
 from pipeline.cli.program import app, main
 
 # In the order of `study --help`.
-from pipeline.cli import planning, running, stored, effects, restoring, exporting, reporting, checking  # noqa: F401
+from pipeline.cli import planning, running, stored, comparing, restoring, exporting, reporting, checking  # noqa: F401
 
 __all__ = ["app", "main"]

@@ -87,16 +87,23 @@ def _columns(summary: StudySummary, rows: Sequence[Row], states: Mapping[str, st
     def gain(row: Row, score: Mapping[str, float]) -> str:
         if isinstance(row, RunningTrial | int) or (isinstance(row, EndedTrial) and row.value is None):
             return ""
-        gap = summary.gap(score[summary.objective])
+        gap = summary.gap(summary.merit(row) if isinstance(row, EndedTrial) else score[summary.objective])
         return "" if gap is None else f"{round(gap, summary.form.decimals) + 0.0:+.{summary.form.decimals}f}"
 
-    metric, rival = summary.metric, summary.best_baseline
+    metric, rival, form = summary.metric, summary.best_baseline, summary.form
+    several = [summary.configurations.get(row.number) if isinstance(row, EndedTrial) else None for row in rows]
     columns = [
         Column("rank", [rank(row) for row in rows]),
         Column("trial", [name(row) for row in rows]),
         Column("state", [state(row) for row in rows], left=True),
         _metric(metric, scores, summary.form.unit),
     ]
+    if any(several):
+        columns += [
+            Column("mean of\nseeds", [form.shown(each.interval.mean, False) if each else "" for each in several]),
+            Column("95 %\ninterval", [each.interval.shown(form.decimals) if each else "" for each in several]),
+            Column("seeds", [str(len(each.seeds)) if each else "" for each in several]),
+        ]
     if rival is not None:
         columns.append(Column(f"gain vs\n{rival.name}", [gain(*pair) for pair in zip(rows, scores, strict=True)]))
     for key in summary.config.space.searched():
@@ -128,7 +135,17 @@ def _known(rows: Sequence[Row]) -> list[EndedTrial | Baseline | None]:
 def _importance(summary: StudySummary, others: bool) -> list[str]:
     """The columns that a narrow terminal shows first; the others follow in their own order."""
     state = ["state"] if others else []
-    return ["rank", "trial", *state, summary.metric, "gain vs", *summary.config.space.searched()]
+    return [
+        "rank",
+        "trial",
+        *state,
+        summary.metric,
+        "mean of",
+        "95 %",
+        "seeds",
+        "gain vs",
+        *summary.config.space.searched(),
+    ]
 
 
 def _metric(name: str, scores: Sequence[Mapping[str, float]], unit: str) -> Column:

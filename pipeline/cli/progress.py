@@ -14,7 +14,7 @@ from pipeline.config import StudyConfig, TrialConfig
 from pipeline.config.choices import METRICS
 from pipeline.data import Dataset
 from pipeline.search.records import EndedTrial, EndState, ranked
-from pipeline.study.lines import PlainLines, best_so_far, budget, figures, measured, settings
+from pipeline.study.lines import PlainLines, best_so_far, budget, figures, measured, settings, trial_name
 from pipeline.study.pace import Pace
 from pipeline.study.reporter import Reporter, figure, printable, task
 
@@ -44,7 +44,8 @@ class LiveTable:
         self._live, self._verbose = live, verbose
         self._open: dict[int, tuple[float, tuple[str, ...]]] = {}  # trial number to best value and cells
         self._baselines: dict[str, float] = {}
-        self._best: tuple[float, int] | None = None  # value and trial number
+        self._names: dict[int, str] = {}  # of the trials by number
+        self._best: tuple[float, str] | None = None  # value and the trial's name
         self._bar = Progress(TextColumn("trials"), BarColumn(), MofNCompleteColumn(), console=live.console)
 
     def begun(
@@ -54,7 +55,7 @@ class LiveTable:
         self._best_of = max if config.objective.direction == "maximize" else min
         self._pace = Pace(config, len(data.train), ended, slots, earlier)
         for best in ranked(ended, config.objective.direction)[:1]:
-            self._best = (best.summary.metrics[f"val/{self._metric}"], best.number)
+            self._best = (best.summary.metrics[f"val/{self._metric}"], str(best.number))
         self._line(f"[bold]{config.name}[/]: {escape(printable(task(config, data)))}")
         self._line(budget(config, slots))
         self._trials = self._bar.add_task("trials", total=config.budget.trials, completed=len(ended))
@@ -66,8 +67,9 @@ class LiveTable:
 
     def opened(self, number: int, trial: TrialConfig, epoch: int) -> None:
         self._pace.opened(number, epoch)
-        self._open[number] = (math.nan, (str(number), f"{epoch}/{trial.epochs}", "", "", "", "", ""))
-        self._line(f"trial {number:4d}  {escape(printable(settings(self._config, trial, self._verbose)))}")
+        name = self._names[number] = trial_name(trial)
+        self._open[number] = (math.nan, (name, f"{epoch}/{trial.epochs}", "", "", "", "", ""))
+        self._line(f"trial {name:>4s}  {escape(printable(settings(self._config, trial, self._verbose)))}")
         self._draw()
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
@@ -76,19 +78,22 @@ class LiveTable:
         best = self._best_of((x for x in (before, value) if not math.isnan(x)), default=math.nan)
         shown = ["" if math.isnan(x) else METRICS[self._metric].shown(x, unit=False) for x in (value, best)]
         speed = (f"{metrics['time/epoch_s']:.1f}", f"{metrics['time/images_per_s']:,.0f}")
-        cells = (str(number), f"{epoch}/{epochs}", figure(metrics["train/loss"]), *shown, *speed)
+        cells = (self._names[number], f"{epoch}/{epochs}", figure(metrics["train/loss"]), *shown, *speed)
         self._open[number] = (best, cells)
         if self._verbose:
-            self._line(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures(self._config, metrics, True)}")
+            self._line(
+                f"trial {self._names[number]:>4s}  epoch {epoch}/{epochs}  {figures(self._config, metrics, True)}"
+            )
         self._draw()
 
     def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
         self._pace.trial(number, ended)
         self._open.pop(number, None)
+        name = self._names.get(number, str(number))
         if state == "COMPLETE" and value is not None:
-            self._best = self._best_of(self._best or (value, number), (value, number), key=lambda pair: pair[0])
+            self._best = self._best_of(self._best or (value, name), (value, name), key=lambda pair: pair[0])
         shown, why = measured(self._metric, value), escape(printable(reason))
-        self._line(f"trial {number:4d}  [{COLOURS[state]}]{state:8s}[/] {shown}  [dim]{why}[/]")
+        self._line(f"trial {name:>4s}  [{COLOURS[state]}]{state:8s}[/] {shown}  [dim]{why}[/]")
         self._bar.update(self._trials, completed=ended)
         self._draw()
 

@@ -1,4 +1,4 @@
-"""The commands that train or prepare training: ``run``, ``train``, ``evaluate``, ``prepare``."""
+"""The commands that train or prepare training: ``run``, ``replicate``, ``train``, ``evaluate``, ``prepare``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pipeline.cli.program import (
     DeviceOption,
     FileArgument,
     JsonOption,
+    NameArgument,
     NameOption,
     QuietOption,
     RunArgument,
@@ -31,20 +32,27 @@ if TYPE_CHECKING:
     from pipeline.study.single import Origin
 
 
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Worker processes; 0 trains in this one. [default: one per core or GPU]")
+]
+ClusterOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS|FILE", help="A running Dask scheduler: its address, or its file.")
+]
+TlsCaOption = Annotated[Path | None, typer.Option(help="The cluster's TLS certificate authority (PEM).")]
+TlsCertOption = Annotated[Path | None, typer.Option(help="Your TLS certificate for it (PEM).")]
+TlsKeyOption = Annotated[Path | None, typer.Option(help="The key of that certificate (PEM).")]
+
+
 @command(collect=False)  # `run_study` turns it on
 def run(
     home: Home,
     file: FileArgument,
     trials: Annotated[int | None, typer.Option(help="Total number of trials. [default: the file's]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Worker processes; 0 trains in this one. [default: one per core or GPU]")
-    ] = None,
-    cluster: Annotated[
-        str | None, typer.Option(metavar="ADDRESS|FILE", help="A running Dask scheduler: its address, or its file.")
-    ] = None,
-    tls_ca: Annotated[Path | None, typer.Option(help="The cluster's TLS certificate authority (PEM).")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="Your TLS certificate for it (PEM).")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="The key of that certificate (PEM).")] = None,
+    workers: WorkersOption = None,
+    cluster: ClusterOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
     overrides: SetOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
@@ -97,6 +105,41 @@ def _next(home: Home, name: str, complete: bool) -> Iterator[str]:
     if home.local_tracking:
         ui = f"{mlflow_command()} ui --backend-store-uri {shlex.quote(home.tracking_uri)} --host 127.0.0.1"
         yield f"  {ui}   (the same UI without this program)"
+
+
+@command()
+def replicate(
+    home: Home,
+    name: NameArgument,
+    top: Annotated[int, typer.Option(min=1, help="How many trials, the best first.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, help="How many other seeds of each.")] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each. [default: the study's]")] = None,
+    workers: WorkersOption = None,
+    cluster: ClusterOption = None,
+    tls_ca: TlsCaOption = None,
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a study's best configurations again with other seeds; mean and interval of each.
+
+    The leaderboard then ranks by the mean. Ctrl-C stops it cleanly; run the same command again to resume.
+    """
+    from pipeline.cli.leaderboard import leaderboard
+    from pipeline.cli.progress import open_reporter
+    from pipeline.results.summary import summarise
+    from pipeline.search.studies import load_search
+    from pipeline.study.replicate import replicate as replicate_trials
+    from pipeline.study.session import Options
+    from pipeline.workers import cluster_at
+
+    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key))
+    with open_reporter(quiet, verbose) as reporter:
+        replicate_trials(home, name, top, seeds, epochs, options, reporter)
+    print_result(leaderboard(summarise(load_search(home, name)), "replicated", max(top, 10)))
+    if not quiet:
+        print_result(["next:", *next_commands(home, f"show {name}", f"promote {name} --check", f"promote {name}")])
 
 
 @command()

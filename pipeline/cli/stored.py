@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.intervals import Interval
     from pipeline.results.gate import Verdict
     from pipeline.results.lookup import StoredTraining
+    from pipeline.results.replication import Optimism
     from pipeline.results.summary import StudySummary
     from pipeline.search.ask_tell import Search
 
@@ -222,9 +223,10 @@ def promote(
     from pipeline.results.promote import promote as promote_trial
 
     if check:
-        verdict = check_trial(home, name, trial, margin)
-        shown = [*_verdict(verdict), f"exit code {GateError.exit_code * (not verdict.passed)}"]
-        print_result(shown, asdict(verdict) | {"passed": verdict.passed, "text": verdict.text}, as_json)
+        verdict, optimism = check_trial(home, name, trial, margin)
+        shown = [*_verdict(verdict, optimism), f"exit code {GateError.exit_code * (not verdict.passed)}"]
+        document = asdict(verdict) | {"optimism": asdict(optimism) if optimism else None}
+        print_result(shown, document | {"passed": verdict.passed, "text": verdict.text}, as_json)
         if not verdict.passed:
             raise typer.Exit(GateError.exit_code)
         return
@@ -234,21 +236,32 @@ def promote(
     baselines = ", ".join(f"{baseline} {form.shown(value)}" for baseline, value in done.baselines.items())
     shown = [
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
-        *_verdict(done.verdict),
+        *_verdict(done.verdict, done.optimism),
         f"select: {_with_interval(metric, done.select[metric])} (baselines: {baselines})",
         "test, read once: " + ", ".join(_with_interval(key, value) for key, value in done.test.items()),
-        "note: the best of many trials looks better on val than it is, since val chose it; select and test did not",
         *_serving(home, name, done.model),
     ]
     print_result(shown, asdict(done), as_json)
 
 
-def _verdict(verdict: Verdict) -> Iterator[RenderableType]:
-    """The gate's verdict: a line, and every comparison."""
+def _verdict(verdict: Verdict, optimism: Optimism | None) -> Iterator[RenderableType]:
+    """The gate's verdict: a line, and every comparison; and what can be said beyond these weights."""
+    from pipeline.config.choices import METRICS
+
     rows = [(each.rival, verdict.shown(each), each.outcome) for each in verdict.comparisons]
     yield make_table((f"gain in {verdict.metric} over", "mean and 95 % interval", "so it is"), rows, right=("mean",))
     yield verdict.text
     yield f"the gate {verdict.rule}"
+    yield verdict.about_configurations
+    if optimism is not None:
+        flattered = METRICS[verdict.metric].shown(optimism.flattered)
+        others = f"{counted(optimism.baselines, 'baseline')} and {counted(optimism.trials, 'other trial')}"
+        yield (
+            f"val flatters trial {optimism.trial}, the best of the search, by {verdict.metric} {flattered}: val less "
+            f"select, less the same of {others}"
+        )
+    if " seed " not in verdict.candidate:
+        yield f"warning: {verdict.candidate} is one seed chosen among many trials; `study replicate` trains others"
 
 
 def _with_interval(metric: str, found: Interval) -> str:

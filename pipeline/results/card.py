@@ -11,7 +11,7 @@ from functools import partial
 from pipeline.config.choices import METRICS
 from pipeline.evaluation.intervals import Interval
 from pipeline.results.gate import Verdict
-from pipeline.results.summary import StudySummary
+from pipeline.results.summary import Configuration, StudySummary
 from pipeline.search.records import EndedTrial
 from pipeline.study.reporter import degradation, md_text, shown_value
 from pipeline.tracking.runs import PANEL_FILE, StoredRun
@@ -47,7 +47,8 @@ def card(
         store: the id of its experiment, and MLflow's store as it may be printed.
     """
     config, best = summary.config, trial.summary
-    place = summary.ranked.index(trial) + 1
+    place = [each.number for each in summary.ranked].index(trial.number) + 1
+    replicated = summary.configurations.get(trial.number)
     order = "best" if place == 1 else f"number {place}"
     name, page = config.model_name, partial(run_page, store[0], run.run_id)
     settings = ", ".join(f"{key} {md_text(shown_value(value))}" for key, value in trial.params.items())
@@ -57,13 +58,16 @@ def card(
     serve += f"mlflow models serve -m models:/{name}@champion --env-manager local --host 127.0.0.1 -p 5001"
     kept = ", ".join(f"{label} {share:.1%}" for label, share in classes.items())
     lines = [
-        f"**Trial {trial.number} of study {md_text(summary.name)}** restores images of {md_text(config.dataset)} "
-        f"after {degradation(config.degrade)}. It is {order} of {len(summary.ranked)} complete trials on val.",
+        f"**{verdict.candidate.capitalize()} of study {md_text(summary.name)}** restores images of "
+        f"{md_text(config.dataset)} after {degradation(config.degrade)}. It is {order} of {len(summary.ranked)} "
+        "complete trials on val.",
         _figures(best.metrics, splits, baselines),
         "val chose the epoch and the trial, so its figures flatter; select decided whether to promote it; test was "
         "read for this table only. In brackets: 95 % intervals over images, which hold for these weights.",
         f"**Gate**: {md_text(verdict.text)}.",
         *([] if verdict.passed else ["**Promoted by force.**"]),
+        *([_seeds(summary, replicated)] if replicated else []),
+        f"**Beyond these weights**: {md_text(verdict.about_configurations)}.",
         *([f"**Why**: {md_text(reason)}"] if reason else []),
         *([f"**Class kept on select**: {kept}."] if 0 < len(classes) <= MOST_CLASSES else []),
         f"**Settings**: {settings or 'no searched key'}; {cost}; epoch {best.best_epoch} of {best.epochs}.",
@@ -74,6 +78,14 @@ def card(
         f"```sh\n{serve}\n```",
     ]
     return "\n\n".join(lines)[:LENGTH]
+
+
+def _seeds(summary: StudySummary, replicated: Configuration) -> str:
+    form, found = summary.form, replicated.interval
+    return (
+        f"**Seeds**: {summary.metric} on val {form.shown(found.mean)} {found.shown(form.decimals)}, the mean of "
+        f"{len(replicated.seeds)} seeds with Student's 95 % interval; standard deviation {replicated.sd:.3g}."
+    )
 
 
 def _figures(

@@ -34,6 +34,7 @@ class Verdict:
     images: int
     comparisons: tuple[Comparison, ...]
     incomparable: str = ""  # why the champion could not be compared
+    configurations: Comparison | None = None  # over seeds too, where both are replicated; it decides nothing
 
     @cached_property
     def passed(self) -> bool:
@@ -50,6 +51,15 @@ class Verdict:
         form, gain = METRICS[self.metric], comparison.gain
         unit = " dB" if form.unit == "dB" else ""
         return f"{gain.mean:+.{form.decimals + 1}f}{unit} {gain.shown(form.decimals + 1)}"
+
+    @property
+    def about_configurations(self) -> str:
+        """What can be said of configurations, beyond these weights."""
+        if self.configurations is None:
+            return "another seed may differ: the configurations of candidate and champion are not both replicated"
+        found = self.configurations
+        what = "better" if found.outcome == PASSED else found.outcome
+        return f"over seeds and images, this configuration against that of {found.rival}: {self.shown(found)}, {what}"
 
     @property
     def rule(self) -> str:
@@ -89,12 +99,12 @@ def judge_candidate(
     sign = 1.0 if METRICS[metric].direction == "maximize" else -1.0
     if margin is None:
         margin = MARGIN_DB if METRICS[metric].unit == "dB" else 0.0
-    found = []
-    for rival, others in rivals.items():
-        gain = bootstrap_interval(sign * (figures - others))
-        if gain.low > 0:
-            outcome = PASSED if gain.mean >= margin else TOO_LITTLE
-        else:
-            outcome = WORSE if gain.high < 0 else UNCLEAR
-        found.append(Comparison(rival, gain, outcome))
+    found = [compared(rival, bootstrap_interval(sign * (figures - other)), margin) for rival, other in rivals.items()]
     return Verdict(candidate, metric, margin, len(figures), tuple(found), incomparable)
+
+
+def compared(rival: str, gain: Interval, margin: float = 0.0) -> Comparison:
+    """What a gain over a rival means."""
+    if gain.low > 0:
+        return Comparison(rival, gain, PASSED if gain.mean >= margin else TOO_LITTLE)
+    return Comparison(rival, gain, WORSE if gain.high < 0 else UNCLEAR)

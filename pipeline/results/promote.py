@@ -7,7 +7,7 @@ that reads the test split: once for a promotion, to report, never to choose. May
 import getpass
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -25,10 +25,17 @@ from pipeline.evaluation.panel import PANEL_IMAGES, labelled, panel
 from pipeline.evaluation.scores import Scores, evaluate
 from pipeline.home import Home
 from pipeline.results.card import WORST_FILE, card
-from pipeline.results.gate import Verdict, judge_candidate
+from pipeline.results.gate import Verdict, compared, judge_candidate
+from pipeline.results.replication import (
+    Optimism,
+    champion_configuration,
+    configurations_compared,
+    optimism,
+    seeds_on_select,
+)
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.search.ask_tell import Search
-from pipeline.search.records import EndedTrial, StoredTrial, ranked
+from pipeline.search.records import EndedTrial
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
 from pipeline.tracking.experiments import settle_move
@@ -61,6 +68,7 @@ class Promotion:
     select: dict[str, Interval]
     test: dict[str, Interval]
     baselines: dict[str, float]  # objective on select, by baseline
+    optimism: Optimism | None
     replaced: str | None  # the version that was champion before
 
 
@@ -70,7 +78,7 @@ class _Case:
 
     search: Search
     summary: StudySummary
-    trial: EndedTrial
+    trial: EndedTrial  # or the median replicate of one, which has its number
     tracking: Tracking
     run: StoredRun
     restore: Restore
@@ -80,21 +88,26 @@ class _Case:
     scores: Scores  # of the candidate
     baselines: Mapping[str, Scores]
     verdict: Verdict
+    optimism: Optimism | None
 
     @property
     def config(self) -> StudyConfig:
         return self.search.config
 
 
-def check(home: Home, study: str, number: int | None = None, margin: float | None = None) -> Verdict:
-    """What the gate says of a candidate. Arguments and errors as of `promote`, but a refusal is not an error.
+def check(
+    home: Home, study: str, number: int | None = None, margin: float | None = None
+) -> tuple[Verdict, Optimism | None]:
+    """What the gate says of a candidate, and how much the search flattered its winner.
 
-    No image of *test* is read, and nothing is changed, except that the data set's judge is made where it is missing.
+    Arguments and errors are those of `promote`, but a refusal is not an error. No image of *test* is read, and nothing
+    is changed, except that the data set's judge is made where it is missing.
     """
     search = load_search(home, study)
     home = home.with_data(search.config.dataset)
     with threads(search.config.budget.threads_per_trial):
-        return _examine(home, search, number, margin).verdict
+        case = _examine(home, search, number, margin)
+    return case.verdict, case.optimism
 
 
 def promote(
@@ -107,6 +120,8 @@ def promote(
 ) -> Promotion:
     """Register a study's best model by validation as the new champion, if it passes the gate.
 
+    That is the median replicate of the best replicated configuration; where there is none, the best trial.
+
     Side effects: the trial's model is exported if it is not; the figures on *select* and *test* go to the tags of the
     trial's run, the worst restorations and the share kept per class to its files; that *test* was read is recorded on
     the study; a new version of the registered model, with the figures as tags and a description in Markdown, becomes
@@ -114,7 +129,7 @@ def promote(
     again for the champion it is refused, so *test* is read once per promotion.
 
     Args:
-        number: a trial other than the best.
+        number: a trial other than the best; of a replicated one its median replicate is taken.
         force: promote a candidate that does not pass; recorded on the version.
         reason: why, in the user's words; recorded.
         margin: the least gain over every rival, in the objective's unit; 0.1 of an objective in dB by default.
@@ -150,15 +165,15 @@ def promote(
 def _examine(home: Home, search: Search, number: int | None, margin: float | None) -> _Case:
     """Choose the candidate, and compare it with its rivals on *select*."""
     config, summary = search.config, summarise(search)
-    trial = _choose(summary.records, config, number)
+    trial, label = _choose(summary, number)
     tracking = read_tracking(home, config.name, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
     if run is None:
-        raise TrackingError(f"trial {trial.number} has no run in MLflow; run the study again to repair that")
+        raise TrackingError(f"{label} has no run in MLflow; run the study again to repair that")
     champion = find_version(home, config.model_name)
     if champion is not None and champion.tags.get(WEIGHTS_TAG) == sha256:
         raise InputError(
-            f"trial {trial.number} of {config.name} is {config.model_name}'s champion already (version "
+            f"{label} of {config.name} is {config.model_name}'s champion already (version "
             f"{champion.version}); the test split is not read again"
         )
     if MODEL_ID in run.tags:
@@ -176,7 +191,7 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
     names = baseline_names(config.degrade, data.image_size)
     baselines = {name: scored(baseline(name, data, config.degrade)) for name in names}
     rivals = {name: each.figures(metric) for name, each in baselines.items()}
-    incomparable = ""
+    incomparable, configurations = "", None
     if champion is not None:
         try:
             incomparable = _incomparable(champion, config, data)
@@ -185,17 +200,50 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
                 rivals[f"version {champion.version}"] = scored(model).figures(metric)
         except TrackingError as error:
             incomparable = str(error)
-    label = f"trial {trial.number}"
+        own = summary.configurations.get(trial.number)
+        other = champion_configuration(home, champion) if own and not incomparable else None
+        if own is not None and other is not None and other[1].trial.summary.run_id != own.trial.summary.run_id:
+            name, theirs, there = other
+            figures = seeds_on_select(own.seeds.values(), tracking, scored, metric)
+            gain = configurations_compared(
+                figures, seeds_on_select(theirs.seeds.values(), there, scored, metric), summary.sign
+            )
+            configurations = compared(name, gain)
     verdict = judge_candidate(label, metric, scores.figures(metric), rivals, margin, incomparable)
-    return _Case(search, summary, trial, tracking, run, restore, champion, data, judge, scores, baselines, verdict)
+    verdict = replace(verdict, configurations=configurations)
+    return _Case(
+        search=search,
+        summary=summary,
+        trial=trial,
+        tracking=tracking,
+        run=run,
+        restore=restore,
+        champion=champion,
+        data=data,
+        judge=judge,
+        scores=scores,
+        baselines=baselines,
+        verdict=verdict,
+        optimism=optimism(summary, tracking, scored, baselines),
+    )
 
 
-def _choose(records: list[StoredTrial], config: StudyConfig, number: int | None) -> EndedTrial:
+def _choose(summary: StudySummary, number: int | None) -> tuple[EndedTrial, str]:
+    """The candidate, and how it is called: a trial, or of a replicated one the median replicate."""
+    trial = _chosen(summary, number)
+    replicated = summary.configurations.get(trial.number)
+    if replicated is None:
+        return trial, f"trial {trial.number}"
+    seed = replicated.median
+    return replicated.seeds[seed], f"trial {trial.number} seed {seed}, the median of {len(replicated.seeds)} seeds"
+
+
+def _chosen(summary: StudySummary, number: int | None) -> EndedTrial:
+    records, config = summary.records, summary.config
     if number is None:
-        order = ranked(records, config.objective.direction)
-        if not order:
+        if summary.best is None:
             raise GateError(f"study {config.name} has no complete trial to promote")
-        return order[0]
+        return summary.best
     if not 0 <= number < len(records):
         raise NotFoundError(f"study {config.name} has no trial {number}; it has 0 to {len(records) - 1}")
     record = records[number]
@@ -239,12 +287,14 @@ def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, s
         "gate.verdict": verdict.text,
         "gate.margin": f"{verdict.margin:g}",
         "gate.gain": f"{verdict.shown(verdict.least)} over {verdict.least.rival}",
+        "replicate": run.tags.get("replicate", ""),
         "forced": str(not verdict.passed).lower(),
         "reason": reason,
         "study.name": config.name,
         "study.uid": case.search.uid,
         "study.file_sha256": run.tags.get("study.file_sha256", ""),
         "trial.number": str(trial.number),
+        "trial.uid": run.tags["trial.uid"],
         EXPORT_TAG: run.tags[EXPORT_TAG],
         WEIGHTS_TAG: trial.summary.weights_sha256,
         "data.sha256": case.data.digest,
@@ -274,7 +324,7 @@ def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, s
         withdraw_version(home, name, version, before)
         raise
     replaced = case.champion.version if case.champion else None
-    return Promotion(name, version, trial.number, run.run_id, verdict, select, test, baselines, replaced)
+    return Promotion(name, version, trial.number, run.run_id, verdict, select, test, baselines, case.optimism, replaced)
 
 
 def _user() -> str:

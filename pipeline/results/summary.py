@@ -9,18 +9,20 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING
 
 from pipeline.config import StudyConfig, Value
 from pipeline.config.choices import METRICS, Metric
+from pipeline.evaluation.intervals import Interval, t_interval
 from pipeline.search.records import EndedTrial, StoredTrial, ended, ranked
 from pipeline.study.reporter import shown_value
 
 if TYPE_CHECKING:
     from pipeline.search.ask_tell import Search
+    from pipeline.search.replicates import Replicate
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "unfinished"}  # as people read them
 
@@ -54,6 +56,19 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Configuration:
+    """A trial's configuration, trained with several other seeds."""
+
+    trial: EndedTrial
+    epochs: int
+    seeds: Mapping[int, EndedTrial]  # the complete replicates by seed
+    failed: int  # replicates that are not complete
+    interval: Interval  # Student's t, of the mean objective over seeds
+    sd: float  # between seeds
+    median: int  # the seed whose objective is in the middle; of an even number the worse of the two there
+
+
+@dataclass(frozen=True)
 class StudySummary:
     """A study as its records have it. What is derived from them is computed once."""
 
@@ -61,6 +76,7 @@ class StudySummary:
     records: list[StoredTrial]
     baselines: Mapping[str, Mapping[str, float]]  # ``val/…`` metrics by name
     facts: Mapping[str, str]  # digest of the data, device
+    replicates: Mapping[Replicate, EndedTrial] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -91,9 +107,47 @@ class StudySummary:
         return ended(self.records)
 
     @cached_property
+    def configurations(self) -> dict[int, Configuration]:
+        """The replicated configurations by their trial's number, the best mean first.
+
+        They have at least two complete replicates; of replicates of several lengths the longest count.
+        """
+        groups: dict[int, dict[int, dict[int, EndedTrial]]] = {}
+        for key, ended_one in self.replicates.items():
+            groups.setdefault(key.trial, {}).setdefault(key.epochs, {})[key.seed] = ended_one
+        trials, found = {trial.number: trial for trial in self.ended}, []
+        for number, lengths in groups.items():
+            epochs = max(lengths)
+            complete = {seed: each for seed, each in sorted(lengths[epochs].items()) if each.value is not None}
+            if len(complete) > 1:
+                values = {seed: self.value(each) for seed, each in complete.items()}
+                order = sorted(values, key=lambda seed: self.sign * values[seed])
+                found.append(
+                    Configuration(
+                        trial=trials[number],
+                        epochs=epochs,
+                        seeds=complete,
+                        failed=len(lengths[epochs]) - len(complete),
+                        interval=t_interval(list(values.values())),
+                        sd=stdev(values.values()),
+                        median=order[(len(order) - 1) // 2],
+                    )
+                )
+        found.sort(key=lambda each: (-self.sign * each.interval.mean, each.trial.number))
+        return {each.trial.number: each for each in found}
+
+    @cached_property
     def ranked(self) -> list[EndedTrial]:
-        """Complete trials, the best first; ties by number."""
-        return ranked(self.records, self.config.objective.direction)
+        """Complete trials, the best first: replicated ones by their mean, then the others; ties by number.
+
+        A single value, chosen as the best of many, is no match for a mean.
+        """
+        replicated = [each.trial for each in self.configurations.values()]
+        return replicated + [
+            trial
+            for trial in ranked(self.records, self.config.objective.direction)
+            if trial.number not in self.configurations
+        ]
 
     @property
     def best(self) -> EndedTrial | None:
@@ -101,10 +155,13 @@ class StudySummary:
 
     @cached_property
     def standing(self) -> list[EndedTrial | Baseline]:
-        """Complete trials and baselines, the best first; of equal ones the baseline."""
-        entries: list[EndedTrial | Baseline] = [Baseline(name, metrics) for name, metrics in self.baselines.items()]
-        entries += self.ranked
-        return sorted(entries, key=lambda entry: -self.sign * self.value(entry))
+        """Complete trials as they are ranked, and each baseline after the last trial that is better than it."""
+        entries: list[EndedTrial | Baseline] = [*self.ranked]
+        baselines = [Baseline(name, metrics) for name, metrics in self.baselines.items()]
+        for baseline in sorted(baselines, key=lambda each: self.sign * self.merit(each)):
+            better = [self.sign * self.merit(entry) > self.sign * self.merit(baseline) for entry in entries]
+            entries.insert(max((place + 1 for place, is_better in enumerate(better) if is_better), default=0), baseline)
+        return entries
 
     @cached_property
     def best_baseline(self) -> Baseline | None:
@@ -114,6 +171,11 @@ class StudySummary:
         """The objective of a trial, at its best epoch, or of a baseline."""
         metrics = entry.metrics if isinstance(entry, Baseline) else entry.summary.metrics
         return metrics[self.objective]
+
+    def merit(self, entry: EndedTrial | Baseline) -> float:
+        """What an entry is ranked by: the mean of its replicates, else its objective."""
+        replicated = self.configurations.get(entry.number) if isinstance(entry, EndedTrial) else None
+        return self.value(entry) if replicated is None else replicated.interval.mean
 
     def gap(self, value: float) -> float | None:
         """How much better an objective is than the best baseline's, in the objective's unit; None without baselines."""
@@ -133,7 +195,7 @@ class StudySummary:
     @property
     def beating(self) -> dict[str, int]:
         """How many complete trials are better than each baseline."""
-        values = [self.sign * self.value(trial) for trial in self.ranked]
+        values = [self.sign * self.merit(trial) for trial in self.ranked]
         return {
             name: sum(value > self.sign * metrics[self.objective] for value in values)
             for name, metrics in self.baselines.items()
@@ -177,9 +239,13 @@ class StudySummary:
         if best is None:
             yield f"No trial is complete yet; {len(self.ended)} of {self.config.budget.trials} have ended."
             return
-        value, form = self.value(best), self.form
-        text = f"Trial {best.number} is best: {self.metric} {form.shown(value)} on validation, at epoch "
-        text += f"{best.summary.best_epoch} of {best.summary.epochs}"
+        value, form, replicated = self.merit(best), self.form, self.configurations.get(best.number)
+        text = f"Trial {best.number} is best: {self.metric} {form.shown(value)} "
+        if replicated is None:
+            text += f"on validation, at epoch {best.summary.best_epoch} of {best.summary.epochs}"
+        else:
+            text += f"{replicated.interval.shown(form.decimals)} on validation, the mean of {len(replicated.seeds)} "
+            text += f"seeds with its 95 % interval, of {replicated.epochs} epochs"
         if rival is not None:
             text += f"; that is {self.lead(value)} than the best baseline, {rival.name}"
         yield text + "."
@@ -189,9 +255,13 @@ class StudySummary:
         text = f"{self.counts['complete']} of {len(self.ended)} trials are complete"
         if rival is not None:
             text += f", and {self.beating[rival.name]} of these beat {rival.name}"
-        yield f"{text}; the figures are of one seed, on the images that chose the best trial, so they flatter it."
+        if replicated is None:
+            text += "; the figures are of one seed, on the images that chose the best trial, so they flatter it"
+        yield f"{text}."
 
 
 def summarise(search: Search) -> StudySummary:
     """Read a study once."""
-    return StudySummary(search.config, search.records(), search.baselines, search.facts)
+    from pipeline.search.replicates import stored_replicates
+
+    return StudySummary(search.config, search.records(), search.baselines, search.facts, stored_replicates(search))

@@ -13,7 +13,7 @@ from pipeline.config import Value
 from pipeline.config.choices import METRICS, Better, worth
 from pipeline.config.messages import hint, shown
 from pipeline.errors import InputError
-from pipeline.results.summary import LABELS, STATES, Baseline, StudySummary
+from pipeline.results.summary import LABELS, STATES, Baseline, Configuration, StudySummary
 from pipeline.search.records import EndedTrial, StoredTrial
 from pipeline.study.reporter import shown_value
 
@@ -115,9 +115,10 @@ def study_table(
 
     Returns:
         Columns ``rank`` (from 1; None for trials that are not complete), ``number``, ``baseline`` (a baseline's name;
-        only with ``baselines``), ``state``, ``objective``, every ``val/…`` metric at the best epoch, the searched keys,
-        ``parameters`` and ``multiply_adds``, ``best_epoch``, ``epochs``, ``duration_s`` (of training alone),
-        ``reason``, ``run_id``, ``started`` (ISO 8601 with the offset from UTC).
+        only with ``baselines``), ``state``, ``objective``, of replicated trials ``seeds`` (how many), ``seeds_mean``,
+        ``seeds_sd``, ``seeds_low`` and ``seeds_high`` (the mean's 95 % interval), every ``val/…`` metric at the best
+        epoch, the searched keys, ``parameters`` and ``multiply_adds``, ``best_epoch``, ``epochs``, ``duration_s`` (of
+        training alone), ``reason``, ``run_id``, ``started`` (ISO 8601 with the offset from UTC).
 
     Raises:
         InputError: an unknown column or state.
@@ -134,7 +135,8 @@ def study_table(
             if baselines:
                 rows.append(_baseline(summary, entry))
         elif (top is None or trials < top) and (not state or STATES[entry.state] in state):
-            rows.append({"rank": ranks.get(entry.number)} | _trial(entry))
+            seeds = _of_seeds(summary.configurations.get(entry.number))
+            rows.append({"rank": ranks.get(entry.number)} | _trial(entry) | seeds)
             trials += 1
     unusual = any(row["state"] not in ("COMPLETE", BASELINE) for row in rows)
     all_columns = [column for column in _columns(summary, unusual) if baselines or column.key != "baseline"]
@@ -142,6 +144,7 @@ def study_table(
     caption = f"{trials} of {len(summary.records)} trials of study {summary.name} ({config.degrade.kind} on "
     caption += (
         f"{config.dataset}), ranked by {metric}; figures of the best epoch on the validation split, one seed each"
+        f"{', but for the replicated, which come first by their mean' if summary.configurations else ''}"
     )
     table = Table(tuple(all_columns), tuple(rows), f"{caption}{_digest(summary)}")
     return table if columns is None else table.select(columns)
@@ -194,6 +197,7 @@ def _columns(summary: StudySummary, state: bool) -> list[Column]:
         Column("baseline", "baseline"),
         Column("state", "state", brief=state),
         Column("objective", "objective", form.unit, form.decimals, form.better, float),
+        *_seed_columns(summary),
         *metrics.values(),
         *(
             Column(key, key, kind=_kind(r.params[key] for r in summary.records if key in r.params), brief=True)
@@ -208,6 +212,28 @@ def _columns(summary: StudySummary, state: bool) -> list[Column]:
         Column("run_id", "run"),
         Column("started", "started"),
     ]
+
+
+def _seed_columns(summary: StudySummary) -> list[Column]:
+    """What several seeds of a configuration say of its objective; none where nothing was replicated."""
+    form = summary.form
+    if not summary.configurations:
+        return []
+    return [
+        Column("seeds", "seeds", kind=int, brief=True),
+        Column("seeds_mean", "mean of seeds", form.unit, form.decimals, form.better, float, True),
+        Column("seeds_sd", "sd of seeds", form.unit, form.decimals + 1, None, float),
+        Column("seeds_low", "95 % from", form.unit, form.decimals, None, float, True),
+        Column("seeds_high", "to", form.unit, form.decimals, None, float, True),
+    ]
+
+
+def _of_seeds(replicated: Configuration | None) -> dict[str, Cell]:
+    if replicated is None:
+        return {}
+    interval = replicated.interval
+    found: dict[str, Cell] = {"seeds": len(replicated.seeds), "seeds_mean": interval.mean, "seeds_sd": replicated.sd}
+    return found | {"seeds_low": interval.low, "seeds_high": interval.high}
 
 
 def _trial(record: StoredTrial) -> dict[str, Cell]:

@@ -69,11 +69,7 @@ class _Attribute(Generic[T]):
         return cast(T, search.attributes().get(self._key, self._default))
 
     def __set__(self, search: Search, value: T) -> None:
-        if search.held and search.attributes().get(self._key) == value:
-            return
-        search.write(lambda: search.study.set_user_attr(self._key, value))
-        if search.held:
-            search.attributes()[self._key] = value
+        search.set_attribute(self._key, value)
 
 
 @dataclass
@@ -171,6 +167,14 @@ class Search:
         if self.held:
             self._attributes = attributes
         return attributes
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Store a JSON value as a user attribute of the study."""
+        if self.held and self.attributes().get(key) == value:
+            return
+        self.write(lambda: self.study.set_user_attr(key, value))
+        if self.held:
+            self.attributes()[key] = value
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as Optuna has them; while the lock is held, running ones with their parameters only."""

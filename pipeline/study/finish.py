@@ -48,7 +48,7 @@ def finish(
         Interrupted: the user asked to stop while they were trained again; the next attempt starts from epoch 1.
     """
     summary, tracking, run_id = trial.summary, session.tracking, trial.summary.run_id
-    folder = session.home.checkpoints(session.search.uid, trial.number)
+    folder = session.checkpoints(trial.number)
     images = {(PANEL, epoch): image for epoch, image in (panels or {}).items()}
     files: dict[str, bytes | np.ndarray] = {}
     tags: dict[str, str] = {}
@@ -99,7 +99,7 @@ def saved_epochs(session: Session, trial: EndedTrial) -> tuple[dict[int, EpochRe
     config = session.trial(trial)
     results: dict[int, EpochResult] = {}
     panels: dict[int, np.ndarray] = {}
-    for saved in found(session.home.checkpoints(session.search.uid, trial.number)):
+    for saved in found(session.checkpoints(trial.number)):
         try:
             epochs, panels[saved.epoch] = history(saved, config)
         except CheckpointError as error:

@@ -21,6 +21,7 @@ class PlainLines:
 
     def __init__(self, verbose: bool = False, write: Callable[[str], None] | None = None) -> None:
         self._verbose, self._write = verbose, write or say
+        self._names: dict[int, str] = {}
 
     def begun(
         self, config: StudyConfig, data: Dataset, ended: Sequence[EndedTrial], slots: int, earlier: float
@@ -33,32 +34,41 @@ class PlainLines:
         if ended:
             self._write(f"{len(ended)} of {self._total} trials ended{before}")
         for best in ranked(ended, config.objective.direction)[:1]:
-            self._write(best_so_far(config, best.summary.metrics[f"val/{self._metric}"], best.number))
+            self._write(best_so_far(config, best.summary.metrics[f"val/{self._metric}"], str(best.number)))
 
     def baseline(self, name: str, metrics: dict[str, float]) -> None:
         self._write(f"baseline {name}: {measured(self._metric, metrics[f'val/{self._metric}'])}")
 
     def opened(self, number: int, trial: TrialConfig, epoch: int) -> None:
         self._pace.opened(number, epoch)
+        self._names[number] = trial_name(trial)
         resumed = f"resumed after epoch {epoch}: " if epoch else ""
-        self._write(f"trial {number:4d}  {resumed}{settings(self._config, trial, self._verbose)}")
+        self._write(f"trial {self._names[number]:>4s}  {resumed}{settings(self._config, trial, self._verbose)}")
 
     def epoch(self, number: int, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
         self._pace.epoch(number, epoch, metrics["time/epoch_s"])
-        self._write(f"trial {number:4d}  epoch {epoch}/{epochs}  {figures(self._config, metrics, self._verbose)}")
+        self._write(
+            f"trial {self._names[number]:>4s}  epoch {epoch}/{epochs}  {figures(self._config, metrics, self._verbose)}"
+        )
 
     def trial(self, number: int, state: EndState, value: float | None, reason: str, ended: int) -> None:
         self._pace.trial(number, ended)
         best = f", best {measured(self._metric, value)}" if value is not None else ""
         why = f" ({reason})" if reason else ""
-        self._write(f"trial {number:4d}  {state}{best}{why}  [{ended}/{self._total}]  {self._pace}")
+        name = self._names.get(number, str(number))
+        self._write(f"trial {name:>4s}  {state}{best}{why}  [{ended}/{self._total}]  {self._pace}")
 
     def note(self, text: str) -> None:
         self._write(f"note: {text}")
 
 
-def best_so_far(config: StudyConfig, value: float, number: int) -> str:
-    return f"best so far: trial {number}, {measured(config.objective.metric, value)}"
+def trial_name(trial: TrialConfig) -> str:
+    """A trial's number; of a replicate with its seed: ``7 seed 3``."""
+    return f"{trial.number} seed {trial.replicate}" if trial.replicate else str(trial.number)
+
+
+def best_so_far(config: StudyConfig, value: float, name: str) -> str:
+    return f"best so far: trial {name}, {measured(config.objective.metric, value)}"
 
 
 def measured(metric: str, value: float | None) -> str:

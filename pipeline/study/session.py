@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config import StudyConfig, StudyFile, TrialConfig
@@ -69,11 +70,14 @@ class Options:
 
 @dataclass(frozen=True)
 class RunLabel:
-    """How a trial's MLflow run is found and shown."""
+    """How a trial's MLflow run is found and shown, and what else follows from which trial it is."""
 
     uid: str
     name: str
     tags: dict[str, str]
+    folder: str  # of its checkpoints, in the study's
+    trial: int  # whose seeds it has
+    changes: Mapping[str, int] = field(default_factory=dict)  # of its configuration: a replicate's seed and epochs
 
 
 Label = Callable[[int], RunLabel]
@@ -104,7 +108,13 @@ class Session:
 
     def trial(self, trial: OpenTrial | StoredTrial) -> TrialConfig:
         """The configuration of one of the study's trials."""
-        return self.config.trial(trial.values, trial.number, self.device, self.precision)
+        label = self.label(trial.number)
+        config = self.config.trial(trial.values, label.trial, self.device, self.precision)
+        return config.model_copy(update=dict(label.changes))
+
+    def checkpoints(self, number: int) -> Path:
+        """The folder of one trial's checkpoints."""
+        return self.home.checkpoints(self.search.uid) / self.label(number).folder
 
 
 Facts = dict[str, str]  # of a study: the digest of its data, its device, and what ``auto`` means, if it has that
@@ -123,17 +133,23 @@ def precision_of(facts: Mapping[str, str]) -> Precision:
 
 def trial_label(study_uid: str, number: int) -> RunLabel:
     tags = {"study.role": "trial", "trial.number": str(number)}
-    return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags)
+    return RunLabel(trial_uid(study_uid, number), f"trial-{number:04d}", tags, f"{number:04d}", number)
 
 
 @contextmanager
 def open_session(
-    file: StudyFile, home: Home, options: Options, reporter: Reporter, opener: Opener = open_stored
+    file: StudyFile,
+    home: Home,
+    options: Options,
+    reporter: Reporter,
+    opener: Opener = open_stored,
+    train: bool = False,
 ) -> Iterator[Session]:
     """Check a study and everything it needs, take its lock, start its workers, and open or create it.
 
     The workers start, and one of them finds or trains the judge, while this process imports MLflow and makes the
-    databases. A study whose trials have all ended gets no workers: what is left to do is done in this process.
+    databases. A study whose trials have all ended gets no workers, unless there is something else to ``train``: what
+    is left to do is done in this process.
     Side effects: downloads an absent data set; makes the home, the databases, the experiment and the judge.
 
     Raises:
@@ -165,7 +181,9 @@ def open_session(
             device, precision = pool.wait_for_one(stop.is_set)
         device, precision = device or "cpu", precision or "float32"
         needs = replace(needs, device=device, precision=precision)
-        starter = _starter(home, config, options, pool, needs, reporter.note)
+        starter = (
+            None if not train and _all_ended(home, config) else _starter(config, options, pool, needs, reporter.note)
+        )
         with _begun(starter, home, data, stop) as begun:
             # Imported here, since MLflow takes seconds to load, in which the workers start.
             from pipeline.study.doctor import lost
@@ -206,16 +224,19 @@ def open_session(
             )
 
 
+def _all_ended(home: Home, config: StudyConfig) -> bool:
+    """Whether a study's trials have all ended, so that little is left to do."""
+    stored = load_searches(home, config.name)
+    return bool(stored) and stored[0].told() >= config.budget.trials
+
+
 def _starter(
-    home: Home, config: StudyConfig, options: Options, pool: DaskWorkers | None, needs: Needs, note: Note
+    config: StudyConfig, options: Options, pool: DaskWorkers | None, needs: Needs, note: Note
 ) -> Callable[[], Workers] | None:
     """What gives the workers: the cluster's, else processes: one per GPU or ``threads_per_trial`` cores by default.
 
-    None for this process: if that is asked, or if all trials have ended, so that little is left to do.
+    None for this process, if that is asked.
     """
-    stored = load_searches(home, config.name)
-    if stored and stored[0].told() >= config.budget.trials:
-        return None
     if pool is not None:
         return lambda: pool
     most = min(room_for(needs.device or "cpu", config.budget.threads_per_trial), config.budget.concurrency)

@@ -120,7 +120,7 @@ def _open_single(
     trial = config.trial(values, 0, "cuda" if facts["device"] == "cuda" else "cpu", precision_of(facts))
     uid = training_uid(config.name, facts["data.sha256"], trial.model_dump_json())
     tags = {"study.role": "train"} | ({"train.of": str(origin)} if origin else {})
-    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], tags)
+    label = RunLabel(trial_uid(uid, 0), uid[: len(TRAINING) + 8], tags, "0000", 0)
     search = detached(config, uid)
     search.facts = facts
     return search, lambda _: label

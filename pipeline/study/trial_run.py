@@ -227,7 +227,7 @@ class TrialRun:
 def open_run(session: Session, writer: Writer, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Have a trial's MLflow run created or found, and replay what an earlier process trained."""
     config = session.trial(trial)
-    folder = session.home.checkpoints(session.search.uid, trial.number)
+    folder = session.checkpoints(trial.number)
     costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))
     run = TrialRun(session, writer, trial, config, folder, costs, time.time())
     writer.put(trial.number, partial(run.create, resumed))

@@ -32,7 +32,7 @@ from pipeline.home import Home
 from pipeline.provenance import versions
 from pipeline.tracking._mlflow import ADDED_BY_LOADING
 from pipeline.tracking.store import OpenExperiment, every_page, is_unreachable, local_path, quiet, waits
-from pipeline.tracking.uids import trial_uid
+from pipeline.tracking.uids import replicate_uid, trial_uid
 
 if TYPE_CHECKING:
     from pipeline.training.model import Restorer
@@ -204,13 +204,18 @@ def recorded_weights(home: Home, tags: Mapping[str, str]) -> str:
     It is Optuna's of the trial where this home has the study, else the tag's. Raises TrackingError if there is none.
     """
     from pipeline.search.records import ended
+    from pipeline.search.replicates import stored_replicates
     from pipeline.search.studies import load_searches
 
-    uid = tags.get("trial.uid") or trial_uid(tags.get("study.uid", ""), tags.get("trial.number", ""))
+    uid = tags.get("trial.uid", "")
     for search in load_searches(home, tags.get("study.name", "")):
-        for trial in ended(search.records()):
-            if trial_uid(search.uid, trial.number) == uid and trial.summary.weights_sha256:
-                return trial.summary.weights_sha256
+        known = {trial_uid(search.uid, trial.number): trial for trial in ended(search.records())}
+        known |= {
+            replicate_uid(search.uid, key.trial, key.epochs, key.seed): trial
+            for key, trial in stored_replicates(search).items()
+        }
+        if uid in known and known[uid].summary.weights_sha256:
+            return known[uid].summary.weights_sha256
     if not tags.get(WEIGHTS_TAG):
         raise TrackingError(f"no {WEIGHTS_TAG} is recorded, so its weights cannot be verified; it is not loaded")
     return tags[WEIGHTS_TAG]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 
 TRAINING = "train-"  # begins the study uid of a single training
+PARENT_TAG = "mlflow.parentRunId"  # nests a run under another in MLflow's pages
 CONFIG_TAG = "zz.trial.config"  # of a training's run; tags that only programs read begin with "zz.", to come last
 
 
@@ -19,6 +20,11 @@ def trial_number(study_uid: str, tags: Mapping[str, str]) -> int | None:
     if match is None and tags.get("study.role") == "trial":
         match = re.fullmatch("([0-9]{1,6})", tags.get("trial.number", ""))
     return int(match[1]) if match else None
+
+
+def replicate_uid(study_uid: str, number: int, epochs: int, seed: int) -> str:
+    """Of the run of a replicate of a trial: trained again for so many epochs, with the seed of this number."""
+    return f"{study_uid}-{number}-replicate-{epochs}-{seed}"
 
 
 def training_uid(study: str, data_sha256: str, trial: str) -> str:

@@ -34,7 +34,7 @@ def report_events(reporter: Any, config: Any, data: Any) -> None:
     reporter.begun(config, data, [record(0, 16.5)], 2, 65.0)
     reporter.baseline("degraded", {"val/psnr": 9.5})
     reporter.opened(3, trial, 0)
-    reporter.opened(4, trial, 1)
+    reporter.opened(4, trial.model_copy(update={"number": 4}), 1)
     reporter.baseline("linear", {"val/psnr": 14.25})
     for epoch in (1, 2):
         reporter.epoch(3, epoch, 10, METRICS)

@@ -29,6 +29,7 @@ COMMANDS = {
     "show": ["show", "small"],
     "export": ["export", "small", "-o", "small.csv"],
     "promote": ["promote", "small"],
+    "replicate": ["replicate", "small"],
     "models": ["models"],
     "delete": ["delete", "small", "--yes"],
     "doctor": ["doctor"],

@@ -1,13 +1,31 @@
-"""The gate: what a champion must be to be replaced, in simulations with a known truth."""
+"""The gate: what a champion must be to be replaced, in simulations with a known truth and with a trial that cheats."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from studies_for_tests import Place, Recorder
 
+from pipeline.config import TrialConfig, load_study_file
+from pipeline.config.outcomes import Checkpoint, Failed, Trained
+from pipeline.data import load
+from pipeline.epoch import fixed_numerics, run_epoch, train_and_validate
+from pipeline.errors import GateError
+from pipeline.evaluation.judge import Judge
 from pipeline.results.gate import PASSED, TOO_LITTLE, UNCLEAR, WORSE, judge_candidate
+from pipeline.results.promote import check, promote
+from pipeline.search.records import ranked
+from pipeline.study.driver import run_to_total
+from pipeline.study.session import Options, open_session
+from pipeline.training import checkpoint
+from pipeline.workers import ThisProcess
+
+pytest_plugins = ["study_fixtures"]
 
 IMAGES, SEEDS_SD, IMAGES_SD = 500, 0.035, 0.3  # decibels: those of a linear denoiser on MNIST
 
@@ -62,3 +80,41 @@ def test_a_champion_that_cannot_be_compared_is_no_pass() -> None:
     )
     assert not verdict.passed
     assert verdict.text.endswith("than the champion: version 1 is of other data")
+
+
+def cheat(
+    config: TrialConfig, before: Checkpoint | None, data_dir: Path, folder: Path, judge: Judge | None = None
+) -> Trained | Failed:
+    """As `run_epoch`, but trained on the validation images, eight times each in an epoch."""
+    data, epoch = load(config.dataset, data_dir), before.epoch + 1 if before else 1
+    leaked = data.val.take(np.tile(np.arange(len(data.val)), 8))
+    with fixed_numerics(config):
+        state, result, panel = train_and_validate(config, epoch, before, replace(data, train=leaked), judge)
+    return Trained(checkpoint.save(folder, epoch, state), result, panel, 0.0)
+
+
+class WithACheat(ThisProcess):
+    """This process as the worker, in which trial 1 is trained on the validation images."""
+
+    def submit(self, key: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        cheats = function is run_epoch and arguments[0].number == 1
+        super().submit(key, cheat if cheats else function, *arguments)
+
+
+def test_select_exposes_a_trial_that_was_trained_on_the_validation_images(place: Place) -> None:
+    changes = ["enqueue=[]", "train.optimizer=adam", "train.lr=3e-3", "model.bottleneck=128", "model.depth=2"]
+    changes += ["budget.epochs=12", "budget.keep_models=0", "pruner.n_startup_trials=10"]
+    file = load_study_file(place.file, changes, None, 2)
+    with open_session(file, place.home, Options(workers=0), Recorder()) as session:
+        run_to_total(replace(session, workers=WithACheat()), Options(workers=0))
+    honest, cheating = place.search().records()
+    assert [trial.number for trial in ranked([honest, cheating], "maximize")] == [1, 0]
+    assert promote(place.home, "small", honest.number).version == "1"
+    verdict, optimism = check(place.home, "small")
+    assert optimism is not None
+    assert (optimism.trial, optimism.trials, optimism.baselines) == (1, 1, 2)
+    assert optimism.flattered > 0.5
+    assert (verdict.candidate, verdict.passed) == ("trial 1", False)
+    assert verdict.comparisons[-1].outcome == WORSE
+    with pytest.raises(GateError, match=r"\(trial 1\) are not shown to be better .* version 1"):
+        promote(place.home, "small")

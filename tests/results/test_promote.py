@@ -386,9 +386,9 @@ def test_damaged_weights_are_neither_loaded_nor_promoted_nor_evaluated(finished_
 @pytest.mark.parametrize(
     ("tags", "says"),
     [
-        ({"study.uid": "f" * 32, "zz.weights.sha256": "{}"}, "weights.safetensors is damaged"),
-        ({"study.uid": "", "study.name": "", "trial.number": "x"}, ""),  # the version's own digest is right
-        ({"trial.number": "99", "zz.weights.sha256": ""}, "no zz.weights.sha256 is recorded"),
+        ({"trial.uid": "f" * 32, "zz.weights.sha256": "{}"}, "weights.safetensors is damaged"),
+        ({"trial.uid": "", "study.name": "", "trial.number": "x"}, ""),  # the version's own digest is right
+        ({"trial.uid": "99", "zz.weights.sha256": ""}, "no zz.weights.sha256 is recorded"),
     ],
 )
 def test_edited_tags_of_a_champion_end_in_one_clear_line(tags: dict[str, str], says: str, finished_copy: Place) -> None:

@@ -205,7 +205,7 @@ def test_a_champion_on_an_ordinary_server_is_verified_and_restored_there(served:
         IN_PLACE[name](served)
         found = doctor(served)
         assert (found.code, len(found.lines)) == (1, 1), (name, found)
-        assert found.lines[0].startswith("small: small version 1 (champion) (trial "), (name, found)
+        assert found.lines[0].startswith("small: small version 1 (champion) (trial-"), (name, found)
         assert doctor(served, "--repair").code == 0
         assert doctor(served).lines == [f"{served.path}: {ALL_WELL}"], name
         [after] = registered(served.home)

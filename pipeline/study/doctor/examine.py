@@ -4,14 +4,13 @@ Comes in: a home, or a session. Goes out: findings, each with its repair where t
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from pipeline.config import check_name
 from pipeline.data import load
 from pipeline.errors import InputError, NotFoundError, TrackingError
 from pipeline.home import Home
-from pipeline.search.ask_tell import Search
 from pipeline.search.lock import StudyLock, study_lock
 from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
@@ -20,6 +19,7 @@ from pipeline.study.doctor.findings import Finding
 from pipeline.study.doctor.lost import loss, restore_tags
 from pipeline.study.doctor.model_findings import export_findings, stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
+from pipeline.study.replicas import replicas
 from pipeline.study.reporter import Reporter
 from pipeline.study.session import Session, experiment_note, precision_of, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
@@ -89,12 +89,14 @@ def adopt_home(home: Home) -> None:
 
 def examine(session: Session, thorough: bool = False, retrain: bool = False) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for; arguments as of `run_findings`."""
-    yield from run_findings(session, thorough, retrain)
-    if thorough:  # `run` exports models when it ends
-        yield from export_findings(session)
-    yield from version_findings(session, ended(session.search.records()), load=thorough)
+    parts = (session, replicas(session))
+    yield from run_findings(parts, thorough, retrain)
+    for part in parts:
+        if thorough:  # `run` exports models when it ends
+            yield from export_findings(part)
+        yield from version_findings(part, ended(part.search.records()), load=thorough)
     yield from _models_and_images(session.tracking)
-    yield from _leftovers(session.home, session.search)
+    yield from _leftovers(parts)
 
 
 def _examine_study(home: Home, name: str, lock: StudyLock, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
@@ -135,11 +137,12 @@ def _models_and_images(tracking: Tracking) -> Iterator[Finding]:
         yield Finding(f"{file}: is not one of the run's images and hides them", partial(tracking.home.remove, file))
 
 
-def _leftovers(home: Home, search: Search) -> Iterator[Finding]:
+def _leftovers(parts: Sequence[Session]) -> Iterator[Finding]:
     """Checkpoints that are not needed any more."""
-    ended_numbers = {trial.number for trial in ended(search.records())}
-    for folder in sorted(home.checkpoints(search.uid).glob("*")):
-        if folder.name.isdigit() and int(folder.name) in ended_numbers:
+    home, uid = parts[0].home, parts[0].search.uid
+    over = {part.checkpoints(trial.number) for part in parts for trial in ended(part.search.records())}
+    for folder in sorted(home.checkpoints(uid).glob("*")):
+        if folder in over:
             yield Finding(f"{folder}: checkpoints of an ended trial", partial(home.remove, folder))
         else:
             for file in sorted(folder.glob("*.tmp")):

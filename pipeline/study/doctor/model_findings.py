@@ -171,7 +171,7 @@ def version_findings(session: Session, trials: Sequence[EndedTrial], load: bool)
     """Registered versions of a study's trials that are not as their trials are; with ``load`` each is also loaded."""
     for version, trial in _own_versions(session, trials):
         if problem := _version_problem(session, version, trial, load):
-            text = f"{_label(version)} (trial {trial.number}): {problem}"
+            text = f"{_label(version)} ({session.label(trial.number).name}): {problem}"
             yield Finding(text, partial(_repair_version, session, trial.number))
 
 
@@ -201,11 +201,11 @@ def _own_versions(session: Session, trials: Sequence[EndedTrial]) -> list[tuple[
     """The registered versions that `promote` made of these trials, but not those that have been replaced."""
     uid, found = session.search.uid, []
     by_run = {trial.summary.run_id: trial for trial in trials}
-    by_number = {str(trial.number): trial for trial in trials}
+    by_uid = {session.label(trial.number).uid: trial for trial in trials}
     for version in session.tracking.versions():
         tags = version.tags
-        trial = by_number.get(tags.get("trial.number", "")) if tags.get("study.uid") == uid else None
-        if trial is None and tags.keys() & {"study.uid", "trial.number", WEIGHTS_TAG}:  # one of them may be edited
+        trial = by_uid.get(tags.get("trial.uid", "")) if tags.get("study.uid") == uid else None
+        if trial is None and tags.keys() & {"study.uid", "trial.uid", WEIGHTS_TAG}:  # one of them may be edited
             trial = by_run.get(version.run_id)
         if trial is not None and trial.state == "COMPLETE" and REPLACED_BY not in tags:
             found.append((version, trial))
@@ -230,8 +230,9 @@ def _version_problem(session: Session, version: RegisteredVersion, trial: EndedT
 
 def _identity(session: Session, trial: EndedTrial) -> dict[str, str]:
     """The tags that a version of this trial must have."""
-    number, sha256 = str(trial.number), trial.summary.weights_sha256
-    return {"study.uid": session.search.uid, "trial.number": number, WEIGHTS_TAG: sha256}
+    label, sha256 = session.label(trial.number), trial.summary.weights_sha256
+    number = label.tags["trial.number"]
+    return {"study.uid": session.search.uid, "trial.uid": label.uid, "trial.number": number, WEIGHTS_TAG: sha256}
 
 
 def _repair_version(session: Session, number: int) -> None:

@@ -4,7 +4,7 @@ Comes in: a session. Goes out: findings. People edit and delete runs in MLflow's
 trusted: Optuna's summary says which run is a trial's, and what its tags and figures must be.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -48,6 +48,7 @@ OURS = ("study.", "trial.", "data.sha256", "zz.")  # begin the tags by which a r
 class Expected:
     """A run that a study must have."""
 
+    session: Session  # of the trials, or of the replicates
     label: str
     name: str
     tags: dict[str, str]
@@ -68,24 +69,25 @@ class Expected:
         return run is not None and self.run_id in (None, run.run_id)
 
 
-def run_findings(session: Session, thorough: bool, retrain: bool) -> Iterator[Finding]:
+def run_findings(parts: Sequence[Session], thorough: bool, retrain: bool) -> Iterator[Finding]:
     """What is wrong with a study's runs, each finding to be repaired before the next is asked for.
 
     Args:
+        parts: the session of the study, and that of its replicates.
         thorough: also read every metric's history, and not only its last value.
         retrain: runs that are lost with their checkpoints may be made again from what Optuna has.
     """
-    tracking = session.tracking
-    runs, expected = tracking.runs(deleted=True), list(_expected(session))
-    absent = list(_absent(session, expected, runs, retrain))
+    session, tracking = parts[0], parts[0].tracking
+    runs, expected = tracking.runs(deleted=True), list(_expected(parts))
+    absent = list(_absent(expected, runs, retrain))
     yield from absent
     if absent:
-        runs, expected = tracking.runs(), list(_expected(session))
+        runs, expected = tracking.runs(), list(_expected(parts))
     own = _owners(expected, [run for run in runs if not run.deleted])
     for each in expected:
         run = own.get(each.uid)
         if run is not None and each.is_run(run):
-            yield from _examined(session, each, run, thorough)
+            yield from _examined(each, run, thorough)
     owned = {run.run_id for run in own.values()}
     others = [run for run in runs if not run.deleted and run.run_id not in owned]
     yield from _others(session, {each.uid: each.label for each in expected}, others)
@@ -111,30 +113,30 @@ def training_run_findings(tracking: Tracking, study: str, runs: Iterable[StoredR
             yield Finding(f"run {run.name} ({run.run_id}): its tags do not say whose it is; it is left unchanged")
 
 
-def _expected(session: Session) -> Iterator[Expected]:
-    search, uid = session.search, session.search.uid
+def _expected(parts: Sequence[Session]) -> Iterator[Expected]:
+    session, search, uid = parts[0], parts[0].search, parts[0].search.uid
     common = {"study.name": session.config.name, "data.sha256": session.data.digest}
-    for record in search.records():
-        label = session.label(record.number)
-        config = session.trial(record)
-        tags = common | label.tags | {"trial.uid": label.uid, CONFIG_TAG: config.model_dump_json()}
-        if isinstance(record, RunningTrial):
-            yield Expected(f"trial {record.number}", label.name, tags)
-        else:
-            tags |= {"trial.state": record.state, "trial.reason": record.summary.reason}
-            figures = last_figures(session, record)
-            yield Expected(f"trial {record.number}", label.name, tags, record, figures=figures)
+    for part in parts:
+        for record in part.search.records():
+            label, config = part.label(record.number), part.trial(record)
+            what = f"trial {record.number}" if part is session else label.name
+            tags = common | label.tags | {"trial.uid": label.uid, CONFIG_TAG: config.model_dump_json()}
+            if isinstance(record, RunningTrial):
+                yield Expected(part, what, label.name, tags)
+            else:
+                tags |= {"trial.state": record.state, "trial.reason": record.summary.reason}
+                yield Expected(part, what, label.name, tags, record, figures=last_figures(part, record))
     common |= {"trial.state": "COMPLETE"}
     for name, metrics in search.baselines.items():
         tags = common | {"study.role": "baseline", "trial.uid": baseline_uid(uid, name)}
         figures = baseline_figures(session, metrics)
-        yield Expected(f"baseline {name}", f"baseline-{name}", tags, mark="baselines", figures=figures)
+        yield Expected(session, f"baseline {name}", f"baseline-{name}", tags, mark="baselines", figures=figures)
     if search.judge is not None:
         tags = common | {"study.role": "judge", "trial.uid": judge_uid(uid, search.judge)}
-        yield Expected("the judge", "judge", tags, mark="judge")
+        yield Expected(session, "the judge", "judge", tags, mark="judge")
     if search.published is not None:
         tags = common | {"study.role": "study", "trial.uid": study_run_uid(uid)}
-        yield Expected("the study's own run", f"study-{session.config.name}", tags, mark="published")
+        yield Expected(session, "the study's own run", f"study-{session.config.name}", tags, mark="published")
 
 
 def _owners(expected: list[Expected], runs: list[StoredRun]) -> dict[str, StoredRun]:
@@ -160,7 +162,7 @@ def _owners(expected: list[Expected], runs: list[StoredRun]) -> dict[str, Stored
     return own
 
 
-def _absent(session: Session, expected: list[Expected], runs: list[StoredRun], retrain: bool) -> Iterator[Finding]:
+def _absent(expected: list[Expected], runs: list[StoredRun], retrain: bool) -> Iterator[Finding]:
     """Runs that were deleted, which can be restored, and runs that are lost."""
     own = _owners(expected, [run for run in runs if not run.deleted])
     deleted = [run for run in runs if run.deleted]
@@ -170,14 +172,13 @@ def _absent(session: Session, expected: list[Expected], runs: list[StoredRun], r
             continue
         if (run_id := _restorable(each, deleted)) is not None:
             text = f"{each.label}: its run was deleted in MLflow"
-            yield Finding(text, partial(session.tracking.restore, run_id))
+            yield Finding(text, partial(each.session.tracking.restore, run_id))
         elif each.trial is not None:
-            folder = session.home.checkpoints(session.search.uid, each.trial.number)
-            possible = retrain or mine is not None or found(folder)
-            repair = partial(rebuild, session, each.trial) if possible else None
+            possible = retrain or mine is not None or found(each.session.checkpoints(each.trial.number))
+            repair = partial(rebuild, each.session, each.trial) if possible else None
             yield Finding(f"{each.label} ({each.trial.state}) has no run", repair)
         elif each.mark is not None:
-            yield Finding(f"{each.label} has no run; {AGAIN}", partial(_forget, session, each))
+            yield Finding(f"{each.label} has no run; {AGAIN}", partial(_forget, each))
 
 
 def _restorable(each: Expected, deleted: list[StoredRun]) -> str | None:
@@ -192,9 +193,9 @@ def _restorable(each: Expected, deleted: list[StoredRun]) -> str | None:
     return None
 
 
-def _forget(session: Session, each: Expected) -> None:
+def _forget(each: Expected) -> None:
     """Remove the mark that a run was made, so that the next `study run` makes it again."""
-    search = session.search
+    search = each.session.search
     if each.mark == "baselines":
         search.baselines = {n: m for n, m in search.baselines.items() if baseline_uid(search.uid, n) != each.uid}
     elif each.mark == "judge":
@@ -203,9 +204,9 @@ def _forget(session: Session, each: Expected) -> None:
         search.published = None
 
 
-def _examined(session: Session, each: Expected, run: StoredRun, thorough: bool) -> Iterator[Finding]:
+def _examined(each: Expected, run: StoredRun, thorough: bool) -> Iterator[Finding]:
     """What is wrong with a run that is there."""
-    tracking = session.tracking
+    session, tracking = each.session, each.session.tracking
     if each.trial is not None:
         finding = _unfinished(session, each.trial, run)
         if finding is not None:
@@ -215,7 +216,7 @@ def _examined(session: Session, each: Expected, run: StoredRun, thorough: bool) 
         text = f"run {run.name} was left RUNNING; its trial is not finished"
         yield Finding(text, partial(tracking.suspend, run.run_id))
     elif each.mark is not None:
-        yield from _unfinished_other(session, each, run)
+        yield from _unfinished_other(each, run)
     if wrong := _wrong_tags(run, each.tags):
         yield _retagged(tracking, run, wrong, each.label)
     if edited := wrong_figures(session, each.figures, each.trial, run, thorough):
@@ -239,9 +240,9 @@ def _unfinished(session: Session, trial: EndedTrial, run: StoredRun) -> Finding 
     return Finding(f"run {run.name}: {'; '.join(wrong)}", partial(finish_again, session, trial))
 
 
-def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Iterator[Finding]:
+def _unfinished_other(each: Expected, run: StoredRun) -> Iterator[Finding]:
     """The same of a baseline, the judge or the study's own run."""
-    tracking = session.tracking
+    session, tracking = each.session, each.session.tracking
     if run.status != "FINISHED":
         text = f"run {run.name} is {run.status}, and was finished"
         yield Finding(text, partial(tracking.end, run.run_id, "COMPLETE"))
@@ -255,7 +256,7 @@ def _unfinished_other(session: Session, each: Expected, run: StoredRun) -> Itera
         absent = sorted(files - tracking.files(run.run_id))
         if absent:
             what = are_lost(["the contact sheet" if file == CONTACT_SHEET else file for file in absent])
-            yield Finding(f"run {run.name}: {what}; {AGAIN}", partial(_forget, session, each))
+            yield Finding(f"run {run.name}: {what}; {AGAIN}", partial(_forget, each))
 
 
 def _wrong_tags(run: StoredRun, right: Mapping[str, str]) -> dict[str, str]:
