@@ -13,7 +13,7 @@ from contextlib import suppress
 from pipeline.errors import InputError, NotFoundError, StudyError
 from pipeline.home import Home
 from pipeline.study.reporter import say
-from pipeline.tracking.experiments import find_by_name, home_experiments
+from pipeline.tracking.experiments import find_by_name, home_experiments, settle_move
 from pipeline.tracking.views import TAG, VIEWS, page, studies_page
 from pipeline.workers import handle_signals
 
@@ -28,7 +28,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     Raises:
         NotFoundError: the home has no tracking store yet, or no such study.
         InputError: the port is taken.
-        StudyError: the server did not start, or it ended without being asked to.
+        StudyError: the server did not start, it ended unasked, or a moved home left its artifacts behind.
     """
     page, lines = _pages(home, study)
     if not home.local_tracking:
@@ -36,6 +36,7 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         say("\n".join(["the tracking server has its own UI", *(f"{what}: {base}{where}" for what, where in lines)]))
         return
     port = _free(port)
+    settle_move(home)  # the server finds pictures by the stored paths
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.tracking_uri]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # The server's job runners, for evaluating language models, would be eight more processes.

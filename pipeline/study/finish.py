@@ -21,7 +21,16 @@ from pipeline.evaluation.panel import panel as draw
 from pipeline.search.records import EndedTrial, Summary
 from pipeline.study.session import Session
 from pipeline.tracking.models import WEIGHTS_TAG, model_weights
-from pipeline.tracking.runs import PANEL, PANEL_FILE, RESTORED, Tracking, best_figures, restorer_of, weights_of
+from pipeline.tracking.runs import (
+    PANEL,
+    PANEL_FILE,
+    RESTORED,
+    Tracking,
+    best_figures,
+    restorer_of,
+    same_value,
+    weights_of,
+)
 from pipeline.training.checkpoint import found
 from pipeline.workers import Raised, Returned, ThisProcess
 
@@ -52,11 +61,10 @@ def finish(
     images = {(PANEL, epoch): image for epoch, image in (panels or {}).items()}
     files: dict[str, bytes | np.ndarray] = {}
     tags: dict[str, str] = {}
-    if trial.state == "COMPLETE":
-        run = None if new else tracking.read(run_id)
-        if run is None or tracking.weights_problem(run, summary.weights_sha256):
-            files[WEIGHTS_FILE] = weights = _weights(session, trial, folder, on_thread)
-            tags[WEIGHTS_TAG] = hashlib.sha256(weights).hexdigest()
+    run = None if new else tracking.read(run_id)
+    if trial.state == "COMPLETE" and (run is None or tracking.weights_problem(run, summary.weights_sha256)):
+        files[WEIGHTS_FILE] = weights = _weights(session, trial, folder, on_thread)
+        tags[WEIGHTS_TAG] = hashlib.sha256(weights).hexdigest()
     if panel is None and summary.metrics:
         panel = tracking.panel(run_id, summary.best_epoch)
     if panel is None and trial.state == "COMPLETE":
@@ -69,7 +77,9 @@ def finish(
         images[RESTORED, 0], files[PANEL_FILE] = pictures(session, name, panel, summary.metrics, summary.best_epoch)
     tracking.log_images(run_id, images, look_first=not new)
     tracking.log_files(run_id, files)
+    logged = run.metrics if run else {}
     figures = end_figures(session, summary) if summary.metrics else {}
+    figures = {key: value for key, value in figures.items() if not same_value(logged.get(key), value)}
     tracking.end(run_id, trial.state, summary.reason, results, figures, trial.ended.timestamp(), tags)
     session.home.remove(folder)
 

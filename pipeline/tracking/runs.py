@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -92,6 +93,7 @@ class Tracking:
         self.home, self.experiment_id = experiment.home, experiment.experiment_id
         self.models = LoggedModels(experiment)
         self._client = experiment.client
+        self._one_at_a_time = threading.Lock()  # a server refuses a data set that two requests add at once
 
     def run(
         self,
@@ -133,7 +135,8 @@ class Tracking:
         # The store takes at most 36 characters of digest; the run's tags have all of it.
         source, profile = json.dumps({"name": data.name}), json.dumps(data.sizes)
         dataset = entities.Dataset(data.name, data.digest[:32], "local", source, profile=profile)
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        with self._one_at_a_time:
+            self._client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
     @waits
     def find(self, uid: str, deleted: bool = False) -> StoredRun | None:

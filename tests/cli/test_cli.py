@@ -291,15 +291,19 @@ def test_every_command_has_the_common_options(finished: Place) -> None:
     assert study("list", "--home", str(finished.path)).code == 0
 
 
-def test_ui_is_served_on_this_machine_only_and_ends_with_all_its_processes(finished: Place) -> None:
-    command = [str(STUDY), "ui", "small", "--port", "0", "--no-browser", "--home", str(finished.path)]
+def test_ui_is_served_on_this_machine_only_and_ends_with_all_its_processes(finished_copy: Place) -> None:
+    """Of a home that was moved, whose pictures it shows."""
+    [trial, *_] = [r.info.run_id for r in finished_copy.runs("trial") if r.data.tags["trial.state"] == "COMPLETE"]
+    moved = finished_copy.path.rename(finished_copy.path.with_name("moved"))
+    command = [str(STUDY), "ui", "small", "--port", "0", "--no-browser", "--home", str(moved)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert server.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
         assert address is not None
-        with urllib.request.urlopen(f"{address[0]}/health", timeout=60) as reply:
-            assert reply.status == 200
+        picture = f"{address[0]}/get-artifact?path=panel.png&run_uuid={trial}"
+        with urllib.request.urlopen(picture, timeout=60) as reply:
+            assert reply.read().startswith(b"\x89PNG")
         children = _descendants(server.pid)
         assert children
         server.send_signal(signal.SIGINT)

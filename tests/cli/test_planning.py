@@ -20,7 +20,7 @@ def test_a_plan_fits_on_a_page_and_writes_nothing(launcher: Launcher, tmp_path: 
     assert list(tmp_path.iterdir()) == []
     assert len(made.stdout.splitlines()) <= 40
     for words in (
-        "11 parameters",
+        "12 parameters",
         "bottleneck@conv",
         "smallest",
         "largest",

@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from servers import Served
 from studies_for_tests import Place
 
 from pipeline import patience as module
+from pipeline.data import load
 from pipeline.errors import InputError, Interrupted, StudyError
 from pipeline.home import open_home
 from pipeline.patience import Patience
@@ -247,6 +249,22 @@ def test_a_process_that_lost_its_lock_sends_no_request(place: Place) -> None:
         with pytest.raises(StudyError, match="another process"):
             writer.drain(no_words)
     assert "written" not in find_by_name(home, "small").tags
+
+
+@pytest.mark.slow
+def test_runs_are_created_side_by_side_on_a_server(served: Served) -> None:
+    """All name the same data set, which the server must not be asked to add twice at once."""
+    home, data = served.home, load("mnist-5k", served.home.data_dir)
+    opened = [open_tracking(home, f"study-{i}", f"{i}" * 32, "a note", patience_with(home)) for i in range(8)]
+    with closing(Writer(home, lambda: None, lambda: False)) as writer:
+        for tracking in opened:
+            for number in range(4):
+                create = partial(tracking.run, f"uid-{number}", f"run-{number}", {}, {}, data, 1.0, look_first=False)
+                writer.put((tracking.experiment_id, number), create)
+        writer.drain(no_words)
+    for tracking in opened:
+        runs = served.client().search_runs([tracking.experiment_id])
+        assert [[used.dataset.name for used in run.inputs.dataset_inputs] for run in runs] == [["mnist-5k"]] * 4
 
 
 class Clock:
