@@ -10,7 +10,6 @@ start. Then `list`, `show`, `export`, `models`, `list --trainings` and `--help` 
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -73,13 +72,13 @@ def main() -> None:
     begin(arguments)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        file, home = Path(folder) / "start.toml", Path(folder) / "home"
+        file = home = Path(folder) / "start.toml"
         file.write_text(FILE.format(dataset=mnist(arguments.data_dir).name))
         for kind in ("fresh home", "home with judge"):
             found = []
-            for _ in range(arguments.runs + (kind == "fresh home")):  # the first one fills the machine's caches
+            for i in range(arguments.runs + (kind == "fresh home")):  # the first one fills the machine's caches
                 if kind == "fresh home":
-                    shutil.rmtree(home, ignore_errors=True)
+                    home = Path(folder) / f"home-{i}"
                 else:
                     subprocess.run(
                         [*STUDY, "delete", "start", "--yes", "--home", home], check=True, capture_output=True
