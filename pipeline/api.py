@@ -47,7 +47,8 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         from pipeline.results.arrange import arrange
         from pipeline.study.driver import run_to_total
 
-        gc.enable()  # the command turns it off while the libraries are loaded
+        gc.freeze()  # the libraries, which the command loads with the collector off
+        gc.enable()
         arrange(session)
         for text in warm_start_notes(session.search) if not session.search.told() else ():
             session.reporter.note(text)

@@ -483,9 +483,10 @@ class Printed:
 
 
 def study(*arguments: str) -> Printed:
-    """Call the command line in this process."""
+    """Call the command line in this process, which forgets where MLflow kept files as a new process would."""
     from pipeline.cli import app
 
+    _artifact_repos_cache.clear()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

@@ -70,7 +70,8 @@ def finish(
     if panel is None and trial.state == "COMPLETE":
         if on_thread:
             raise CheckpointError(f"trial {trial.number}: the panel of its best epoch is lost")
-        tracking.log_files(run_id, files)  # the model that draws it
+        tracking.log_files(run_id, files)  # the weights that draw it
+        files = {}
         panel = images[PANEL, summary.best_epoch] = _drawn_again(session, trial.number)
     if panel is not None:
         name = session.label(trial.number).name

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 
-from pipeline.config import Choices, ModelConfig, Range, StudyConfig, TrialConfig, Value
+from pipeline.config import Choices, Range, StudyConfig, TrialConfig, Value
 from pipeline.config.catalogue import CATALOGUE
 from pipeline.config.space import key_of
 from pipeline.config.volume import Parameter, combinations, configurations, drawn, parameters
@@ -31,7 +30,7 @@ from pipeline.evaluation.baselines import baseline_names
 from pipeline.evaluation.batches import BATCH
 from pipeline.search import samplers
 from pipeline.study.advice import advice
-from pipeline.training import model as models
+from pipeline.training.model import cost_of
 from pipeline.workers.machine import Device, precision_here, room_for
 from pipeline.workers.process import keep_freed_memory
 
@@ -213,14 +212,7 @@ def _ends(form: Choices | Range) -> list[Value]:
 
 
 def _cost(trial: TrialConfig, data: Dataset) -> dict[str, int]:
-    return _model_cost(trial.model, input_size(data.image_size, trial.degrade), data.image_size)
-
-
-@cache
-def _model_cost(model: ModelConfig, inputs: tuple[int, int], outputs: tuple[int, int]) -> dict[str, int]:
-    """As `models.cost`, without memory for the weights."""
-    with torch.device("meta"):
-        return models.cost(models.build(model, inputs, outputs), inputs)
+    return cost_of(trial.model, input_size(data.image_size, trial.degrade), data.image_size)
 
 
 def _timings(config: StudyConfig, data: Dataset, device: Device) -> tuple[list[Timed], np.ndarray]:

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.config import TrialConfig
 from pipeline.config.outcomes import Checkpoint, EpochResult, Trained
 from pipeline.data.degrade import input_size
-from pipeline.epoch import build_model, history
+from pipeline.epoch import history
 from pipeline.errors import RESUME, CheckpointError, StudyError
 from pipeline.search.ask_tell import OpenTrial
 from pipeline.search.records import EndedTrial, Summary
@@ -30,7 +30,7 @@ from pipeline.tracking.runs import IMAGES_TAG, PANEL
 from pipeline.tracking.uids import CONFIG_TAG
 from pipeline.tracking.writer import Writer
 from pipeline.training.checkpoint import found, load
-from pipeline.training.model import cost
+from pipeline.training.model import cost_of
 
 T = TypeVar("T")
 LATEST = 2  # checkpoints kept of an open trial beside its best
@@ -227,8 +227,8 @@ class TrialRun:
 def open_run(session: Session, writer: Writer, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Have a trial's MLflow run created or found, and replay what an earlier process trained."""
     config = session.trial(trial)
-    folder = session.checkpoints(trial.number)
-    costs = cost(build_model(config, session.data), input_size(session.data.image_size, config.degrade))
+    folder, size = session.checkpoints(trial.number), session.data.image_size
+    costs = cost_of(config.model, input_size(size, config.degrade), size)
     run = TrialRun(session, writer, trial, config, folder, costs, time.time())
     writer.put(trial.number, partial(run.create, resumed))
     run.replay()

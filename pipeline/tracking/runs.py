@@ -240,9 +240,8 @@ class Tracking:
     def lost_pictures(self, run: StoredRun, epoch: int) -> list[str]:
         """Which of its three pictures of the best epoch a run lacks: PANEL, RESTORED, PANEL_FILE."""
         images = _images(run.artifact_uri)
-        files = {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(run.artifact_uri)}
         lost = [key for key, step in ((PANEL, epoch), (RESTORED, 0)) if (key, step) not in images]
-        return lost if PANEL_FILE in files else [*lost, PANEL_FILE]
+        return lost if PANEL_FILE in _names(run.artifact_uri) else [*lost, PANEL_FILE]
 
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
@@ -289,12 +288,11 @@ class Tracking:
         recorded = run.tags.get(WEIGHTS_TAG)
         if not recorded or recorded != (sha256 or recorded):
             return f"its tag {WEIGHTS_TAG} is not that of its weights"
+        if WEIGHTS_FILE not in _names(run.artifact_uri):
+            return f"its {WEIGHTS_FILE} is missing"
         folder = local_path(run.artifact_uri)
         if folder is None:  # verified when it is loaded
-            names = {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(run.artifact_uri)}
-            return None if WEIGHTS_FILE in names else f"its {WEIGHTS_FILE} is missing"
-        if not (folder / WEIGHTS_FILE).is_file():
-            return f"its {WEIGHTS_FILE} is missing"
+            return None
         changed = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() != recorded
         return f"its {WEIGHTS_FILE} was changed" if changed else None
 
@@ -373,13 +371,21 @@ class Tracking:
 
 
 def _images(artifact_uri: str) -> dict[tuple[str, int], str]:
-    """The paths of a run's images by key and step.
-
-    Asked by the run's id, MLflow would also look for the run's models, which takes several times as long.
-    """
-    names = [Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(f"{artifact_uri}/images")]
-    found = {image_key_and_step(name): f"images/{name}" for name in names if name.endswith(".png")}
+    """The paths of a run's images by key and step."""
+    names = [name for name in _names(f"{artifact_uri}/images") if name.endswith(".png")]
+    found = {image_key_and_step(name): f"images/{name}" for name in names}
     return {image: path for image, path in found.items() if image is not None}
+
+
+def _names(uri: str) -> set[str]:
+    """The names of what is in a folder of artifacts, which may be absent.
+
+    MLflow is asked only where a server keeps them, and not by the run's id: it would also look for the run's models.
+    """
+    folder = local_path(uri)
+    if folder is None:
+        return {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(uri)}
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _points(results: Iterable[EpochResult]) -> list[Metric]:

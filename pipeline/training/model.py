@@ -7,13 +7,13 @@ With ``skip`` each layer or level of a decoder also gets the encoder's output of
 (enlarged bicubically if it is smaller) times a learned gain that starts at 0.
 """
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.config.choices import ACTIVATIONS
@@ -137,6 +137,7 @@ def build(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[i
     return AUTOENCODERS[config.layer_type](config, input_size, output_size)
 
 
+WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 AUTOENCODERS: dict[str, Any] = {"linear": LinearAutoencoder, "conv": ConvAutoencoder}
 
 
@@ -162,20 +163,37 @@ def activation(config: ModelConfig) -> nn.Module:
     return getattr(nn, ACTIVATIONS[config.activation])(**arguments)
 
 
+@cache
+def cost_of(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> dict[str, int]:
+    """As `cost`, of the autoencoder that `build` makes; no random numbers are drawn for its weights."""
+    with torch.device("meta"):
+        model = build(config, input_size, output_size)
+    return cost(model.to_empty(device="cpu"), input_size)  # a first product on meta tensors would take a second
+
+
 def cost(model: nn.Module, input_size: tuple[int, int]) -> dict[str, int]:
     """The size of a model and its work per image.
 
     ``parameters`` are trainable numbers; ``multiply_adds`` those of matrix products and convolutions for one image
     (normalisation and activations, a few per cent, are not counted).
     """
+    products = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal products
+        # A weight is used once per place of the output, in a transposed convolution once per place of the input.
+        places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+        products += layer.weight.numel() * places[0, 0].numel()  # type: ignore[operator]
+
     was_training = model.training
     model.eval()
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
+    hooks = [layer.register_forward_hook(count) for layer in model.modules() if isinstance(layer, WEIGHTED)]
+    with torch.no_grad():
         model(torch.zeros(1, 1, *input_size, device=next(model.parameters()).device))
+    for hook in hooks:
+        hook.remove()
     model.train(was_training)
-    parameters = sum(p.numel() for p in model.parameters())
-    return {"parameters": parameters, "multiply_adds": counter.get_total_flops() // 2}  # torch counts each as two
+    return {"parameters": sum(p.numel() for p in model.parameters()), "multiply_adds": products}
 
 
 def _geometric(first: int, last: int, steps: int) -> list[int]:

@@ -55,7 +55,7 @@ NAMED = {
     "tell": ["pipeline.search.ask_tell:Search.tell"],
     "pruner": ["pipeline.search.ask_tell:OpenTrial.report"],
     "window": ["pipeline.study.window:Window.feed"],
-    "model's cost": ["pipeline.study.trial_run:cost", "pipeline.study.trial_run:build_model"],
+    "model's cost": ["pipeline.study.trial_run:cost_of"],
     "end of a trial": ["pipeline.study.trial_run:finish"],
 }
 STUDY = """\

@@ -29,16 +29,14 @@ def rebuild(session: Session, trial: EndedTrial) -> None:
         for epoch, value in trial.reported.items()
     }
     saved, _ = saved_epochs(session, trial)
-    tags = (
-        label.tags
-        | IMAGES_TAG
-        | {
-            "study.name": session.config.name,
-            CONFIG_TAG: config.model_dump_json(),
-            "data.sha256": session.data.digest,
-            **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
-        }
-    )
+    tags = {
+        **label.tags,
+        **IMAGES_TAG,
+        "study.name": session.config.name,
+        CONFIG_TAG: config.model_dump_json(),
+        "data.sha256": session.data.digest,
+        **({} if saved and len(saved) == summary.epochs else {"reconstructed": "true"}),
+    }
     run_id = tracking.run(label.uid, label.name, tags, config.params(), session.data, trial.started.timestamp())
     logged = tracking.epochs(run_id)
     tracking.log_epochs(run_id, [result for result in (results | saved).values() if result.epoch not in logged])
