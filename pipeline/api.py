@@ -58,6 +58,33 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         return publish(session, file, outcome, options.report)
 
 
+def replicate_study(
+    home: Home, name: str, top: int, seeds: int, epochs: int | None, options: Options, reporter: Reporter
+) -> None:
+    """Train the best trials of a study again, each with so many other seeds, and publish the new ranking.
+
+    The data and its splits are the same. Side effects: as of `run_study`, of the study's own experiment. Called again
+    it adds what is missing: an interrupted call is resumed, and with more trials or seeds the result is as if they had
+    been asked at once.
+
+    Args:
+        top: how many, the best by the value of their single training, whatever replicates there are.
+        seeds: of each; at least two, since one has no spread.
+        epochs: for so many, with the schedule stretched, in place of the study's.
+
+    Raises:
+        NotFoundError: there is no such study.
+        InputError: no trial is complete, bad arguments or data, or the study is being run; nothing was written.
+        Interrupted, StudyError: as `run_study`.
+    """
+    from pipeline.study.replicate import replicated
+
+    with replicated(home, name, top, seeds, epochs, options, reporter) as session:
+        from pipeline.results.publish import publish_again
+
+        publish_again(session, options.report)
+
+
 @dataclass(frozen=True, repr=False)
 class Study:
     """A study that has been run, to be looked at. In a notebook it shows itself as its leaderboard."""

@@ -53,6 +53,12 @@ def _shown(plan: Plan) -> Iterator[RenderableType]:
     if plan.parameters:
         yield make_table(("", "values", "only with"), map(_row, plan.parameters), wrap=("values", "only with"))
 
+    first = [counted(len(config.enqueue), "enqueued configuration")] if config.enqueue else []
+    if warm := config.warm_start:
+        first.append(f"those of the {counted(warm.top, 'best trial')} of {warm.study} that fit this space")
+    if first:
+        yield f"tried first: {', and '.join(first)}"
+
     yield f"\ntimed: {counted(sum(one.steps for one in plan.timed), 'training step')} on {plan.device}"
     headings = ("", "parameters", "multiply-adds", "s an epoch", "with")
     rows = (

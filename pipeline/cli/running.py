@@ -126,17 +126,17 @@ def replicate(
 
     The leaderboard then ranks by the mean. Ctrl-C stops it cleanly; run the same command again to resume.
     """
+    from pipeline.api import replicate_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.results.summary import summarise
     from pipeline.search.studies import load_search
-    from pipeline.study.replicate import replicate as replicate_trials
     from pipeline.study.session import Options
     from pipeline.workers import cluster_at
 
     options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key))
     with open_reporter(quiet, verbose) as reporter:
-        replicate_trials(home, name, top, seeds, epochs, options, reporter)
+        replicate_study(home, name, top, seeds, epochs, options, reporter)
     print_result(leaderboard(summarise(load_search(home, name)), "replicated", max(top, 10)))
     if not quiet:
         print_result(["next:", *next_commands(home, f"show {name}", f"promote {name} --check", f"promote {name}")])

@@ -310,6 +310,32 @@ def restorations(
 
 
 @styled
+def seeds(summary: StudySummary, _: Material | None = None) -> Figure | None:
+    """Each replicated configuration: its seeds, their mean with its interval, and the trial of the search."""
+    found = list(summary.configurations.values())
+    if not found:
+        return None
+    names = [f"trial {each.trial.number}" for each in found]
+    left, height = 0.25 + 0.072 * max(map(len, names)), 1.3 + 0.3 * len(found)
+    figure, axes = axes_of("Other seeds of the best configurations", _named(summary), "", height, left, 0.8)
+    for place, each in enumerate(found):
+        label = [""] * 3 if place else ["a seed", "mean, 95 % interval", "the search's trial"]
+        values = [trial.value for trial in each.seeds.values() if trial.value is not None]
+        points(axes, values, [place] * len(values), label[0], s=16)
+        mean = each.interval
+        axes.plot([mean.low, mean.high], [place + 0.2] * 2, color=COLOURS[6], linewidth=2.5, solid_capstyle="butt")
+        axes.plot(mean.mean, place + 0.2, "D", color=COLOURS[6], markersize=5, label=label[1])
+        points(axes, [summary.value(each.trial)], [place], label[2], INK, marker="x", linewidths=1.4, s=30)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    legend(axes)
+    said = [f"{name} {each.interval.shown(summary.form.decimals)}" for name, each in zip(names, found, strict=True)]
+    figure.set_label(f"Means of {summary.metric} over seeds, 95 % intervals: {'; '.join(said)}.")
+    return figure
+
+
+@styled
 def effect(found: Paired, shown: Effect) -> Figure | None:
     """An effect: each pair's differences by block with their mean and interval, and each level's values."""
     if not shown.pairs:
@@ -388,6 +414,7 @@ FIGURES: dict[str, Callable[[StudySummary, Material], Figure | None]] = {
     "best-so-far": best_so_far,
     "best-over-time": best_over_time,
     "curves": curves,
+    "seeds": seeds,
     "front": front,
     "importances": importances,
     "restorations": restorations,

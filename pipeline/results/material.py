@@ -80,7 +80,7 @@ def gather(home: Home, search: Search, summary: StudySummary, tracking: Tracking
     return Material(
         experiment=search.experiment,
         file=(tracking.text(run.run_id, STUDY_FILES[0]) or "") if run else "",
-        overrides=_overrides(run.tags) if run else (),
+        overrides=stored_overrides(run.tags) if run else (),
         environment=search.environment,
         importances=search.importances(),
         sizes=data.sizes if data else {},
@@ -92,7 +92,7 @@ def gather(home: Home, search: Search, summary: StudySummary, tracking: Tracking
     )
 
 
-def _overrides(tags: Mapping[str, str]) -> list[str]:
+def stored_overrides(tags: Mapping[str, str]) -> list[str]:
     """What --set changed; nothing if somebody edited the tag so that it cannot be read."""
     with suppress(ValueError):
         return shlex.split(tags.get("study.overrides", ""))

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from pipeline.results.arrange import views
 from pipeline.results.drawing import COLOURS, GREY, INK
 from pipeline.results.export import render
 from pipeline.results.figures import plots
-from pipeline.results.material import Material, gather, strips_of
+from pipeline.results.material import Material, gather, stored_overrides, strips_of
 from pipeline.results.notes import NOTE, REPORT_FILE, experiment_note, study_note, trial_note
 from pipeline.results.pictures import contact_sheet
 from pipeline.results.report import LINK_BASE, report
@@ -72,6 +73,16 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         tracking.end(run_id, "COMPLETE")
         search.published = told
     return replace(outcome, report=tracking.local_file(run_id, REPORT_FILE))
+
+
+def publish_again(session: Session, with_report: bool) -> None:
+    """Publish a study whose ranking has changed; one that was never published is left to `study run`."""
+    tracking = session.tracking
+    run = tracking.find(study_run_uid(session.search.uid))
+    text = tracking.text(run.run_id, STUDY_FILES[0]) if run else None
+    if run is not None and text is not None:
+        file = StudyFile(Path(STUDY_FILES[0]), text, tuple(stored_overrides(run.tags)), session.config)
+        publish(session, file, StudyOutcome(session.config, [], {}), with_report)
 
 
 def _report(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:

@@ -157,6 +157,13 @@ class _Page:
     def progress(self) -> str:
         return self._grid(figures.best_so_far, figures.best_over_time, figures.curves)
 
+    def replicates(self) -> str:
+        drawn = figures.seeds(self.summary)
+        if drawn is None:
+            return ""
+        note = "The search chose these trials on the images that it ranks by, so other seeds of them are often worse."
+        return f"<p>{note}</p>{_figure(drawn)}"
+
     def keys(self) -> str:
         note = (
             "Exploratory: the search tried promising values more often or ended trials early, so a difference between "
@@ -281,6 +288,7 @@ SECTIONS: dict[str, Callable[[_Page], str]] = {
     "Pictures": _Page.pictures,
     "Leaderboard": _Page.leaderboard,
     "Progress": _Page.progress,
+    "Replicates": _Page.replicates,
     "Effects": _Page.effects,
     "Searched keys": _Page.keys,
     "Importances": _Page.importances,

@@ -4,6 +4,8 @@ Comes in: a study's name, how many trials, how many seeds. Goes out: replicates,
 Optuna's database and a run in MLflow, nested under its trial's. The driver is the study's own.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,24 +28,11 @@ from pipeline.tracking.uids import replicate_uid
 FROM_TRIAL = ("study.file_sha256", "study.overrides")  # tags of a replicate's run that are those of its trial's
 
 
-def replicate(
+@contextmanager
+def replicated(
     home: Home, name: str, top: int, seeds: int, epochs: int | None, options: Options, reporter: Reporter
-) -> None:
-    """Train the best trials of a study again, each with so many other seeds. The data and its splits are the same.
-
-    Side effects: as of `pipeline.api.run_study`, of the study's own experiment. Called again it adds what is missing:
-    an interrupted call is resumed, and with more trials or seeds the result is as if they had been asked at once.
-
-    Args:
-        top: how many, the best by the value of their single training, whatever replicates there are.
-        seeds: of each; at least two, since one has no spread.
-        epochs: for so many, with the schedule stretched, in place of the study's.
-
-    Raises:
-        NotFoundError: there is no such study.
-        InputError: no trial is complete, bad arguments or data, or the study is being run; nothing was written.
-        Interrupted, StudyError: as `pipeline.api.run_study`.
-    """
+) -> Iterator[Session]:
+    """Train the best trials again, as `pipeline.api.replicate_study`; the session is what is left to work with."""
     home.check_writable()
     search = load_search(home, name)
     check_owner(home, search)
@@ -54,6 +43,7 @@ def replicate(
     with open_session(file, home, options, reporter, train=True) as session:
         repair(examine(session), reporter, session.stop)
         _train(session, keys)
+        yield session
 
 
 def _wanted(search: Search, top: int, seeds: int, epochs: int | None) -> list[Replicate]:
@@ -84,4 +74,4 @@ def _train(session: Session, keys: list[Replicate]) -> None:
     session.reporter.begun(part.config, session.data, [known[key] for key in done], workers.slots, 0.0)
     width = max(session.config.budget.concurrency, workers.slots, len(begun))
     Driver(part, workers, Window(len(missing), width, resumed=range(len(begun)))).run()
-    search.published = None  # so that the next `study run` publishes the new ranking
+    search.published = None  # the ranking is another one now

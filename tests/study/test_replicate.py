@@ -97,6 +97,22 @@ def test_the_leaderboard_ranks_by_the_mean_of_seeds(replicated: Place) -> None:
     assert "the mean of 3 seeds with its 95 % interval" in " ".join(summary.answer())
 
 
+def test_the_new_ranking_is_published(replicated: Place) -> None:
+    summary = summarise(replicated.search())
+    assert replicated.search().published == replicated.search().told()
+    [run] = replicated.runs("study")
+    files = replicated.study_artifacts / run.info.run_id / "artifacts"
+    table = (files / "leaderboard.csv").read_text().splitlines()
+    names, first = (dict(enumerate(line.split(","))) for line in table[:2])
+    row = {name: first[place] for place, name in names.items()}
+    assert (row["number"], row["seeds"]) == (str(summary.ranked[0].number), str(SEEDS))
+    ranks = {run.data.tags["trial.number"]: run.data.tags.get("rank") for run in replicated.runs("trial")}
+    assert [ranks[str(trial.number)] for trial in summary.ranked] == [str(i + 1) for i in range(len(summary.ranked))]
+    page = (files / "report.html").read_text()
+    assert "Other seeds of the best configurations" in page
+    assert (files / "plots" / "seeds.png").stat().st_size > 0
+
+
 def test_called_again_it_adds_only_what_is_missing(replicated_copy: Place) -> None:
     before = facts(replicated_copy)
     replicate(replicated_copy)
