@@ -218,7 +218,6 @@ def promote(
     On the split *select* it must be better than every baseline and than the champion. The test split is read once,
     here; its figures are reported and decide nothing.
     """
-    from pipeline.config.choices import METRICS
     from pipeline.results.promote import check as check_trial
     from pipeline.results.promote import promote as promote_trial
 
@@ -232,13 +231,11 @@ def promote(
         return
     done = promote_trial(home, name, trial, force, reason, margin)
     replaced = f" (before: version {done.replaced})" if done.replaced else ""
-    metric, form = done.verdict.metric, METRICS[done.verdict.metric]
-    baselines = ", ".join(f"{baseline} {form.shown(value)}" for baseline, value in done.baselines.items())
+    figures = [(key, _with_interval(key, done.select[key]), _with_interval(key, done.test[key])) for key in done.test]
     shown = [
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
         *_verdict(done.verdict, done.optimism),
-        f"select: {_with_interval(metric, done.select[metric])} (baselines: {baselines})",
-        "test, read once: " + ", ".join(_with_interval(key, value) for key, value in done.test.items()),
+        make_table(("", "on select", "on test, read once"), figures),
         *_serving(home, name, done.model),
     ]
     print_result(shown, asdict(done), as_json)
@@ -249,26 +246,25 @@ def _verdict(verdict: Verdict, optimism: Optimism | None) -> Iterator[Renderable
     from pipeline.config.choices import METRICS
 
     rows = [(each.rival, verdict.shown(each), each.outcome) for each in verdict.comparisons]
-    yield make_table((f"gain in {verdict.metric} over", "mean and 95 % interval", "so it is"), rows, right=("mean",))
-    yield verdict.text
-    yield f"the gate {verdict.rule}"
+    yield make_table((f"gain in {verdict.metric} over", "mean and 95 % interval", "verdict"), rows, right=("mean",))
+    if verdict.incomparable:
+        yield verdict.incomparable
+    yield f"{verdict.candidate} {'passes' if verdict.passed else 'does not pass'} the gate: {verdict.rule}"
     yield verdict.about_configurations
-    if optimism is not None:
-        flattered = METRICS[verdict.metric].shown(optimism.flattered)
-        others = f"{counted(optimism.baselines, 'baseline')} and {counted(optimism.trials, 'other trial')}"
-        yield (
-            f"val flatters trial {optimism.trial}, the best of the search, by {verdict.metric} {flattered}: val less "
-            f"select, less the same of {others}"
-        )
     if " seed " not in verdict.candidate:
-        yield f"warning: {verdict.candidate} is one seed chosen among many trials; `study replicate` trains others"
+        yield f"{verdict.candidate} is one seed chosen among many trials; `study replicate` trains others"
+    if optimism is not None:
+        form = METRICS[verdict.metric]
+        flattered = form.shown(round(optimism.flattered, form.decimals) + 0.0)
+        others = f"{counted(optimism.baselines, 'baseline')} and {counted(optimism.trials, 'other trial')}"
+        yield f"val flatters trial {optimism.trial}, the best of the search, by {flattered}, beside {others} on select"
 
 
 def _with_interval(metric: str, found: Interval) -> str:
     from pipeline.config.choices import METRICS
-    from pipeline.study.lines import measured
 
-    return f"{measured(metric, found.mean)} {found.shown(METRICS[metric].decimals)}"
+    form = METRICS[metric]
+    return f"{form.shown(found.mean)} {found.shown(form.decimals)}"
 
 
 def _serving(home: Home, study: str, model: str) -> Iterator[str]:

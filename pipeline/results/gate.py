@@ -56,7 +56,7 @@ class Verdict:
     def about_configurations(self) -> str:
         """What can be said of configurations, beyond these weights."""
         if self.configurations is None:
-            return "another seed may differ: the configurations of candidate and champion are not both replicated"
+            return "the intervals are over images, so they hold for these weights; another seed may differ"
         found = self.configurations
         what = "better" if found.outcome == PASSED else found.outcome
         return f"over seeds and images, this configuration against that of {found.rival}: {self.shown(found)}, {what}"
@@ -64,8 +64,9 @@ class Verdict:
     @property
     def rule(self) -> str:
         """What it takes to pass."""
-        least = f" and the mean is at least {self.margin:g}" if self.margin else ""
-        return f"passes where the 95 % interval lies above 0{least}; it is over images, so it holds for these weights"
+        unit = " dB" if METRICS[self.metric].unit == "dB" else ""
+        least = f", and every mean be at least {self.margin:g}{unit}" if self.margin else ""
+        return f"every interval must lie above 0{least}"
 
     @property
     def text(self) -> str:
