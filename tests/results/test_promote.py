@@ -199,7 +199,8 @@ def test_checking_changes_nothing_and_its_exit_code_is_the_verdict_s(finished_co
     )
     assert (passed.code, passed.stderr, passed.lines[-1]) == (0, "", "exit code 0")
     assert (refused.code, refused.stderr, refused.lines[-1]) == (1, "", "exit code 1")
-    assert "are better on select by psnr than bicubic (+" in passed.stdout
+    assert "passes the gate" in passed.stdout
+    assert "does not pass the gate" in refused.stdout
     assert "better, but by less than the margin" in refused.stdout
     document = json.loads(study("promote", "small", "--check", "--json", *home).stdout)
     assert document["passed"]
