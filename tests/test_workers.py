@@ -99,7 +99,7 @@ def test_memory_freed_by_one_step_is_reused_by_the_next(count: int, needs: Needs
     pool.submit("pages", tasks.count_page_faults)
     pages = next_outcome(pool).result
     pool.close()
-    assert pages < 3 * 8 * 4096  # 20 * 8 * 4096 if the memory went back to the system at every step
+    assert pages < 10 * 8 * 4096  # 20 * 8 * 4096 if the memory went back to the system at every step
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
