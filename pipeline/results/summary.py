@@ -264,4 +264,6 @@ def summarise(search: Search) -> StudySummary:
     """Read a study once."""
     from pipeline.search.replicates import stored_replicates
 
-    return StudySummary(search.config, search.records(), search.baselines, search.facts, stored_replicates(search))
+    records = search.records()
+    replicates = stored_replicates(search, records)
+    return StudySummary(search.config, records, search.baselines, search.facts, replicates)

@@ -33,10 +33,15 @@ class Replicate:
         return f"{PREFIX}{self.trial}.{self.epochs}.{self.seed}"
 
 
-def stored_replicates(search: Search) -> dict[Replicate, EndedTrial]:
-    """Every replicate that has ended, by trial, epochs and seed; as an `EndedTrial` it has its trial's number."""
-    trials = {trial.number: trial for trial in ended(search.records())}
+def stored_replicates(search: Search, records: Sequence[StoredTrial] | None = None) -> dict[Replicate, EndedTrial]:
+    """Every replicate that has ended, by trial, epochs and seed; as an `EndedTrial` it has its trial's number.
+
+    ``records`` are those of ``search`` where they were read already.
+    """
     entries = {_key(name): entry for name, entry in search.attributes().items() if name.startswith(PREFIX)}
+    if not entries:  # as of most studies, whose trials need not be read then
+        return {}
+    trials = {trial.number: trial for trial in ended(search.records() if records is None else records)}
     return {key: _ended(key.trial, trials[key.trial], entries[key]) for key in sorted(entries) if key.trial in trials}
 
 

@@ -209,10 +209,11 @@ def recorded_weights(home: Home, tags: Mapping[str, str]) -> str:
 
     uid = tags.get("trial.uid", "")
     for search in load_searches(home, tags.get("study.name", "")):
-        known = {trial_uid(search.uid, trial.number): trial for trial in ended(search.records())}
+        records = search.records()
+        known = {trial_uid(search.uid, trial.number): trial for trial in ended(records)}
         known |= {
             replicate_uid(search.uid, key.trial, key.epochs, key.seed): trial
-            for key, trial in stored_replicates(search).items()
+            for key, trial in stored_replicates(search, records).items()
         }
         if uid in known and known[uid].summary.weights_sha256:
             return known[uid].summary.weights_sha256
