@@ -47,8 +47,9 @@ def run_study(file: StudyFile, home: Home, options: Options, reporter: Reporter)
         from pipeline.results.arrange import arrange
         from pipeline.study.driver import run_to_total
 
-        gc.freeze()  # the libraries, which the command loads with the collector off
-        gc.enable()
+        if not gc.isenabled():  # the command loads the libraries without it, and they are not to be looked through
+            gc.freeze()
+            gc.enable()
         arrange(session)
         for text in warm_start_notes(session.search) if not session.search.told() else ():
             session.reporter.note(text)

@@ -288,11 +288,11 @@ class Tracking:
         recorded = run.tags.get(WEIGHTS_TAG)
         if not recorded or recorded != (sha256 or recorded):
             return f"its tag {WEIGHTS_TAG} is not that of its weights"
-        if WEIGHTS_FILE not in _names(run.artifact_uri):
-            return f"its {WEIGHTS_FILE} is missing"
         folder = local_path(run.artifact_uri)
         if folder is None:  # verified when it is loaded
-            return None
+            return None if WEIGHTS_FILE in _names(run.artifact_uri) else f"its {WEIGHTS_FILE} is missing"
+        if not (folder / WEIGHTS_FILE).is_file():
+            return f"its {WEIGHTS_FILE} is missing"
         changed = hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest() != recorded
         return f"its {WEIGHTS_FILE} was changed" if changed else None
 

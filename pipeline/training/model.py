@@ -7,7 +7,7 @@ With ``skip`` each layer or level of a decoder also gets the encoder's output of
 (enlarged bicubically if it is smaller) times a learned gain that starts at 0.
 """
 
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -163,7 +163,7 @@ def activation(config: ModelConfig) -> nn.Module:
     return getattr(nn, ACTIVATIONS[config.activation])(**arguments)
 
 
-@cache
+@lru_cache(maxsize=1_000)
 def cost_of(config: ModelConfig, input_size: tuple[int, int], output_size: tuple[int, int]) -> dict[str, int]:
     """As `cost`, of the autoencoder that `build` makes; no random numbers are drawn for its weights."""
     with torch.device("meta"):
