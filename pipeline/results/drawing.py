@@ -133,6 +133,24 @@ def log_axis(axes: Axes, values: Sequence[float], form: Any = None) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+def room_for(names: Sequence[str]) -> float:
+    """The room to the left of axes whose rows have these names."""
+    return 0.25 + 0.072 * max(map(len, names), default=0)
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of axes, the first at the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+
+
+def interval(axes: Axes, row: float, low: float, estimate: float, high: float, label: str = "") -> None:
+    """An estimate and its interval in a row."""
+    axes.plot([low, high], [row, row], color=COLOURS[6], linewidth=2.5, solid_capstyle="butt")
+    axes.plot(estimate, row, "D", color=COLOURS[6], markersize=5, label=label)
+
+
 def legend(axes: Axes, **settings: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:

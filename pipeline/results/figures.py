@@ -30,12 +30,15 @@ from pipeline.results.drawing import (
     MANY,
     WIDTH,
     axes_of,
+    interval,
     legend,
     log_axis,
+    name_rows,
     note,
     placed,
     png,
     points,
+    room_for,
     rug,
     styled,
 )
@@ -214,8 +217,8 @@ def importances(_: StudySummary, material: Material) -> Figure | None:
     if not material.importances:
         return None
     names, shares = list(material.importances), list(material.importances.values())
-    height, left = 0.8 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names))
-    figure, axes = axes_of("Importance of each key", "share (PED-ANOVA)", "", height, left, 0.45)
+    height = 0.8 + 0.27 * len(names)
+    figure, axes = axes_of("Importance of each key", "share (PED-ANOVA)", "", height, room_for(names), 0.45)
     bars = axes.barh(names[::-1], shares[::-1], color=COLOURS[0], height=0.65)
     axes.bar_label(bars, [f"{share:.2f}" for share in shares[::-1]], padding=3, fontsize=8)
     axes.set_xlim(0, max(shares) * 1.15 or 1)
@@ -316,19 +319,15 @@ def seeds(summary: StudySummary, _: Material | None = None) -> Figure | None:
     if not found:
         return None
     names = [f"trial {each.trial.number}" for each in found]
-    left, height = 0.25 + 0.072 * max(map(len, names)), 1.3 + 0.3 * len(found)
-    figure, axes = axes_of("Other seeds of the best configurations", _named(summary), "", height, left, 0.8)
+    height = 1.3 + 0.3 * len(found)
+    figure, axes = axes_of("Other seeds of the best configurations", _named(summary), "", height, room_for(names), 0.8)
     for place, each in enumerate(found):
         label = [""] * 3 if place else ["a seed", "mean, 95 % interval", "the search's trial"]
         values = [trial.value for trial in each.seeds.values() if trial.value is not None]
         points(axes, values, [place] * len(values), label[0], s=16)
-        mean = each.interval
-        axes.plot([mean.low, mean.high], [place + 0.2] * 2, color=COLOURS[6], linewidth=2.5, solid_capstyle="butt")
-        axes.plot(mean.mean, place + 0.2, "D", color=COLOURS[6], markersize=5, label=label[1])
+        interval(axes, place + 0.2, each.interval.low, each.interval.mean, each.interval.high, label[1])
         points(axes, [summary.value(each.trial)], [place], label[2], INK, marker="x", linewidths=1.4, s=30)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    name_rows(axes, names)
     legend(axes)
     said = [f"{name} {each.interval.shown(summary.form.decimals)}" for name, each in zip(names, found, strict=True)]
     figure.set_label(f"Means of {summary.metric} over seeds, 95 % intervals: {'; '.join(said)}.")
@@ -343,7 +342,7 @@ def effect(found: Paired, shown: Effect) -> Figure | None:
     form, rows = METRICS[found.metric], max(len(shown.pairs), len(shown.levels))
     figure = Figure((2 * WIDTH, 1.3 + 0.3 * rows))
     labels = [f"{pair.first} - {pair.second}" for pair in shown.pairs]
-    axes = placed(figure, 0, 0.25 + 0.072 * max(map(len, labels)), 0.8)
+    axes = placed(figure, 0, room_for(labels), 0.8)
     axes.set(
         title=f"{shown.key}: paired differences", xlabel=f"difference of {found.metric} ({form.unit}) in each block"
     )
@@ -352,21 +351,16 @@ def effect(found: Paired, shown: Effect) -> Figure | None:
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, pair in enumerate(shown.pairs):
         points(axes, pair.differences.tolist(), _spread(place, found.blocks), "a block" * (place == 0), s=12, alpha=0.6)
-        axes.plot([pair.low, pair.high], [place, place], color=COLOURS[6], linewidth=2.5, solid_capstyle="butt")
-        axes.plot(pair.mean, place, "D", color=COLOURS[6], markersize=5, label="" if place else "mean, 95 % interval")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+        interval(axes, place, pair.low, pair.mean, pair.high, "" if place else "mean, 95 % interval")
+    name_rows(axes, labels)
     legend(axes)
     names = [level.name for level in shown.levels]
-    axes = placed(figure, 1, 0.25 + 0.072 * max(map(len, names)), 0.8)
+    axes = placed(figure, 1, room_for(names), 0.8)
     axes.set(title=f"{shown.key}: values", xlabel=f"val {found.metric} ({form.unit})")
     for place, level in enumerate(shown.levels):
         points(axes, level.values.tolist(), _spread(place, found.blocks), s=12, alpha=0.6)
         axes.plot([level.mean] * 2, [place - 0.33, place + 0.33], color=COLOURS[6], linewidth=2)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+    name_rows(axes, names)
     said = [
         f"{label} {pair.mean:.3f} [{pair.low:.3f}, {pair.high:.3f}]"
         for label, pair in zip(labels, shown.pairs, strict=True)
@@ -384,17 +378,12 @@ def _spread(place: float, count: int) -> list[float]:
 def shares(found: Unguided) -> Figure | None:
     """The share of the variance that each key explains, with its interval."""
     names = [key.key for key in found.keys]
-    height, left = 0.9 + 0.27 * len(names), 0.25 + 0.072 * max(map(len, names), default=0)
-    figure, axes = axes_of("What each key explains", "omega squared, 95 % interval", "", height, left, 0.5)
+    height = 0.9 + 0.27 * len(names)
+    figure, axes = axes_of("What each key explains", "omega squared, 95 % interval", "", height, room_for(names), 0.5)
     for place, key in enumerate(found.keys):
-        axes.plot(
-            [key.share.low, key.share.high], [place, place], color=COLOURS[6], linewidth=2.5, solid_capstyle="butt"
-        )
-        axes.plot(key.share.estimate, place, "D", color=COLOURS[6], markersize=5)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+        interval(axes, place, key.share.low, key.share.estimate, key.share.high)
+    name_rows(axes, names)
     axes.set_xlim(0, 1)
-    axes.grid(visible=False, axis="y")
     said = [f"{k.key} {k.share.estimate:.3f} [{k.share.low:.3f}, {k.share.high:.3f}]" for k in found.keys]
     figure.set_label(f"Share of the variance of {found.metric} that each key explains: {', '.join(said)}.")
     return figure

@@ -69,12 +69,11 @@ def gather(home: Home, search: Search, summary: StudySummary, tracking: Tracking
         StudyError: a database cannot be read.
     """
     run = tracking.find(study_run_uid(search.uid))
-    metric = "psnr" if METRICS[summary.metric].needs_judge else summary.metric
     restored: Mapping[str, Sequence[Restored]] = {}
     data, missing = _data(home, summary)
     if data is not None and summary.best is not None:
         try:
-            restored = _restored(summary, summary.best, data, tracking, metric)
+            restored = _restored(summary, summary.best, data, tracking, summary.image_metric)
         except TrackingError as error:
             missing = str(error)
     return Material(
@@ -87,7 +86,7 @@ def gather(home: Home, search: Search, summary: StudySummary, tracking: Tracking
         image_size=data.image_size if data else None,
         strips=strips_of(summary, search.uid, tracking),
         restored=restored,
-        image_metric=metric,
+        image_metric=summary.image_metric,
         missing=missing,
     )
 

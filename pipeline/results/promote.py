@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.config import StudyConfig
-from pipeline.config.choices import METRICS
+from pipeline.config.choices import METRICS, worth
 from pipeline.data import Dataset, load, load_test
 from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
@@ -344,10 +344,9 @@ def _class_kept(case: _Case) -> dict[str, float]:
 
 def _worst(case: _Case) -> np.ndarray:
     """The images of *select* that a candidate restores worst, the worst first, as a labelled panel."""
-    metric = case.config.objective.metric
-    metric = "psnr" if METRICS[metric].needs_judge else metric
+    metric = case.summary.image_metric
     figures = case.scores.figures(metric)
-    order = np.argsort(figures if METRICS[metric].direction == "maximize" else -figures, kind="stable")
+    order = np.argsort(worth(figures, METRICS[metric].better), kind="stable")
     chosen = order[:PANEL_IMAGES].tolist()
     values = ", ".join(METRICS[metric].shown(figures[index], False) for index in chosen)
     drawn = panel(case.restore, case.data.select, case.config.degrade, "select", chosen=chosen)

@@ -93,6 +93,11 @@ class StudySummary:
         return f"val/{self.metric}"
 
     @property
+    def image_metric(self) -> str:
+        """The metric that orders single images: the objective, unless that only says yes or no of an image."""
+        return "psnr" if self.form.needs_judge else self.metric
+
+    @property
     def form(self) -> Metric:
         """Unit, decimals and direction of the objective."""
         return METRICS[self.metric]
