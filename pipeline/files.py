@@ -1,5 +1,8 @@
 """Files: written completely or not at all, found below a folder, read by their header. Imports only `errors`."""
 
+from __future__ import annotations
+
+import io
 import json
 import os
 import sqlite3
@@ -7,8 +10,12 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import InputError, StudyError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def walk(
@@ -27,6 +34,15 @@ def walk(
         seen.add(real)
         folders.sort()
         yield here, folders, names
+
+
+def png(image: np.ndarray, **how: int) -> bytes:
+    """Grey or RGB pixels, uint8, as a PNG file; ``how`` is Pillow's: ``compress_level``, or ``optimize``."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(image).save(content, "PNG", **how)
+    return content.getvalue()
 
 
 def check_output(path: Path, formats: Collection[str]) -> None:

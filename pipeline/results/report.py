@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
@@ -17,11 +16,11 @@ from itertools import takewhile
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from pipeline.config import ByKey, Range
 from pipeline.config.forms import Dimension
 from pipeline.errors import StudyError
+from pipeline.files import png
 from pipeline.results import figures
 from pipeline.results.drawing import svg
 from pipeline.results.effects import effects
@@ -341,9 +340,7 @@ def _strips(what: str, rows: Iterable[tuple[str, np.ndarray, str]]) -> str:
 
 def _png(pixels: np.ndarray) -> str:
     """Grey pixels as a PNG in a data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(png(pixels, optimize=True)).decode()}"
 
 
 def _figure(figure: Figure) -> str:

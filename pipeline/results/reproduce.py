@@ -3,7 +3,6 @@
 What comes in: a run id. What goes out: a `Reproduction` or an `Evaluation`. Imports no optuna.
 """
 
-import io
 import json
 import math
 import tempfile
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from pydantic import ValidationError
 
 from pipeline.config import TrialConfig
@@ -23,7 +21,7 @@ from pipeline.evaluation.batches import threads, without_gradients
 from pipeline.evaluation.judge import Judge, judge_of
 from pipeline.evaluation.panel import labelled, panel_title
 from pipeline.evaluation.scores import validation
-from pipeline.files import check_output, write_output
+from pipeline.files import check_output, png, write_output
 from pipeline.home import Home
 from pipeline.provenance import git_state, hardware, versions
 from pipeline.tracking.models import WEIGHTS_TAG, recorded_weights
@@ -114,10 +112,8 @@ def evaluate(home: Home, run_id: str, picture: Path | None = None) -> Evaluation
         figures, panel = validation(without_gradients(model), data, config.degrade, judge_of(data, home.judges))
     best = stored.best_epoch
     if picture is not None:
-        content = io.BytesIO()
         title = panel_title(stored.name, stored.tags.get("study.name", "?"), figures, best)
-        Image.fromarray(labelled(panel, title)).save(content, format="PNG")
-        write_output(picture, content.getvalue())
+        write_output(picture, png(labelled(panel, title)))
     histories = metric_histories(home, stored)
     recorded = {name: histories[name][best] for name in figures if best in histories.get(name, {})}
     return Evaluation(stored.name, best, figures, recorded)

@@ -5,7 +5,6 @@ every other file the reason why it was skipped. May not import mlflow.
 """
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pipeline.data.sets import to_float
 from pipeline.errors import DataError, InputError
 from pipeline.evaluation.batches import Restore, threads, without_gradients
 from pipeline.evaluation.panel import grid, labelled, to_pixels
-from pipeline.files import walk, write_output
+from pipeline.files import png, walk, write_output
 from pipeline.home import Home
 from pipeline.seeds import derive_seed
 from pipeline.study.reporter import one_line
@@ -174,11 +173,5 @@ def _restored(restorer: PictureRestorer, planned: Restored | Skipped) -> Restore
         (planned.restored, to_pixels(restored[0, 0])),
         (planned.compared, labelled(compared, title, list(rows))),
     ):
-        write_output(path, _png(pixels))
+        write_output(path, png(pixels))
     return planned
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "PNG")
-    return content.getvalue()

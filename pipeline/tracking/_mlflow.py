@@ -16,6 +16,8 @@ from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 
 # Columns of MLflow's database that hold absolute URIs of artifacts.
+from pipeline.files import png
+
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -66,10 +68,4 @@ def image_files(key: str, image: np.ndarray, step: int) -> dict[str, bytes]:
     name = f"{key}+step+{step}+timestamp+{time.time_ns() // 1_000_000}+{uuid.uuid4()}"
     picture, preview = Image.fromarray(image), BytesIO()
     compress_image_size(picture).save(preview, "webp", method=0)
-    return {f"{name}.png": png(image), f"{name}+compressed.webp": preview.getvalue()}
-
-
-def png(image: np.ndarray) -> bytes:
-    file = BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+    return {f"{name}.png": png(image, compress_level=1), f"{name}+compressed.webp": preview.getvalue()}

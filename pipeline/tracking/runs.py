@@ -28,10 +28,10 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.config.outcomes import WEIGHTS_FILE, EpochResult
 from pipeline.errors import NotFoundError, TrackingError
-from pipeline.files import write_files
+from pipeline.files import png, write_files
 from pipeline.home import Home
 from pipeline.patience import Patience
-from pipeline.tracking._mlflow import image_files, image_key_and_step, png
+from pipeline.tracking._mlflow import image_files, image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
 from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
 from pipeline.tracking.registry import RegisteredVersion, every_version
@@ -267,7 +267,8 @@ class Tracking:
     @waits
     def log_files(self, run_id: str, files: Mapping[str, bytes | np.ndarray]) -> None:
         """Log artifacts by their paths, pictures as PNG; of one path the last stays."""
-        self._log_files(run_id, {path: png(x) if isinstance(x, np.ndarray) else x for path, x in files.items()})
+        encoded = {path: png(x, compress_level=1) if isinstance(x, np.ndarray) else x for path, x in files.items()}
+        self._log_files(run_id, encoded)
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
         if files:
