@@ -323,8 +323,10 @@ def _promoted(tags: Mapping[str, str]) -> str:
 
 
 def _why(tags: Mapping[str, str]) -> str:
+    from pipeline.tracking.registry import STATUS_TAG
+
     forced = "forced" if tags.get("forced") == "true" else "passed the gate"
-    status = "" if tags.get("validation_status", "approved") == "approved" else f", {tags['validation_status']}"
+    status = "" if tags.get(STATUS_TAG, "approved") == "approved" else f", {tags[STATUS_TAG]}"
     reason = f": {tags['reason']}" if tags.get("reason") else ""
     return f"{forced}{status}{reason}"
 

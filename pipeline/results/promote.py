@@ -26,6 +26,7 @@ from pipeline.evaluation.scores import Scores, evaluate
 from pipeline.home import Home
 from pipeline.results.card import WORST_FILE, card
 from pipeline.results.gate import Verdict, compared, judge_candidate
+from pipeline.results.material import trial_restorer
 from pipeline.results.replication import (
     Optimism,
     champion_configuration,
@@ -188,6 +189,14 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
 
     restore = without_gradients(restorer_of(run, sha256))
     scores, metric = scored(restore), config.objective.metric
+    known = {sha256: scores}
+
+    def scored_trial(trial: EndedTrial, tracking: Tracking) -> Scores:
+        digest = trial.summary.weights_sha256
+        if digest not in known:
+            known[digest] = scored(without_gradients(trial_restorer(tracking, trial)))
+        return known[digest]
+
     names = baseline_names(config.degrade, data.image_size)
     baselines = {name: scored(baseline(name, data, config.degrade)) for name in names}
     rivals = {name: each.figures(metric) for name, each in baselines.items()}
@@ -204,10 +213,9 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
         other = champion_configuration(home, champion) if own and not incomparable else None
         if own is not None and other is not None and other[1].trial.summary.run_id != own.trial.summary.run_id:
             name, theirs, there = other
-            figures = seeds_on_select(own.seeds.values(), tracking, scored, metric)
-            gain = configurations_compared(
-                figures, seeds_on_select(theirs.seeds.values(), there, scored, metric), summary.sign
-            )
+            figures = seeds_on_select(own.seeds.values(), tracking, scored_trial, metric)
+            others = seeds_on_select(theirs.seeds.values(), there, scored_trial, metric)
+            gain = configurations_compared(figures, others, summary.sign)
             configurations = compared(name, gain)
     verdict = judge_candidate(label, metric, scores.figures(metric), rivals, margin, incomparable)
     verdict = replace(verdict, configurations=configurations)
@@ -224,7 +232,7 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
         scores=scores,
         baselines=baselines,
         verdict=verdict,
-        optimism=optimism(summary, tracking, scored, baselines),
+        optimism=optimism(summary, tracking, scored_trial, baselines),
     )
 
 

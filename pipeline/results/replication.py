@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.errors import TrackingError
-from pipeline.evaluation.batches import Restore, without_gradients
 from pipeline.evaluation.intervals import Figures, Interval, configurations_interval
 from pipeline.evaluation.scores import Scores
 from pipeline.home import Home
-from pipeline.results.material import trial_restorer
 from pipeline.results.summary import Configuration, StudySummary, summarise
 from pipeline.search.records import EndedTrial, ranked
 from pipeline.search.studies import load_searches
@@ -24,7 +22,7 @@ from pipeline.tracking.runs import Tracking, read_tracking
 
 MOST_OTHERS = 20  # trials that were not chosen, at even distances in the ranking: each is restored and scored
 
-Score = Callable[[Restore], Scores]
+ScoreTrial = Callable[[EndedTrial, Tracking], Scores]  # on *select*; TrackingError if the weights are lost
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Optimism:
 
 
 def optimism(
-    summary: StudySummary, tracking: Tracking, score: Score, baselines: Mapping[str, Scores]
+    summary: StudySummary, tracking: Tracking, score: ScoreTrial, baselines: Mapping[str, Scores]
 ) -> Optimism | None:
     """The optimism of the trial with the best value; None where there is nothing to compare it with.
 
@@ -61,10 +59,9 @@ def optimism(
     return Optimism(winner.number, flattered, len(gaps) - of_baselines, of_baselines)
 
 
-def _gap(summary: StudySummary, trial: EndedTrial, tracking: Tracking, score: Score) -> float:
+def _gap(summary: StudySummary, trial: EndedTrial, tracking: Tracking, score: ScoreTrial) -> float:
     """A trial's objective on val less that on *select*."""
-    select = score(without_gradients(trial_restorer(tracking, trial))).summary()
-    return summary.value(trial) - select[summary.metric]
+    return summary.value(trial) - score(trial, tracking).summary()[summary.metric]
 
 
 def champion_configuration(home: Home, version: RegisteredVersion) -> tuple[str, Configuration, Tracking] | None:
@@ -79,9 +76,9 @@ def champion_configuration(home: Home, version: RegisteredVersion) -> tuple[str,
     return None
 
 
-def seeds_on_select(trials: Iterable[EndedTrial], tracking: Tracking, score: Score, metric: str) -> Figures:
+def seeds_on_select(trials: Iterable[EndedTrial], tracking: Tracking, score: ScoreTrial, metric: str) -> Figures:
     """The figures of replicates by image, ``[seeds, images]``. Raises TrackingError if weights are lost."""
-    return np.stack([score(without_gradients(trial_restorer(tracking, t))).figures(metric) for t in trials])
+    return np.stack([score(trial, tracking).figures(metric) for trial in trials])
 
 
 def configurations_compared(first: Figures, second: Figures, sign: int) -> Interval:
