@@ -127,10 +127,11 @@ class Driver:
                     slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._writer.step()
-                self._record_and_open()
-                outcome = self.workers.wait(0.0 if self._finished or self._possible() else 0.2)
-                if outcome is not None:
+                outcome = self.workers.wait(0.0 if self._possible() else 0.2)
+                if outcome is not None:  # first of all, since a worker waits for its next epoch
                     self._handle(self._event(outcome))
+                elif self._possible():
+                    self._record_or_open()
             self._writer.drain(self._session.reporter.note)
             self._writer.close()
         except BaseException as error:
@@ -179,17 +180,16 @@ class Driver:
             return bool(self._runs[action.number].run_id)
         return action is not None and len(self._recorded) <= self._session.config.budget.concurrency
 
-    def _record_and_open(self) -> None:
-        """Record the trials that are next and open one: not more between two looks at the workers."""
-        while self._possible():
-            action = self._next.popleft()
-            if isinstance(action, w.Open):
-                self._handle(self._open(action))
-                return
-            run = self._runs[action.number]
-            run.record(action.end, partial(self._recorded.pop, action.number, None))
-            self._recorded[action.number] = self._runs.pop(action.number)
-            self._session.search.elapsed = time.perf_counter() - self._zero
+    def _record_or_open(self) -> None:
+        """Record or open the trial that is next."""
+        action = self._next.popleft()
+        if isinstance(action, w.Open):
+            self._handle(self._open(action))
+            return
+        run = self._runs[action.number]
+        run.record(action.end, partial(self._recorded.pop, action.number, None))
+        self._recorded[action.number] = self._runs.pop(action.number)
+        self._session.search.elapsed = time.perf_counter() - self._zero
 
     def _open(self, action: w.Open) -> w.Event:
         session, number = self._session, action.number
