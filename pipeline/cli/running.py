@@ -30,6 +30,7 @@ from pipeline.study.reporter import say, split_sizes
 if TYPE_CHECKING:
     from pipeline.config import StudyFile
     from pipeline.study.single import Origin
+    from pipeline.workers import Cluster
 
 
 WorkersOption = Annotated[
@@ -65,11 +66,7 @@ def run(
 
     study_file = _starting(lambda: load_study_file(file, overrides or (), name, trials), quiet, verbose)
 
-    from pipeline.workers import cluster_at, preload
-
-    scheduler = cluster_at(cluster, tls_ca, tls_cert, tls_key)
-    if scheduler is None and workers != 0:
-        preload()  # while this process loads its own libraries
+    scheduler = _scheduler(workers, cluster, tls_ca, tls_cert, tls_key)
 
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
@@ -126,15 +123,17 @@ def replicate(
 
     The leaderboard then ranks by the mean. Ctrl-C stops it cleanly; run the same command again to resume.
     """
+    _say_starting(name, quiet, verbose)
+    scheduler = _scheduler(workers, cluster, tls_ca, tls_cert, tls_key)
+
     from pipeline.api import replicate_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
     from pipeline.results.summary import summarise
     from pipeline.search.studies import load_search
     from pipeline.study.session import Options
-    from pipeline.workers import cluster_at
 
-    options = Options(workers, cluster_at(cluster, tls_ca, tls_cert, tls_key))
+    options = Options(workers, scheduler)
     with open_reporter(quiet, verbose) as reporter:
         replicate_study(home, name, top, seeds, epochs, options, reporter)
     print_result(leaderboard(summarise(load_search(home, name)), "replicated", max(top, 10)))
@@ -187,13 +186,30 @@ def train(
 
 
 def _starting(read: Callable[[], StudyFile], quiet: bool, verbose: bool) -> StudyFile:
-    """The study file; says that its study is starting, since the libraries need seconds to load."""
+    """The study file; says that its study is starting."""
+    study_file = read()
+    _say_starting(study_file.config.name, quiet, verbose)
+    return study_file
+
+
+def _say_starting(name: str, quiet: bool, verbose: bool) -> None:
+    """Said first, since the libraries need seconds to load."""
     if quiet and verbose:
         raise InputError("--quiet and --verbose exclude each other")
-    study_file = read()
     if not quiet:
-        say(f"study {study_file.config.name}: starting")
-    return study_file
+        say(f"study {name}: starting")
+
+
+def _scheduler(
+    workers: int | None, cluster: str | None, tls_ca: Path | None, tls_cert: Path | None, tls_key: Path | None
+) -> Cluster | None:
+    """The cluster that is named, if any; else workers of this machine start, while this process loads its libraries."""
+    from pipeline.workers import cluster_at, preload
+
+    found = cluster_at(cluster, tls_ca, tls_cert, tls_key)
+    if found is None and workers != 0:
+        preload()
+    return found
 
 
 @command()
