@@ -310,8 +310,8 @@ def test_ui_is_served_on_this_machine_only_and_ends_with_all_its_processes(finis
         assert server.wait(timeout=60) == 0
         assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     finally:
-        server.kill()
-        server.communicate()
+        server.send_signal(signal.SIGINT)  # killed, it would leave the processes of its server
+        server.communicate(timeout=60)
 
 
 def test_ui_of_a_home_without_studies_is_refused(tmp_path: Path) -> None:
