@@ -37,7 +37,7 @@ def effects(
 
     search = find_study(home, name)
     summary = summarise(search)
-    found = find(summary, search.importances() if summary.exploratory else {}, by or (), metric, margin)
+    found = find(summary, search.importances(), by or (), metric, margin)
     print_result(_shown(found), document(name, found), as_json)
 
 

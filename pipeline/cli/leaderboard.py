@@ -197,7 +197,7 @@ def choices(summary: StudySummary) -> Iterator[RenderableType]:
         for i, c in enumerate(summary.choices(key))
     ]
     headings = ("choice", "value", "n", "median", "best")
-    claim = "exploratory" if summary.exploratory else f"`study effects {summary.name}` compares them"
+    claim = "exploratory" if summary.config.exploratory else f"`study effects {summary.name}` compares them"
     yield f"\n{summary.metric} of the complete trials by choice; {claim}"
     yield make_table(headings, rows, right=headings[2:])
     if left_out := [key for key in space.searched() if key not in listed]:

@@ -178,6 +178,8 @@ def _importances(summary: StudySummary, importances: dict[str, float]) -> Iterat
         yield f"\nimportance for {summary.metric}, exploratory (PED-ANOVA on {complete})"
         rows = [(key, f"{share:.1%}") for key, share in importances.items()]
         yield make_table(("parameter", "share"), rows, right=("share",))
+    elif not summary.config.exploratory:
+        return  # the choices before name `study effects`
     elif ended < IMPORTANCES_FROM:
         yield f"\nimportances: from {IMPORTANCES_FROM} ended trials on; {ended} have ended"
     else:

@@ -215,6 +215,11 @@ class StudyConfig(Frozen):
         return Design(self.space, self.sampler.over, self.enqueue, self.seed)
 
     @property
+    def exploratory(self) -> bool:
+        """Whether the search decides which values are tried more often, or to the end: differences are no claim."""
+        return self.sampler.name == "tpe" or self.pruner.name != "none"
+
+    @property
     def sampling(self) -> str:
         """How trials are drawn: the sampler's name, and what a paired one compares in how many blocks."""
         if self.design is None:

@@ -153,7 +153,7 @@ def effects(
         if margin is None and METRICS[name].unit == "dB":
             margin = MARGIN
         return _paired(summary, design, by, name, margin)
-    if summary.exploratory:
+    if summary.config.exploratory:
         found = {key: share for key, share in importances.items() if not by or key.partition("@")[0] in by}
         return Exploratory(summary.counts["complete"], found)
     return _unguided(summary, by, name)

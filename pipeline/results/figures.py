@@ -146,7 +146,7 @@ def key_panel(summary: StudySummary, key: str) -> Figure | None:
     ranges = [part for part in parts_of(dimension) if isinstance(part, Range)]
     values = [trial.params[key] for trial in (*(trial for trial, _ in trials), *pruned)]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    figure, axes = axes_of(f"{key} (exploratory)" if summary.exploratory else key, "", _named(summary))
+    figure, axes = axes_of(f"{key} (exploratory)" if summary.config.exploratory else key, "", _named(summary))
     if ranges and numbers:
         log = any(part.log for part in ranges)
         axes.set_xlabel(f"{key} (log scale)" if log else key)

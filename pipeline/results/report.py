@@ -167,7 +167,7 @@ class _Page:
         note = (
             "Exploratory: the search tried promising values more often or ended trials early, so a difference between "
             "values is no claim about them."
-            if self.summary.exploratory
+            if self.summary.config.exploratory
             else "Values were drawn at random and every trial was trained to its end, so each had the same chance. "
             "With one seed and few trials per value, differences are still uncertain."
         )
@@ -177,7 +177,7 @@ class _Page:
 
     def effects(self) -> str:
         """What each choice is worth, where the study's design allows a claim."""
-        if self.summary.exploratory:
+        if self.summary.config.exploratory:
             return ""
         try:
             found = effects(self.summary, {})
@@ -189,7 +189,8 @@ class _Page:
 
     def importances(self) -> str:
         if not self.material.importances:
-            return f"<p>{FEW}</p>" if len(self.summary.ended) < IMPORTANCES_FROM else ""
+            few = self.summary.config.exploratory and len(self.summary.ended) < IMPORTANCES_FROM
+            return f"<p>{FEW}</p>" if few else ""
         note = (
             f"How much each key decides whether a trial is among the best tenth (PED-ANOVA, {len(self.summary.ended)} "
             "ended trials). Exploratory: no claim, and not what one value is worth."

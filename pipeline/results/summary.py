@@ -193,11 +193,6 @@ class StudySummary:
         return "" if gap is None else f"{self.form.shown(abs(gap))} {'better' if gap > 0 else 'worse'}"
 
     @property
-    def exploratory(self) -> bool:
-        """Whether the search decided which values were tried more often, or to the end: differences are no claim."""
-        return self.config.sampler.name == "tpe" or self.config.pruner.name != "none"
-
-    @property
     def beating(self) -> dict[str, int]:
         """How many complete trials are better than each baseline."""
         values = [self.sign * self.merit(trial) for trial in self.ranked]

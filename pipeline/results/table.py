@@ -177,7 +177,7 @@ def grouped(summary: StudySummary, key: str) -> Table:
     ]
     caption = f"{sum(choice.trials for choice in choices)} complete trials of study {summary.name} by {key}: "
     caption += f"{summary.metric} of the best epoch on the validation split"
-    caption += "; exploratory, since the search chose the trials" * summary.exploratory
+    caption += "; exploratory, since the search chose the trials" * summary.config.exploratory
     return Table(columns, tuple(rows), f"{caption}{_digest(summary)}")
 
 

@@ -272,9 +272,12 @@ class Search:
     def importances(self) -> dict[str, float]:
         """The share (PED-ANOVA over complete trials) of each parameter in reaching the best tenth, most first.
 
-        A parameter is a searched key, or a part of a split one, such as ``lr@sgd``. Empty where fewer than
-        ``IMPORTANCES_FROM`` trials have ended, and where the complete ones do not differ.
+        A parameter is a searched key, or a part of a split one, such as ``lr@sgd``. Empty where the trials were drawn
+        at random and not pruned, so that their effects can be told, where fewer than ``IMPORTANCES_FROM`` have ended,
+        and where the complete ones do not differ.
         """
+        if not self.config.exploratory:
+            return {}
         trials = self.trials()
         if sum(trial.state.is_finished() for trial in trials) < IMPORTANCES_FROM:
             return {}

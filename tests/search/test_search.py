@@ -462,7 +462,7 @@ def test_enqueued_configurations_survive_a_kill(home: Home) -> None:
 
 
 def test_importances_are_optuna_s_own_with_conditional_and_split_keys(home: Home) -> None:
-    config = configuration("random", "none", budget={"trials": IMPORTANCES_FROM + 5})
+    config = configuration("tpe", "none", budget={"trials": IMPORTANCES_FROM + 5})
     driver = SimulatedDriver(home, config)
     driver.finish()
     importances = driver.search.importances()
@@ -478,17 +478,18 @@ def test_importances_are_optuna_s_own_with_conditional_and_split_keys(home: Home
 
 
 @pytest.mark.parametrize(
-    ("trials", "values"),
+    ("sampler", "trials", "values"),
     [
-        (IMPORTANCES_FROM - 1, lambda number: float(number)),  # too few
-        (IMPORTANCES_FROM, lambda _: 20.0),  # all equal
-        (IMPORTANCES_FROM, lambda _: None),  # none complete
+        ("random", IMPORTANCES_FROM, lambda number: float(number)),  # `study effects` says more
+        ("tpe", IMPORTANCES_FROM - 1, lambda number: float(number)),  # too few
+        ("tpe", IMPORTANCES_FROM, lambda _: 20.0),  # all equal
+        ("tpe", IMPORTANCES_FROM, lambda _: None),  # none complete
     ],
 )
 def test_importances_that_say_nothing_are_left_out(
-    trials: int, values: Callable[[int], float | None], home: Home
+    sampler: str, trials: int, values: Callable[[int], float | None], home: Home
 ) -> None:
-    search = open_search(home, configuration("random", "none", budget={"trials": trials}), UID, FACTS)
+    search = open_search(home, configuration(sampler, "none", budget={"trials": trials}), UID, FACTS)
     for number in range(trials):
         value = values(number)
         search.tell(search.ask(), "PRUNED" if value is None else "COMPLETE", value, Summary(f"run-{number}"))
