@@ -126,7 +126,7 @@ def pair_table(effect: Effect, found: Paired) -> Table:
         figure("high", "to"),
         Column("better_in", "better in", "% of blocks", 0, None, float, True),
         Column("p", "p", "", 4, None, float, True),
-        Column("p_equivalent", "p of margin", "", 4, None, float, found.margin is not None),
+        Column("p_equivalent", "p within margin", "", 4, None, float, found.margin is not None),
     )
     rows = [
         _row(

@@ -22,7 +22,7 @@ from pipeline.config.forms import Dimension
 from pipeline.errors import StudyError
 from pipeline.files import png
 from pipeline.results import figures
-from pipeline.results.drawing import svg
+from pipeline.results.drawing import WIDTH, svg
 from pipeline.results.effects import effects
 from pipeline.results.effects_shown import tables_of, texts_of
 from pipeline.results.export import html_fragment
@@ -345,7 +345,8 @@ def _png(pixels: np.ndarray) -> str:
 
 
 def _figure(figure: Figure) -> str:
-    return f"<figure>{svg(figure)}</figure>"
+    wide = ' class="wide"' if figure.get_figwidth() > WIDTH else ""
+    return f"<figure{wide}>{svg(figure)}</figure>"
 
 
 def _duration(seconds: float) -> str:
@@ -369,13 +370,15 @@ a { color: var(--link) } p { margin: .5rem 0; max-width: 75ch } .lead { font-siz
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.2rem; margin: .6rem 0 }
 dt { opacity: .7 } dd { margin: 0; overflow-wrap: anywhere }
 figure { margin: 0; min-width: 0 } svg { display: block; width: 100%; height: auto; max-width: 34rem }
+.wide { overflow-x: auto } .wide svg { max-width: 68rem; min-width: 40rem }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.4rem }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1rem 0 }
 .tiles div { background: var(--soft); border-radius: .5rem; padding: .7rem .9rem }
 .tiles b { display: block; font-size: 1.5rem; line-height: 1.2 } .tiles span { font-size: .85rem; opacity: .8 }
 .strips { display: grid; grid-template-columns: max-content minmax(0, 44rem); gap: .3rem 1rem; align-items: center }
 .strips img { width: 100%; image-rendering: pixelated; display: block } .strips b { white-space: nowrap }
-.scroll { overflow-x: auto } table { border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto; margin: .8rem 0 }
+table { border-spacing: 0; font-size: .84rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; white-space: normal; overflow-wrap: anywhere; font-size: .85rem;
   opacity: .8; padding-bottom: .4rem }
 thead th { vertical-align: bottom } tbody th { font-weight: normal }
@@ -396,7 +399,8 @@ details { margin: .8rem 0 } summary { cursor: pointer }
   :root { --line: #ccc; --soft: #f3f3f3; --link: #000; --ink: #000; --page: #fff }
   body { font-size: 11pt; max-width: none; padding: 0 } nav { display: none }
   section { margin-top: .6rem } figure, tr, .strips, .tiles { break-inside: avoid } h2 { break-after: avoid }
-  table { font-size: 6.5pt } th, td { padding: .1rem .15rem } .scroll { overflow: visible }
+  table { font-size: 6.5pt } th, td { padding: .1rem .15rem } .scroll, .wide { overflow: visible }
+  .wide svg { min-width: 0 }
   pre { white-space: pre-wrap } details::details-content { content-visibility: visible; block-size: auto }
 }
 """
