@@ -16,7 +16,7 @@ from pipeline.config.trial import DEGRADATIONS
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "studies/README.md", "pipeline/README.md")
 LONGEST_LINE = 140
-MOST_LINES = 170
+MOST_LINES = 190
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
