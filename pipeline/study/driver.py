@@ -127,11 +127,10 @@ class Driver:
                     slots = self.workers.slots
                     self._handle(w.SlotsChanged(slots))
                 self._writer.step()
-                outcome = self.workers.wait(0.0 if self._possible() else 0.2)
-                if outcome is not None:  # first of all, since a worker waits for its next epoch
+                self._record_and_open()
+                outcome = self.workers.wait(0.0 if self._finished or self._possible() else 0.2)
+                if outcome is not None:
                     self._handle(self._event(outcome))
-                elif self._possible():
-                    self._record_or_open()
             self._writer.drain(self._session.reporter.note)
             self._writer.close()
         except BaseException as error:
@@ -180,12 +179,18 @@ class Driver:
             return bool(self._runs[action.number].run_id)
         return action is not None and len(self._recorded) <= self._session.config.budget.concurrency
 
-    def _record_or_open(self) -> None:
-        """Record or open the trial that is next."""
-        action = self._next.popleft()
-        if isinstance(action, w.Open):
-            self._handle(self._open(action))
-            return
+    def _record_and_open(self) -> None:
+        """Record one trial and open one: not more between two looks at the workers, which wait for their epochs."""
+        for kind in (w.Record, w.Open):
+            if not self._possible() or not isinstance(self._next[0], kind):
+                continue
+            action = self._next.popleft()
+            if isinstance(action, w.Open):
+                self._handle(self._open(action))
+            else:
+                self._record(action)
+
+    def _record(self, action: w.Record) -> None:
         run = self._runs[action.number]
         run.record(action.end, partial(self._recorded.pop, action.number, None))
         self._recorded[action.number] = self._runs.pop(action.number)
