@@ -143,7 +143,11 @@ def _promotions(search: Search) -> Iterator[str]:
     """How often the test split was read, and which candidates were refused."""
     readings, refusals = search.test_readings, search.refusals
     times = ", ".join(f"{each['at']} (trial {each['trial']})" for each in readings)
-    yield f"\nthe test split was read {len(readings)} times: {times}" if readings else "\nthe test split was never read"
+    yield (
+        f"\nthe test split was read {counted(len(readings), 'time')}: {times}"
+        if readings
+        else "\nthe test split was never read"
+    )
     for each in refusals:
         yield f"not promoted at {each['at']}: {each['verdict']}"
 
@@ -237,7 +241,7 @@ def promote(
     shown = [
         f"{done.model} version {done.version} is champion{replaced}: trial {done.trial} of {name}",
         *_verdict(done.verdict, done.optimism),
-        make_table(("", "on select", "on test, read once"), figures),
+        make_table(("", "on select", "on test"), figures),
         *_serving(home, name, done.model),
     ]
     print_result(shown, asdict(done), as_json)

@@ -226,7 +226,7 @@ def test_refusals_reasons_and_readings_of_the_test_split_are_on_record(finished_
     assert (tags["forced"], tags["reason"], tags["validation_status"]) == ("true", "50 dB is too much", "approved")
     assert "**Why**: 50 dB is too much" in finished_copy.client().get_model_version("small", "1").description
     assert len(finished_copy.search().refusals) == 1
-    assert "the test split was read 1 times: " in study("show", "small", *home).stdout
+    assert "the test split was read 1 time: " in study("show", "small", *home).stdout
     assert len(json.loads(study("show", "small", "--json", *home).stdout)["test_readings"]) == 1
     listed = study("models", *home).stdout
     assert "forced: 50 dB is too much" in listed
