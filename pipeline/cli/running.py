@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,6 @@ from pipeline.home import Home
 from pipeline.study.reporter import say, split_sizes
 
 if TYPE_CHECKING:
-    from pipeline.config import StudyFile
     from pipeline.study.single import Origin
     from pipeline.workers import Cluster
 
@@ -64,8 +63,8 @@ def run(
     """Start or resume a study. Ctrl-C stops it cleanly; run the same command again to resume."""
     from pipeline.config import load_study_file
 
-    study_file = _starting(lambda: load_study_file(file, overrides or (), name, trials), quiet, verbose)
-
+    study_file = load_study_file(file, overrides or (), name, trials)
+    _say_starting(study_file.config.name, quiet, verbose)
     scheduler = _scheduler(workers, cluster, tls_ca, tls_cert, tls_key)
 
     from pipeline.api import run_study
@@ -167,10 +166,8 @@ def train(
         from pipeline.study.single import find_trial
 
         origin = find_trial(home, str(file))
-    if origin:
-        study_file = _starting(lambda: origin.file(chosen, name), quiet, verbose)
-    else:
-        study_file = _starting(lambda: load_study_file(file, chosen, name), quiet, verbose)
+    study_file = origin.file(chosen, name) if origin else load_study_file(file, chosen, name)
+    _say_starting(study_file.config.name, quiet, verbose)
 
     from pipeline.cli.progress import open_reporter
     from pipeline.study.session import Options
@@ -183,13 +180,6 @@ def train(
     say(f"{done.name}, best epoch {done.metrics['best_epoch']:.0f}: run {done.run_id}")
     if not quiet:
         print_result(next_commands(home, f"evaluate {done.run_id}", f"ui {study_file.config.name}"))
-
-
-def _starting(read: Callable[[], StudyFile], quiet: bool, verbose: bool) -> StudyFile:
-    """The study file; says that its study is starting."""
-    study_file = read()
-    _say_starting(study_file.config.name, quiet, verbose)
-    return study_file
 
 
 def _say_starting(name: str, quiet: bool, verbose: bool) -> None:

@@ -143,11 +143,8 @@ def _promotions(search: Search) -> Iterator[str]:
     """How often the test split was read, and which candidates were refused."""
     readings, refusals = search.test_readings, search.refusals
     times = ", ".join(f"{each['at']} (trial {each['trial']})" for each in readings)
-    yield (
-        f"\nthe test split was read {counted(len(readings), 'time')}: {times}"
-        if readings
-        else "\nthe test split was never read"
-    )
+    read = f"was read {counted(len(readings), 'time')}: {times}" if readings else "was never read"
+    yield f"\nthe test split {read}"
     for each in refusals:
         yield f"not promoted at {each['at']}: {each['verdict']}"
 
