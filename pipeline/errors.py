@@ -9,6 +9,7 @@
     ├── CheckpointError           a checkpoint that is damaged or absent
     ├── EngineError               the workers could not be started or reached
     ├── TrackingError             the tracking store or the model artifacts cannot be used
+    ├── LossError                 a database lost a part of a study
     └── GateError                 a model was not good enough to be promoted
     Interrupted              130  the user stopped the command; the same command resumes it
 
@@ -47,6 +48,9 @@ class EngineError(StudyError): ...
 
 
 class TrackingError(StudyError): ...
+
+
+class LossError(StudyError): ...
 
 
 class GateError(StudyError): ...

@@ -54,7 +54,7 @@ from pipeline.workers import (
 from pipeline.workers.machine import Device, device_here, precision_here, room_for
 
 if TYPE_CHECKING:
-    from pipeline.tracking.runs import Tracking
+    from pipeline.tracking.runs import StoredRun, Tracking
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ class Session:
     judge: Judge | None  # of the data set, where it has classes
     tags: dict[str, str]  # of every run: the study file, the data, the environment
     label: Label  # gives the run label of a trial by its number
+    runs: list[StoredRun]  # as MLflow had them when the session was opened, the deleted ones too
     workers: Workers = field(default_factory=ThisProcess)
 
     @property
@@ -195,7 +196,7 @@ def open_session(
                 reporter.note(f"the home was moved here from {old}; the paths in its databases were updated")
             if lost.restore_tags(home, config.name):
                 reporter.note("the tags of MLflow's experiment were edited, and are restored")
-            lost.check(home, config.name)
+            runs = lost.check(home, config.name)
             uid = uid_for(home, config.name, stored_uid(home, config.name))
             facts: Facts = {"data.sha256": data.digest, "device": device}
             if config.auto_precision:
@@ -220,7 +221,7 @@ def open_session(
             }
             stored = precision_of(search.facts)
             yield Session(
-                config, home, data, device, stored, search, tracking, reporter, stop, judge, tags, label, workers
+                config, home, data, device, stored, search, tracking, reporter, stop, judge, tags, label, runs, workers
             )
 
 

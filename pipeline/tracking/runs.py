@@ -363,10 +363,9 @@ class Tracking:
         """Every version of every registered model in the store, newest first within a model."""
         return every_version(self._client)
 
-    @waits
-    def stray_images(self) -> list[Path]:
-        """Files on this machine in the runs' image folders that MLflow did not write."""
-        folders = [owned_path(self.experiment.home, run.info.artifact_uri) for run in self._search()]
+    def stray_images(self, runs: Iterable[StoredRun]) -> list[Path]:
+        """Files on this machine in these runs' image folders that MLflow did not write."""
+        folders = [local_path(run.artifact_uri) for run in runs]
         files = [file for folder in folders if folder is not None for file in sorted((folder / "images").glob("*"))]
         return [file for file in files if image_key_and_step(file.name) is None]
 

@@ -9,14 +9,14 @@ from functools import partial
 
 from pipeline.config import check_name
 from pipeline.data import load
-from pipeline.errors import InputError, NotFoundError, TrackingError
+from pipeline.errors import InputError, LossError, NotFoundError, TrackingError
 from pipeline.home import Home
 from pipeline.search.lock import StudyLock, study_lock
 from pipeline.search.records import ended
 from pipeline.search.studies import adopt as adopt_studies
 from pipeline.search.studies import load_search, load_searches, owned
 from pipeline.study.doctor.findings import Finding
-from pipeline.study.doctor.lost import loss, restore_tags
+from pipeline.study.doctor.lost import check, restore_tags
 from pipeline.study.doctor.model_findings import export_findings, stray_models, training_findings, version_findings
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.replicas import replicas
@@ -24,7 +24,7 @@ from pipeline.study.reporter import Reporter
 from pipeline.study.session import Session, experiment_note, precision_of, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments
-from pipeline.tracking.runs import Tracking, open_tracking, read_tracking
+from pipeline.tracking.runs import StoredRun, Tracking, open_tracking, read_tracking
 from pipeline.tracking.store import patience_with
 from pipeline.tracking.uids import TRAINING
 from pipeline.workers.machine import Device
@@ -56,14 +56,14 @@ def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Itera
         try:
             check_name(name, "MLflow's experiment")  # the name becomes a lock's path, and a store may hold any name
             with study_lock(home, name) as lock:
-                if lost := loss(home, name, retrain):
-                    yield name, Finding(lost)
-                    continue
-                study = name in own
-                found = _examine_study(home, name, lock, reporter, retrain) if study else _examine_trainings(home, name)
+                runs = check(home, name, retrain)
+                if name in own:
+                    found = _examine_study(home, name, lock, runs, reporter, retrain)
+                else:
+                    found = _examine_trainings(home, name)
                 for finding in found:
                     yield name, finding
-        except (InputError, TrackingError) as error:  # the lock is held, or the data set or the experiment is not there
+        except (InputError, LossError, TrackingError) as error:  # also: the lock is held, or the data set is absent
             yield name, Finding(str(error))
     known = {search.uid for search in studies.values()} | {e.tags.get(UID_TAG) for e in home_experiments(home)}
     for folder in sorted((home.path / "checkpoints").glob("*")):
@@ -89,17 +89,27 @@ def adopt_home(home: Home) -> None:
 
 def examine(session: Session, thorough: bool = False, retrain: bool = False) -> Iterator[Finding]:
     """One study's findings, each to be repaired before the next is asked for; arguments as of `run_findings`."""
-    parts = (session, replicas(session))
+    parts, found = (session, replicas(session)), False
+    for finding in _of_trials(parts, thorough, retrain):
+        found = True
+        yield finding
+    runs = session.tracking.runs(deleted=True) if found else session.runs
+    yield from _models_and_images(session.tracking, runs)
+    yield from _leftovers(parts)
+
+
+def _of_trials(parts: Sequence[Session], thorough: bool, retrain: bool) -> Iterator[Finding]:
+    """What is wrong with the runs and models of a study and of its replicates."""
     yield from run_findings(parts, thorough, retrain)
     for part in parts:
         if thorough:  # `run` exports models when it ends
             yield from export_findings(part)
         yield from version_findings(part, ended(part.search.records()), load=thorough)
-    yield from _models_and_images(session.tracking)
-    yield from _leftovers(parts)
 
 
-def _examine_study(home: Home, name: str, lock: StudyLock, reporter: Reporter, retrain: bool) -> Iterator[Finding]:
+def _examine_study(
+    home: Home, name: str, lock: StudyLock, runs: list[StoredRun], reporter: Reporter, retrain: bool
+) -> Iterator[Finding]:
     search = load_search(home, name)
     search.hold(lock.ensure)
     config, facts = search.config, search.facts
@@ -114,7 +124,7 @@ def _examine_study(home: Home, name: str, lock: StudyLock, reporter: Reporter, r
         search.experiment = tracking.experiment_id
     tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
     precision = precision_of(facts)
-    session = Session(config, home, data, device, precision, search, tracking, reporter, never, None, {}, labels)
+    session = Session(config, home, data, device, precision, search, tracking, reporter, never, None, {}, labels, runs)
     yield from examine(session, thorough=True, retrain=retrain)
 
 
@@ -126,14 +136,15 @@ def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
         yield Finding(f"its deletion was interrupted; run `study delete {name}` again")
         return
     yield from training_run_findings(tracking, name, tracking.runs())
-    yield from _models_and_images(tracking)
+    yield from _models_and_images(tracking, tracking.runs(deleted=True))
 
 
-def _models_and_images(tracking: Tracking) -> Iterator[Finding]:
+def _models_and_images(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator[Finding]:
     """Single trainings without their model, models and files that belong to no run."""
-    yield from training_findings(tracking, tracking.runs())
-    yield from stray_models(tracking)
-    for file in tracking.stray_images():
+    active = [run for run in runs if not run.deleted]
+    yield from training_findings(tracking, active)
+    yield from stray_models(tracking, runs)
+    for file in tracking.stray_images(active):
         yield Finding(f"{file}: is not one of the run's images and hides them", partial(tracking.home.remove, file))
 
 

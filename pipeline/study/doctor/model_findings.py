@@ -190,9 +190,12 @@ def training_findings(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator
             yield Finding(text, partial(tracking.suspend, run.run_id))
 
 
-def stray_models(tracking: Tracking) -> Iterator[Finding]:
+def stray_models(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterator[Finding]:
     """Models that no run has, not even a deleted one, and no registered version names."""
-    for model_id, status in tracking.models.stray({run.tags.get(MODEL_ID, "") for run in tracking.runs(deleted=True)}):
+    stray = tracking.models.stray({run.tags.get(MODEL_ID, "") for run in runs})
+    if stray:  # `promote`, which does not wait for the study's lock, may have exported one since the runs were read
+        stray = tracking.models.stray({run.tags.get(MODEL_ID, "") for run in tracking.runs(deleted=True)})
+    for model_id, status in stray:
         text = f"logged model {model_id} is {status} and belongs to no finished run"
         yield Finding(text, partial(tracking.models.delete, model_id))
 

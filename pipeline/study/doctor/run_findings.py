@@ -78,7 +78,7 @@ def run_findings(parts: Sequence[Session], thorough: bool, retrain: bool) -> Ite
         retrain: runs that are lost with their checkpoints may be made again from what Optuna has.
     """
     session, tracking = parts[0], parts[0].tracking
-    runs, expected = tracking.runs(deleted=True), list(_expected(parts))
+    runs, expected = session.runs, list(_expected(parts))
     absent = list(_absent(expected, runs, retrain))
     yield from absent
     if absent:
