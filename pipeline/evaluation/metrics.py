@@ -135,20 +135,18 @@ def _check(restored: Tensor, clean: Tensor) -> None:
         raise ShapeError("there is no image to score")
 
 
-@lru_cache(maxsize=4)
-def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _windows(side: int, device: torch.device, dtype: torch.dtype) -> Float[Tensor, "places side"]:
+    """The Gaussian window at each of its places along a side."""
     offsets = torch.arange(-(SSIM_WINDOW // 2), SSIM_WINDOW // 2 + 1, device=device, dtype=dtype)
     weights = torch.exp(-offsets.square() / (2 * 1.5**2))
-    return weights / weights.sum()
+    places = side - SSIM_WINDOW + 1
+    rows = F.pad(weights / weights.sum(), (0, places)).repeat(places)  # each row begins one place further
+    return rows[: places * side].view(places, side)
 
 
 def _blur(images: Float[Tensor, "batch maps height width"]) -> Float[Tensor, "batch maps h w"]:
-    """Gaussian means over full windows: per axis a sum of shifted images, which is faster than a convolution."""
-    weights = _window(images.device, images.dtype).tolist()
-    for axis in (-1, -2):
-        length = images.shape[axis] - SSIM_WINDOW + 1
-        total = images.narrow(axis, 0, length) * weights[0]
-        for offset in range(1, SSIM_WINDOW):
-            total.add_(images.narrow(axis, offset, length), alpha=weights[offset])
-        images = total
-    return images
+    """Gaussian means over full windows: per axis a product of matrices, which is faster than a convolution."""
+    down, across = (_windows(side, images.device, images.dtype) for side in images.shape[-2:])
+    return down @ (images @ across.T)
