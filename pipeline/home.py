@@ -83,12 +83,11 @@ class Home:
         """The folder of the reference classifiers, one per data set."""
         return self.path / "judges"
 
-    def checkpoints(self, study_uid: str, number: int | None = None) -> Path:
-        """The folder of a study's checkpoints, or of one trial's. Raises StudyError for a uid of another form."""
+    def checkpoints(self, study_uid: str) -> Path:
+        """The folder of a study's checkpoints. Raises StudyError for a uid of another form."""
         if not UID.fullmatch(study_uid):
             raise StudyError(f"{study_uid[:80]!r} is not the uid of a study or a training of this program")
-        folder = self.path / "checkpoints" / study_uid
-        return folder if number is None else folder / f"{number:04d}"
+        return self.path / "checkpoints" / study_uid
 
     def locks(self, url: str, kind: str) -> Path:
         """The folder of the locks on a store: beside a sqlite file, since other homes may use it, else in this home."""
@@ -217,7 +216,13 @@ def open_home(
     Raises:
         InputError: the path cannot be part of a database's URI, or a store's address is not one of those allowed.
     """
-    home = (path or DEFAULT_HOME).expanduser().resolve()
+    try:
+        home = (path or DEFAULT_HOME).expanduser().resolve()
+        data = (data_dir or default_data_dir()).expanduser().absolute()
+    except RuntimeError as error:  # ~name of an unknown user
+        raise InputError(
+            f"--home {path or DEFAULT_HOME}, --data-dir {data_dir or default_data_dir()}: {error}"
+        ) from None
     if not str(home).isprintable():
         raise InputError(f"--home {home}: the path may have printable characters only, in UTF-8")
     if set("?#%{}") & set(str(home)):
@@ -226,7 +231,6 @@ def open_home(
     storage = storage or os.environ.get(STORAGE) or f"sqlite:///{home / 'optuna.db'}"
     _check_url("--tracking-uri", tracking_uri, home, "http://", "https://")
     _check_url("--storage", storage, home, "postgresql+psycopg://")
-    data = (data_dir or default_data_dir()).expanduser().absolute()
     return Home(home, data, tracking_uri, storage, bool(data_dir or os.environ.get(DATA_DIR)))
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,12 @@ def test_a_folder_whose_identity_is_of_another_format_is_refused(home: Home, con
     with pytest.raises(InputError, match=r"home\.json is missing or of another format"):
         home.prepare()
     assert (home.path / "home.json").read_text() == content.replace("%s", "0" * 32)
+
+
+@pytest.mark.parametrize("option", [{"path": Path("~no-such-user/x")}, {"data_dir": Path("~no-such-user/x")}])
+def test_the_folder_of_an_unknown_user_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="~no-such-user"):
+        open_home(**option)
 
 
 def test_databases_without_an_identity_are_refused(tmp_path: Path) -> None:

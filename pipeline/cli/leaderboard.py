@@ -102,7 +102,7 @@ def _columns(summary: StudySummary, rows: Sequence[Row], states: Mapping[str, st
         columns += [
             Column("mean of\nseeds", [form.shown(each.interval.mean, False) if each else "" for each in several]),
             Column("95 %\ninterval", [each.interval.shown(form.decimals) if each else "" for each in several]),
-            Column("seeds", [str(len(each.seeds)) if each else "" for each in several]),
+            Column("seeds", [each.counted if each else "" for each in several]),
         ]
     if rival is not None:
         columns.append(Column(f"gain vs\n{rival.name}", [gain(*pair) for pair in zip(rows, scores, strict=True)]))
@@ -236,9 +236,7 @@ def training_table(trainings: Sequence[StoredTraining], studies: bool = False) -
     With ``studies`` there is a column of the studies' names.
     """
     params = [training.config.params() if training.config else {} for training in trainings]
-    changed = [
-        key for key in params[0] if key in DEFAULTS and any(p.get(key, DEFAULTS[key]) != DEFAULTS[key] for p in params)
-    ]
+    changed = [key for key, default in DEFAULTS.items() if any(p.get(key, default) != default for p in params)]
     best = [training.metrics.get("best_epoch") for training in trainings]
     scores = [(t.config.objective if t.config else "", t.metrics.get("objective")) for t in trainings]
     figures = [{f"val/{name}": t.metrics.get(f"best/{name}", math.nan) for name in METRICS} for t in trainings]

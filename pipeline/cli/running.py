@@ -70,7 +70,8 @@ def run(
     from pipeline.api import run_study
     from pipeline.cli.leaderboard import leaderboard
     from pipeline.cli.progress import open_reporter
-    from pipeline.results.summary import StudySummary
+    from pipeline.results.summary import summarise
+    from pipeline.search.studies import load_search
     from pipeline.study.pace import clock
     from pipeline.study.session import Options
 
@@ -78,7 +79,8 @@ def run(
     with open_reporter(quiet, verbose) as reporter:
         outcome = run_study(study_file, home, options, reporter)
     config = outcome.config
-    print_result(leaderboard(StudySummary(config, outcome.records, outcome.baselines, {}), "complete"))
+    summary = summarise(load_search(home, config.name))
+    print_result(leaderboard(summary, "complete"))
     if outcome.seconds:
         earlier = f" ({clock(outcome.elapsed)} in all sessions)" if outcome.elapsed > outcome.seconds + 1 else ""
         busy = f"training and validation took {outcome.shares['training']:.0%} of the workers' time"
@@ -87,8 +89,8 @@ def run(
     if outcome.report:
         say(f"report: {outcome.report}")
     if not quiet:
-        print_result(_next(home, config.name, complete=outcome.best is not None))
-    if outcome.best is None:
+        print_result(_next(home, config.name, complete=summary.best is not None))
+    if summary.best is None:
         raise StudyError(f"study {config.name}: no trial was completed; `study show {config.name}` shows the reasons")
 
 

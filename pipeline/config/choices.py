@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pipeline.config.messages import hint, refused, shown
 
+MARGIN_DB = 0.1  # smaller differences of a metric in dB make no difference
+
 Better = Literal["higher", "lower", "1"]
 Number = TypeVar("Number")  # or an array of numbers
 

@@ -41,6 +41,8 @@ class Design:
                     f"[sampler] over = {key!r}: a paired design compares the values of a list that every trial takes "
                     f"one of; write [{FIELDS[key][0]}] {key} = […], or search without a design by --set 'sampler={{}}'"
                 )
+            if len(self.space.reachable(key)) < 2:
+                raise ConfigError(f"[sampler] over = {key!r}: has one value only; nothing is compared")
 
     @cached_property
     def levels(self) -> list[dict[str, Value]]:

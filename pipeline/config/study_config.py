@@ -112,7 +112,7 @@ def _sampler(raw: Any) -> Any:
 
 
 def _pruner(raw: Any, info: ValidationInfo) -> Any:
-    """Successive halving from a sixth of the epochs on, where the section has no name: see benchmarks/pruners.py."""
+    """Successive halving from a sixth of the epochs on, where the section has no name (tests/benchmarks/pruners.py)."""
     if isinstance(info.data.get("sampler"), Paired):
         if raw not in ({}, {"name": "none"}):
             raise ConfigError("[pruner]: a paired design compares trials that were trained to the end; omit [pruner]")

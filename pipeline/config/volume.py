@@ -69,13 +69,15 @@ def parameters(space: Space) -> list[Parameter]:
 
 
 def combinations(space: Space) -> int | None:
-    """How many different trials there are; None if a parameter is continuous."""
+    """How many different trials there are; None if a parameter is continuous, or there are too many to be counted."""
     if any(parameter.continuous for parameter in parameters(space)):
         return None
-    parents = _parents(space)
+    parents, looked_at = _parents(space), list(_by_parents(space))
+    if len(looked_at) == MOST:
+        return None
     return sum(
         math.prod(len(form.values or ()) for name, form in _asked(space, values).items() if key_of(name) not in parents)
-        for values in _by_parents(space)
+        for values in looked_at
     )
 
 

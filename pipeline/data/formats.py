@@ -115,19 +115,19 @@ def parse_idx(path: Path, data: bytes) -> np.ndarray:
         raise DataError(f"{path}: {len(body)} bytes of data where its header says {said}") from None
 
 
-def parse_libsvm(path: Path, data: bytes, side: int = 16) -> Labelled:
+def parse_libsvm(path: Path, data: bytes) -> Labelled:
     """USPS in libsvm's text: one line per image, ``label index:value …``, labels from 1, values in [-1, 1].
 
     An index that is left out has the value 0, as always in this format.
 
     Returns:
-        uint8 images ``[N, side, side]``, -1 black and 1 white, rounded down as torchvision does; labels from 0.
+        uint8 images ``[N, 16, 16]``, -1 black and 1 white, rounded down as torchvision does; labels from 0.
 
     Raises:
         DataError: an index or value that is out of range or not a number, or no line at all.
     """
     lines = data.decode("ascii", "replace").splitlines()
-    values = np.zeros((len(lines), side * side), np.float32)
+    values = np.zeros((len(lines), 16 * 16), np.float32)
     labels = np.zeros(len(lines), np.int64)
     for row, line in enumerate(lines):
         try:
@@ -135,14 +135,14 @@ def parse_libsvm(path: Path, data: bytes, side: int = 16) -> Labelled:
             labels[row] = int(label) - 1
             for pair in pairs:
                 index, value = pair.split(":")
-                if not 1 <= int(index) <= side * side:
+                if not 1 <= int(index) <= 16 * 16:
                     raise ValueError
                 values[row, int(index) - 1] = float(value)
         except ValueError:
             raise DataError(f"{path}: line {row + 1} is not 'label index:value …'") from None
     if not lines or not np.all(np.abs(values) <= 1) or labels.min() < 0:
         raise DataError(f"{path}: labels from 1 and values in [-1, 1] are expected")
-    return ((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, side, side), labels
+    return ((values + 1) / 2 * 255).astype(np.uint8).reshape(-1, 16, 16), labels
 
 
 def open_unpacked(path: Path) -> io.BufferedIOBase:

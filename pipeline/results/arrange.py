@@ -36,7 +36,7 @@ def views(summary: StudySummary, runs: Iterable[StoredRun]) -> Views:
         searched=summary.config.space.searched(),
         axes=[key for key in summary.config.space.searched() if _is_axis(summary, key)],
         hidden={name for run in runs for name in run.metrics},
-        bound=summary.value(shown[-1]) if shown else None,
+        bound=min((summary.value(trial) for trial in shown), key=lambda value: summary.sign * value, default=None),
     )
 
 

@@ -84,7 +84,7 @@ def _seeds(summary: StudySummary, replicated: Configuration) -> str:
     form, found = summary.form, replicated.interval
     return (
         f"**Seeds**: {summary.metric} on val {form.shown(found.mean)} {found.shown(form.decimals)}, the mean of "
-        f"{len(replicated.seeds)} seeds with Student's 95 % interval; standard deviation {replicated.sd:.3g}."
+        f"{replicated.counted} seeds with Student's 95 % interval; standard deviation {replicated.sd:.3g}."
     )
 
 

@@ -125,7 +125,11 @@ def note(axes: Axes, text: str, x: float, y: float) -> None:
 
 
 def log_axis(axes: Axes, values: Sequence[float], form: Any = None) -> None:
-    """A logarithmic axis that names 1, 2 and 5 of each decade, or the decades where there are many."""
+    """A logarithmic axis that names 1, 2 and 5 of each decade, or the decades where there are many; 0 is beside it."""
+    positive = [value for value in values if value > 0]
+    if len(positive) < len(values):
+        axes.set_xscale("symlog", linthresh=min(positive, default=1.0))
+        return
     wide = math.log10(max(values) / min(values)) > 2
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import ByKey, Range, Value
-from pipeline.config.choices import METRICS, Metric, worth
+from pipeline.config.choices import MARGIN_DB, METRICS, Metric, worth
 from pipeline.config.design import Design
 from pipeline.config.forms import parts_of
 from pipeline.config.messages import hint, shown
@@ -26,7 +26,6 @@ from pipeline.results.summary import StudySummary
 from pipeline.search.records import EndedTrial
 from pipeline.study.reporter import shown_value
 
-MARGIN = 0.1  # dB; smaller differences make no difference
 MANY_BLOCKS = 16  # from which on the intervals are right in simulations
 DRAWS = (1, 2, 4, 8)
 
@@ -130,7 +129,7 @@ def effects(
         importances: as `Search.importances` gives them.
         by: only these keys.
         metric: a validation metric; None takes the objective.
-        margin: differences below it make no difference; None takes `MARGIN` for metrics in dB, and none for others.
+        margin: differences below it make no difference; None takes `MARGIN_DB` for metrics in dB, and none for others.
 
     Raises:
         InputError: an unknown key or metric.
@@ -151,7 +150,7 @@ def effects(
         raise InputError(f"--margin {margin}: must be a number above 0")
     if design is not None:
         if margin is None and METRICS[name].unit == "dB":
-            margin = MARGIN
+            margin = MARGIN_DB
         return _paired(summary, design, by, name, margin)
     if summary.config.exploratory:
         found = {key: share for key, share in importances.items() if not by or key.partition("@")[0] in by}
@@ -211,12 +210,15 @@ def _effect(
     design: Design, keys: tuple[str, ...], values: Array, failed: Array, form: Metric, margin: float | None
 ) -> Effect:
     """One effect: over the trials of a block that have the same value of these keys, the mean is taken."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[Value, ...], list[int]] = {}
     for index, level in enumerate(design.levels):
-        groups.setdefault(", ".join(shown_value(level[key]) for key in keys), []).append(index)
+        groups.setdefault(tuple(level[key] for key in keys), []).append(index)
+    names = [", ".join(map(shown_value, level)) for level in groups]
+    if len(set(names)) < len(names):  # numbers that differ in their later digits
+        names = [", ".join(map(str, level)) for level in groups]
     levels = [
         _level(name, values[:, group].mean(axis=1), values[:, group], failed[:, group], form)
-        for name, group in groups.items()
+        for name, group in zip(names, groups.values(), strict=True)
     ]
     levels.sort(key=lambda level: worth(level.mean, form.better), reverse=True)
     pairs = list(combinations(levels, 2))

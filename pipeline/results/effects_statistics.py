@@ -1,7 +1,7 @@
 """The statistics of `effects`, over arrays: scipy and statsmodels do them.
 
 Comes in: values by block and level, or by trial and key. Goes out: numbers. The last axis is that of the blocks, so
-that thousands of simulated studies are one call. Imports nothing of the project.
+that thousands of simulated studies are one call.
 """
 
 import warnings
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import scipy
 
-CONFIDENCE = 0.95
-ALPHA = 1 - CONFIDENCE
+from pipeline.evaluation.intervals import LEVEL
+
+ALPHA = 1 - LEVEL
 FLIPS = 9_999  # sign flips that are tried: all there are up to 13 blocks, so many at random from 14 on
 Array = np.ndarray
 
 
 def paired_interval(differences: Array) -> tuple[Array, Array]:
     """Student's 95 % t interval of the mean of paired differences ``[..., blocks]``."""
-    found = _t_test(differences, 0.0).confidence_interval(CONFIDENCE)
+    found = _t_test(differences, 0.0).confidence_interval(LEVEL)
     return found.low, found.high
 
 

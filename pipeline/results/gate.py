@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.config.choices import METRICS
+from pipeline.config.choices import MARGIN_DB, METRICS
 from pipeline.evaluation.intervals import Figures, Interval, bootstrap_interval
 
-MARGIN_DB = 0.1  # of an objective in dB, unless another margin is asked for; of others none
 PASSED, TOO_LITTLE, UNCLEAR, WORSE = "better", "better, but by less than the margin", "no difference is shown", "worse"
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.config import TrialConfig
 from pipeline.errors import InputError, NotFoundError
 from pipeline.home import Home
-from pipeline.search.records import EndedTrial
+from pipeline.search.records import EndedTrial, numbered
 from pipeline.search.studies import load_search
 from pipeline.tracking.experiments import STUDY_TAG
 from pipeline.tracking.runs import StoredRun, find_runs
@@ -70,10 +70,7 @@ def find_run(home: Home, run: str, study: str | None = None) -> str:
 
 
 def _of_trial(home: Home, study: str, number: int) -> str:
-    records = load_search(home, study).records()
-    if number >= len(records):
-        raise NotFoundError(f"study {study} has no trial {number}; it has {len(records)} trials, from 0")
-    record = records[number]
+    record = numbered(load_search(home, study).records(), number, study)
     if not isinstance(record, EndedTrial):
         raise InputError(f"trial {number} of {study} has not ended")
     return record.summary.run_id

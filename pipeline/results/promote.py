@@ -7,6 +7,7 @@ that reads the test split: once for a promotion, to report, never to choose. May
 import getpass
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -16,7 +17,7 @@ import torch
 from pipeline.config import StudyConfig
 from pipeline.config.choices import METRICS, worth
 from pipeline.data import Dataset, load, load_test
-from pipeline.errors import GateError, InputError, NotFoundError, TrackingError
+from pipeline.errors import GateError, InputError, TrackingError
 from pipeline.evaluation.baselines import baseline, baseline_names
 from pipeline.evaluation.batches import Restore, example, threads, without_gradients
 from pipeline.evaluation.intervals import Interval
@@ -36,7 +37,7 @@ from pipeline.results.replication import (
 )
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.search.ask_tell import Search
-from pipeline.search.records import EndedTrial
+from pipeline.search.records import EndedTrial, numbered
 from pipeline.search.studies import check_owner, load_search
 from pipeline.study.doctor import lost
 from pipeline.tracking.experiments import settle_move
@@ -53,6 +54,7 @@ from pipeline.tracking.registry import (
     withdraw_version,
 )
 from pipeline.tracking.runs import StoredRun, Tracking, read_tracking, restorer_of
+from pipeline.tracking.uids import replicate_uid, trial_uid
 
 CLASSES_FILE = "select-class-kept.json"  # of the run that was promoted
 
@@ -80,6 +82,8 @@ class _Case:
     search: Search
     summary: StudySummary
     trial: EndedTrial  # or the median replicate of one, which has its number
+    uid: str  # of its run, whose tags may be edited
+    seed: str  # of a replicate, else empty
     tracking: Tracking
     run: StoredRun
     restore: Restore
@@ -166,7 +170,7 @@ def promote(
 def _examine(home: Home, search: Search, number: int | None, margin: float | None) -> _Case:
     """Choose the candidate, and compare it with its rivals on *select*."""
     config, summary = search.config, summarise(search)
-    trial, label = _choose(summary, number)
+    trial, label, uid, seed = _choose(summary, search.uid, number)
     tracking = read_tracking(home, config.name, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
     if run is None:
@@ -213,16 +217,19 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
         other = champion_configuration(home, champion) if own and not incomparable else None
         if own is not None and other is not None and other[1].trial.summary.run_id != own.trial.summary.run_id:
             name, theirs, there = other
-            figures = seeds_on_select(own.seeds.values(), tracking, scored_trial, metric)
-            others = seeds_on_select(theirs.seeds.values(), there, scored_trial, metric)
-            gain = configurations_compared(figures, others, summary.sign)
-            configurations = compared(name, gain)
+            with suppress(TrackingError):  # weights are lost; it decides nothing
+                figures = seeds_on_select(own.seeds.values(), tracking, scored_trial, metric)
+                others = seeds_on_select(theirs.seeds.values(), there, scored_trial, metric)
+                gain = configurations_compared(figures, others, summary.sign)
+                configurations = compared(name, gain)
     verdict = judge_candidate(label, metric, scores.figures(metric), rivals, margin, incomparable)
     verdict = replace(verdict, configurations=configurations)
     return _Case(
         search=search,
         summary=summary,
         trial=trial,
+        uid=uid,
+        seed=seed,
         tracking=tracking,
         run=run,
         restore=restore,
@@ -236,25 +243,24 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
     )
 
 
-def _choose(summary: StudySummary, number: int | None) -> tuple[EndedTrial, str]:
-    """The candidate, and how it is called: a trial, or of a replicated one the median replicate."""
+def _choose(summary: StudySummary, uid: str, number: int | None) -> tuple[EndedTrial, str, str, str]:
+    """The candidate, a trial or of a replicated one the median replicate; its name, its run's uid, and its seed."""
     trial = _chosen(summary, number)
     replicated = summary.configurations.get(trial.number)
     if replicated is None:
-        return trial, f"trial {trial.number}"
+        return trial, f"trial {trial.number}", trial_uid(uid, trial.number), ""
     seed = replicated.median
-    return replicated.seeds[seed], f"trial {trial.number} seed {seed}, the median of {len(replicated.seeds)} seeds"
+    label = f"trial {trial.number} seed {seed}, the median of {len(replicated.seeds)} seeds"
+    return replicated.seeds[seed], label, replicate_uid(uid, trial.number, replicated.epochs, seed), str(seed)
 
 
 def _chosen(summary: StudySummary, number: int | None) -> EndedTrial:
-    records, config = summary.records, summary.config
+    config = summary.config
     if number is None:
         if summary.best is None:
             raise GateError(f"study {config.name} has no complete trial to promote")
         return summary.best
-    if not 0 <= number < len(records):
-        raise NotFoundError(f"study {config.name} has no trial {number}; it has 0 to {len(records) - 1}")
-    record = records[number]
+    record = numbered(summary.records, number, config.name)
     if not isinstance(record, EndedTrial) or record.state != "COMPLETE":
         raise InputError(f"trial {number} is {record.state}; only complete trials have a model to promote")
     return record
@@ -295,14 +301,14 @@ def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, s
         "gate.verdict": verdict.text,
         "gate.margin": f"{verdict.margin:g}",
         "gate.gain": f"{verdict.shown(verdict.least)} over {verdict.least.rival}",
-        "replicate": run.tags.get("replicate", ""),
+        "replicate": case.seed,
         "forced": str(not verdict.passed).lower(),
         "reason": reason,
         "study.name": config.name,
         "study.uid": case.search.uid,
         "study.file_sha256": run.tags.get("study.file_sha256", ""),
         "trial.number": str(trial.number),
-        "trial.uid": run.tags["trial.uid"],
+        "trial.uid": case.uid,
         EXPORT_TAG: run.tags[EXPORT_TAG],
         WEIGHTS_TAG: trial.summary.weights_sha256,
         "data.sha256": case.data.digest,

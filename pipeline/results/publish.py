@@ -24,8 +24,7 @@ from pipeline.results.report import LINK_BASE, report
 from pipeline.results.summary import StudySummary, summarise
 from pipeline.results.table import study_table
 from pipeline.study.driver import StudyOutcome
-from pipeline.study.session import Session
-from pipeline.study.session import experiment_note as asked
+from pipeline.study.session import Session, experiment_heading
 from pipeline.tracking.runs import CONTACT_SHEET, FILES_TAG, LEADERBOARD, STUDY_FILES, StoredRun
 from pipeline.tracking.uids import study_run_uid
 from pipeline.tracking.views import DRAWN, view_tags
@@ -67,7 +66,12 @@ def publish(session: Session, file: StudyFile, outcome: StudyOutcome, with_repor
         runs = tracking.runs()
         _mark(session, summary, runs)
         note = experiment_note(
-            summary, asked(session.config, session.data), experiment_id, run_id, file.overrides, with_report
+            summary,
+            experiment_heading(session.config, session.data),
+            experiment_id,
+            run_id,
+            file.overrides,
+            with_report,
         )
         tracking.tag_experiment({NOTE: note} | view_tags(views(summary, runs), time.time()))
         tracking.end(run_id, "COMPLETE")
@@ -82,7 +86,7 @@ def publish_again(session: Session, with_report: bool) -> None:
     text = tracking.text(run.run_id, STUDY_FILES[0]) if run else None
     if run is not None and text is not None:
         file = StudyFile(Path(STUDY_FILES[0]), text, tuple(stored_overrides(run.tags)), session.config)
-        publish(session, file, StudyOutcome(session.config, [], {}), with_report)
+        publish(session, file, StudyOutcome(session.config), with_report)
 
 
 def _report(session: Session, summary: StudySummary, material: Material) -> dict[str, bytes]:

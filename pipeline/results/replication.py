@@ -38,7 +38,7 @@ class Optimism:
 def optimism(
     summary: StudySummary, tracking: Tracking, score: ScoreTrial, baselines: Mapping[str, Scores]
 ) -> Optimism | None:
-    """The optimism of the trial with the best value; None where there is nothing to compare it with.
+    """The optimism of the trial with the best value; None where there is nothing to compare it with, or it is lost.
 
     The difference of the splits in difficulty is that of the baselines and of the other trials, whose mean is taken.
     """
@@ -55,7 +55,10 @@ def optimism(
             gaps.append(_gap(summary, others[place], tracking, score))
     if not gaps:
         return None
-    flattered = summary.sign * (_gap(summary, winner, tracking, score) - float(np.mean(gaps)))
+    try:
+        flattered = summary.sign * (_gap(summary, winner, tracking, score) - float(np.mean(gaps)))
+    except TrackingError:
+        return None
     return Optimism(winner.number, flattered, len(gaps) - of_baselines, of_baselines)
 
 

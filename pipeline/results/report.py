@@ -112,10 +112,12 @@ class _Page:
                 summary.counts["complete"]
             )
         }
-        if best and best.value is not None:
-            tiles = {f"best {summary.metric}, trial {best.number}": summary.form.shown(best.value)} | tiles
+        if best:
+            value = summary.merit(best)
+            mean = "mean of the seeds" if best.number in summary.configurations else "best"
+            tiles = {f"{mean} {summary.metric}, trial {best.number}": summary.form.shown(value)} | tiles
             if rival is not None:
-                gap = summary.gap(best.value) or 0.0
+                gap = summary.gap(value) or 0.0
                 shown = summary.form.shown(abs(gap))
                 tiles[f"{'better' if gap > 0 else 'worse'} than {rival.name}"] = shown
         tiles["training time of all trials"] = _duration(sum(trial.summary.duration_s for trial in summary.ended))

@@ -67,6 +67,11 @@ class Configuration:
     sd: float  # between seeds
     median: int  # the seed whose objective is in the middle; of an even number the worse of the two there
 
+    @property
+    def counted(self) -> str:
+        """How many seeds are complete, and of how many if some are not."""
+        return f"{len(self.seeds)} of {len(self.seeds) + self.failed}" if self.failed else str(len(self.seeds))
+
 
 @dataclass(frozen=True)
 class StudySummary:
@@ -244,7 +249,7 @@ class StudySummary:
         if replicated is None:
             text += f"on validation, at epoch {best.summary.best_epoch} of {best.summary.epochs}"
         else:
-            text += f"{replicated.interval.shown(form.decimals)} on validation, the mean of {len(replicated.seeds)} "
+            text += f"{replicated.interval.shown(form.decimals)} on validation, the mean of {replicated.counted} "
             text += f"seeds with its 95 % interval, of {replicated.epochs} epochs"
         if rival is not None:
             text += f"; that is {self.lead(value)} than the best baseline, {rival.name}"

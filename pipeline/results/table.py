@@ -115,10 +115,10 @@ def study_table(
 
     Returns:
         Columns ``rank`` (from 1; None for trials that are not complete), ``number``, ``baseline`` (a baseline's name;
-        only with ``baselines``), ``state``, ``objective``, of replicated trials ``seeds`` (how many), ``seeds_mean``,
-        ``seeds_sd``, ``seeds_low`` and ``seeds_high`` (the mean's 95 % interval), every ``val/…`` metric at the best
-        epoch, the searched keys, ``parameters`` and ``multiply_adds``, ``best_epoch``, ``epochs``, ``duration_s`` (of
-        training alone), ``reason``, ``run_id``, ``started`` (ISO 8601 with the offset from UTC).
+        only with ``baselines``), ``state``, ``objective``, of replicated trials ``seeds`` (how many), ``seeds_failed``,
+        ``seeds_mean``, ``seeds_sd``, ``seeds_low`` and ``seeds_high`` (the mean's 95 % interval), every ``val/…``
+        metric at the best epoch, the searched keys, ``parameters`` and ``multiply_adds``, ``best_epoch``, ``epochs``,
+        ``duration_s`` (of training alone), ``reason``, ``run_id``, ``started`` (ISO 8601 with the offset from UTC).
 
     Raises:
         InputError: an unknown column or state.
@@ -221,6 +221,7 @@ def _seed_columns(summary: StudySummary) -> list[Column]:
         return []
     return [
         Column("seeds", "seeds", kind=int, brief=True),
+        Column("seeds_failed", "seeds failed", kind=int),
         Column("seeds_mean", "mean of seeds", form.unit, form.decimals, form.better, float, True),
         Column("seeds_sd", "sd of seeds", form.unit, form.decimals + 1, None, float),
         Column("seeds_low", "95 % from", form.unit, form.decimals, None, float, True),
@@ -232,7 +233,8 @@ def _of_seeds(replicated: Configuration | None) -> dict[str, Cell]:
     if replicated is None:
         return {}
     interval = replicated.interval
-    found: dict[str, Cell] = {"seeds": len(replicated.seeds), "seeds_mean": interval.mean, "seeds_sd": replicated.sd}
+    found: dict[str, Cell] = {"seeds": len(replicated.seeds), "seeds_failed": replicated.failed}
+    found |= {"seeds_mean": interval.mean, "seeds_sd": replicated.sd}
     return found | {"seeds_low": interval.low, "seeds_high": interval.high}
 
 

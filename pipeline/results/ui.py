@@ -19,6 +19,7 @@ from pipeline.workers import handle_signals
 
 START_SECONDS = 60  # until the server answers
 STOP_SECONDS = 5  # until its processes are killed
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last where the terminal is closed
 HINT = "where a page shows GenAI at the top left, choose Model training there once; the browser remembers it"
 
 
@@ -42,10 +43,11 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
     # The server's job runners, for evaluating language models, would be eight more processes.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     null = subprocess.DEVNULL
-    # Its processes do not end with it: they share a session, so that they can be ended together.
-    server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
-    with handle_signals(signal.default_int_handler):
+    server = None
+    with handle_signals(signal.default_int_handler, ENDINGS):
         try:
+            # Its processes do not end with it: they share a session, so that they can be ended together.
+            server = subprocess.Popen(command, stdout=null, stderr=null, env=environment, start_new_session=True)
             _wait(server, port)
             base = f"http://127.0.0.1:{port}/"
             say("\n".join([*(f"{what}: {base}{where}" for what, where in lines), HINT, "press Ctrl-C to stop it"]))
@@ -56,7 +58,8 @@ def serve(home: Home, study: str | None, port: int, open_browser: bool) -> None:
         except KeyboardInterrupt:
             pass
         finally:
-            _end(server)
+            if server is not None:
+                _end(server)
 
 
 def _pages(home: Home, study: str | None) -> tuple[str, list[tuple[str, str]]]:

@@ -1,11 +1,12 @@
 """Trials as Optuna's database has them: running or ended. Plain frozen objects; may not import optuna."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from pipeline.config import Value
+from pipeline.errors import NotFoundError
 
 EndState = Literal["COMPLETE", "PRUNED", "FAIL"]
 
@@ -58,6 +59,13 @@ StoredTrial = RunningTrial | EndedTrial
 def ended(trials: Iterable[StoredTrial]) -> list[EndedTrial]:
     """The trials that have ended, in the order given."""
     return [trial for trial in trials if isinstance(trial, EndedTrial)]
+
+
+def numbered(trials: Sequence[StoredTrial], number: int, study: str) -> StoredTrial:
+    """The trial with this number. Raises NotFoundError if the study has none."""
+    if not 0 <= number < len(trials):
+        raise NotFoundError(f"study {study} has no trial {number}; it has {len(trials)} trials, from 0")
+    return trials[number]
 
 
 def ranked(trials: Iterable[StoredTrial], direction: str) -> list[EndedTrial]:

@@ -59,7 +59,7 @@ def build_sampler(config: StudyConfig, number: int, **arguments: Any) -> Any:
     settings: dict[str, Any] = {"seed": derive_seed(config.seed, number, "sampler") % 2**32}
     if config.sampler.name == "tpe" and config.space.conditional():
         # Without groups TPE would sample conditional keys independently of the others.
-        settings |= {"multivariate": True, "group": True}
+        settings |= {"multivariate": True, "group": config.sampler.arguments.get("multivariate", True)}
     if config.design is None:
         settings |= config.sampler.arguments | arguments
     return _construct("sampler", SAMPLER_CLASSES[config.sampler.name], settings)

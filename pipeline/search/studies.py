@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import optuna
+from pydantic import ValidationError
 
 from pipeline.config import StudyConfig
 from pipeline.config.choices import QUICK_BFLOAT16
@@ -138,7 +139,7 @@ def stored_uid(home: Home, name: str) -> str | None:
 
 
 def adopt(home: Home) -> None:
-    """Give the studies of a copied home the id that `tracking.store.adopt` gave it, and complete the adoption."""
+    """Give the studies of a copied home the id that `tracking.experiments.adopt` gave it, and complete the adoption."""
     for search in load_searches(home):
         if search.home.get("id") == home.replaces:
             search.home = home.owner()
@@ -197,5 +198,12 @@ def _studies(home: Home, only: str | None = None) -> list[optuna.Study]:
 
 
 def _search(home: Home, study: optuna.Study) -> Search:
-    config = StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"]))
+    try:
+        config = StudyConfig.model_validate_json(json.dumps(study.user_attrs["config"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"study {study.study_name} in {home.path} was stored by another version of this program "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}); use that version, or another --home"
+        ) from None
     return Search(config, study, patience_with(home.storage_shown))

@@ -16,29 +16,29 @@ TRIALS_PER_BRACKET = 10
 LEAST_SGD_RATE = 0.03  # the losses are means over pixels, so their gradients are small
 
 
-def advice(config: StudyConfig, images: int, inputs: int, slots: int, unasked: int | None = None) -> Iterator[str]:
+def advice(config: StudyConfig, images: int, inputs: int, slots: int, room: int | None = None) -> Iterator[str]:
     """All that looks wrong.
 
     Args:
         images: in the training set.
         inputs: pixels of a degraded image.
-        slots: workers; ``unasked`` as of `about_window`.
+        slots: workers; ``room`` as of `about_window`.
     """
     yield from _about_space(config, images, inputs)
     yield from _about_pruner(config)
-    yield from about_window(config, slots, unasked)
+    yield from about_window(config, slots, room)
 
 
-def about_window(config: StudyConfig, slots: int, unasked: int | None) -> Iterator[str]:
+def about_window(config: StudyConfig, slots: int, room: int | None) -> Iterator[str]:
     """Too few open trials for the workers, or too many for the sampler: four times the workers, a sixth of the trials.
 
-    ``unasked`` is how many workers could run where the user did not say. tests/benchmarks/window.py simulates what
-    either costs; the figures are in pipeline/README.md.
+    ``room`` is how many workers could run here, where the user did not say how many. tests/benchmarks/window.py
+    simulates what either costs; the figures are in pipeline/README.md.
     """
-    budget, workers = config.budget, unasked or slots
+    budget, workers = config.budget, room or slots
     guided = config.sampler.name == "tpe"
     most = max(budget.trials // 6, Budget().concurrency)  # of which a guided sampler learns enough
-    if slots > 1 and (budget.concurrency < 4 * slots if unasked is None else 4 * budget.concurrency <= unasked):
+    if slots > 1 and (budget.concurrency < 4 * slots if room is None else 4 * budget.concurrency <= room):
         price = f"; the sampler learns less from more than {most}" if guided and 4 * workers > most else ""
         yield (
             f"at most {budget.concurrency} open trials for {workers} workers, which will be idle at times; in a new "

@@ -23,7 +23,7 @@ from pipeline.evaluation.baselines import LARGEST_LINEAR, baseline_names, baseli
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import judge_figures
 from pipeline.provenance import git_state, hardware, versions
-from pipeline.search.records import EndedTrial, RunningTrial, StoredTrial, ended, ranked
+from pipeline.search.records import RunningTrial, ended
 from pipeline.study import window as w
 from pipeline.study.doctor.examine import examine
 from pipeline.study.doctor.findings import repair
@@ -44,16 +44,10 @@ class StudyOutcome:
     """A study that has reached its total."""
 
     config: StudyConfig
-    records: list[StoredTrial]
-    baselines: dict[str, dict[str, float]]
     seconds: float = 0.0
     elapsed: float = 0.0  # seconds in all sessions
     shares: dict[str, float] = field(default_factory=dict)  # of the workers' time, as `Timed` has; empty without any
     report: Path | None = None  # None where an MLflow server keeps the files, and before it is published
-
-    @property
-    def best(self) -> EndedTrial | None:
-        return next(iter(ranked(self.records, self.config.objective.direction)), None)
 
 
 def run_to_total(session: Session, options: Options) -> StudyOutcome:
@@ -81,7 +75,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
     new_judge = session.judge if session.judge and session.judge.sha256 != search.judge else None
     if window.finished and new_judge is None:
         export_models(session, session.workers)
-        return StudyOutcome(session.config, records, known)
+        return StudyOutcome(session.config)
 
     workers = session.workers
     note_window(session, options)
@@ -94,9 +88,7 @@ def run_to_total(session: Session, options: Options) -> StudyOutcome:
             driver.record_judge(new_judge)
         driver.run()
         export_models(session, session.workers)
-        return StudyOutcome(
-            session.config, search.records(), search.baselines, driver.seconds, search.elapsed, driver.workers.shares
-        )
+        return StudyOutcome(session.config, driver.seconds, search.elapsed, driver.workers.shares)
     finally:
         workers.close()
 

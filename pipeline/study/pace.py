@@ -25,7 +25,8 @@ class Pace:
     def __init__(
         self, config: StudyConfig, images: int, ended: Sequence[EndedTrial], slots: int, earlier: float
     ) -> None:
-        self._total, self._most, self._images, self._slots = config.budget.trials, config.budget.epochs, images, slots
+        self._total, self._most, self._images = config.budget.trials, config.budget.epochs, images
+        self._slots = max(1, slots)  # a cluster may have no worker yet
         self._ended = len(ended)
         self._used = [trial.summary.epochs for trial in ended if trial.summary.epochs]  # epochs per ended trial
         self._open: dict[int, int] = {}  # epochs so far, by trial

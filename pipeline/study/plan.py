@@ -84,7 +84,7 @@ class Plan:
     workers: int
     at_once: int  # of them, which have a core or a GPU and a trial each
     parameters: list[Parameter]
-    combinations: int | None  # None where a parameter is continuous
+    combinations: int | None  # None where a parameter is continuous, or they are too many
     timed: list[Timed]
     epoch_s: float  # on average over the space
     weights_bytes: int  # likewise, of a model

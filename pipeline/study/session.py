@@ -64,7 +64,6 @@ class Options:
     workers: int | None = None
     cluster: Cluster | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    download: bool = True
     report: bool = True  # whether the study's page and figures are made, which takes seconds
 
 
@@ -167,7 +166,7 @@ def open_session(
         raise InputError("--workers and --cluster exclude each other: a cluster has its own workers")
     device, precision = _machine(options, home, config)
     home = home.with_data(config.dataset)
-    data = prepare(config, home.data_dir, options.download)
+    data = prepare(config, home.data_dir)
     home.prepare()
     home.remember_data(config.dataset)
     needs = _needs(home, config, data, device, precision)
@@ -205,7 +204,7 @@ def open_session(
             search.patience = replace(search.patience, stop_asked=stop.is_set, say=reporter.note)
             search.hold(lock.ensure)
             patience = patience_with(home, stop_asked=stop.is_set, say=reporter.note)
-            tracking = open_tracking(home, config.name, uid, experiment_note(config, data), patience)
+            tracking = open_tracking(home, config.name, uid, experiment_heading(config, data), patience)
             search.experiment = tracking.experiment_id
             reading.close()
             workers, judge = begun()
@@ -318,7 +317,7 @@ def _attached(cluster: Cluster | None, needs: Needs, reporter: Reporter) -> Iter
         yield pool
 
 
-def experiment_note(config: StudyConfig, data: Dataset) -> str:
+def experiment_heading(config: StudyConfig, data: Dataset) -> str:
     """The experiment's heading in MLflow, Markdown."""
     searched = ", ".join(f"`{key}`" for key in config.space.searched()) or "nothing"
     return (

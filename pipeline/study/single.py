@@ -11,11 +11,12 @@ from functools import partial
 
 from pipeline.config import StudyConfig, StudyFile
 from pipeline.config.study_file import trial_file
-from pipeline.errors import InputError, NotFoundError, StudyError
+from pipeline.errors import InputError, StudyError
 from pipeline.evaluation.batches import example
 from pipeline.home import Home
 from pipeline.search import samplers
 from pipeline.search.ask_tell import Search
+from pipeline.search.records import numbered
 from pipeline.search.studies import detached, load_search
 from pipeline.study.driver import Driver
 from pipeline.study.reporter import Reporter
@@ -66,9 +67,7 @@ def find_trial(home: Home, named: str) -> Origin | None:
     if match is None:
         return None
     search = load_search(home, match[1])
-    if int(match[2]) >= (count := len(search.records())):
-        raise NotFoundError(f"study {match[1]} has no trial {match[2]}; it has {count} trials, from 0")
-    return Origin(search, int(match[2]))
+    return Origin(search, numbered(search.records(), int(match[2]), match[1]).number)
 
 
 def train_one(
@@ -81,7 +80,7 @@ def train_one(
 
     Args:
         file: the study; keys that it leaves open take the first enqueued configuration's values.
-        options: only ``device`` and ``download`` are used.
+        options: only ``device`` is used.
         origin: the trial that the file was made of, which the run's tag ``train.of`` then names.
 
     Raises:

@@ -15,9 +15,9 @@ import numpy as np
 from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 
-# Columns of MLflow's database that hold absolute URIs of artifacts.
 from pipeline.files import png
 
+# Columns of MLflow's database that hold absolute URIs of artifacts.
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),

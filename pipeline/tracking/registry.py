@@ -192,14 +192,14 @@ def load_version(home: Home, version: RegisteredVersion) -> tuple[Restorer, Desc
 
 def delete_version(home: Home, version: RegisteredVersion) -> None:
     """Delete a version and its aliases."""
-    with registry_lock(home, version.model):
+    with registry_lock(home, version.model), store_errors(home):
         connect(home).delete_model_version(version.model, version.version)
 
 
 def delete_empty_model(home: Home, name: str) -> None:
     """Delete a registered model if it has no version left."""
     client = connect(home)
-    with registry_lock(home, name):
+    with registry_lock(home, name), store_errors(home):
         known = client.search_registered_models(f"name = '{name}'")
         if known and not client.search_model_versions(f"name = '{name}'"):
             client.delete_registered_model(name)

@@ -24,7 +24,7 @@ import numpy as np
 from mlflow import entities
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from pipeline.config.outcomes import WEIGHTS_FILE, EpochResult
 from pipeline.errors import NotFoundError, TrackingError
@@ -54,6 +54,8 @@ RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
 IMAGES_TAG = {"mlflow.loggedImages": "True"}  # of runs with images: MLflow's pages show them then
 MOST_METRICS = 1000  # in one request
+NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes of an unknown id, or of no id at all
+PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
 # In the study's own run.
 CONTACT_SHEET, STUDY_FILES = "contact-sheet.png", ("study.toml", "study.json")
@@ -232,7 +234,7 @@ class Tracking:
             return None
         with tempfile.TemporaryDirectory() as folder:
             picture = self._client.download_artifacts(run_id, file, folder)
-            with suppress(UnidentifiedImageError):
+            with suppress(OSError, SyntaxError, ValueError):  # Pillow's errors of a damaged file
                 return np.asarray(Image.open(picture, formats=("PNG",)).convert("L"))
         return None
 
@@ -241,7 +243,7 @@ class Tracking:
         """Which of its three pictures of the best epoch a run lacks: PANEL, RESTORED, PANEL_FILE."""
         images = _images(run.artifact_uri)
         lost = [key for key, step in ((PANEL, epoch), (RESTORED, 0)) if (key, step) not in images]
-        return lost if PANEL_FILE in _names(run.artifact_uri) else [*lost, PANEL_FILE]
+        return lost if PANEL_FILE in _pictures(run.artifact_uri) else [*lost, PANEL_FILE]
 
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
@@ -364,17 +366,32 @@ class Tracking:
         return every_version(self._client)
 
     def stray_images(self, runs: Iterable[StoredRun]) -> list[Path]:
-        """Files on this machine in these runs' image folders that MLflow did not write."""
+        """Files on this machine in these runs' image folders that MLflow did not write, or not to their end."""
         folders = [local_path(run.artifact_uri) for run in runs]
         files = [file for folder in folders if folder is not None for file in sorted((folder / "images").glob("*"))]
-        return [file for file in files if image_key_and_step(file.name) is None]
+        return [file for file in files if image_key_and_step(file.name) is None or not _is_whole(file)]
 
 
 def _images(artifact_uri: str) -> dict[tuple[str, int], str]:
     """The paths of a run's images by key and step."""
-    names = [name for name in _names(f"{artifact_uri}/images") if name.endswith(".png")]
+    names = [name for name in _pictures(f"{artifact_uri}/images") if name.endswith(".png")]
     found = {image_key_and_step(name): f"images/{name}" for name in names}
     return {image: path for image, path in found.items() if image is not None}
+
+
+def _pictures(uri: str) -> set[str]:
+    """As `_names`, without the pictures on this machine that were not written to their end."""
+    folder = local_path(uri)
+    return {name for name in _names(uri) if folder is None or _is_whole(folder / name)}
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is no PNG, or has its end: a process or a machine may have died while it was written."""
+    if file.suffix != ".png":
+        return True
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - len(PNG_END)))
+        return opened.read() == PNG_END
 
 
 def _names(uri: str) -> set[str]:
@@ -455,11 +472,15 @@ def restorer_of(run: StoredRun, sha256: str) -> Restorer:
 
 
 def read_run(home: Home, run_id: str) -> StoredRun:
-    """The run with this id, of any experiment; NotFoundError if there is none."""
+    """The run with this id, of any experiment. Raises NotFoundError if there is none, TrackingError as `find_runs`."""
     if home.has_tracking():
         client = connect(home)
-        with suppress(MlflowException):
-            return _stored(client.get_run(run_id))
+        with store_errors(home):
+            try:
+                return _stored(client.get_run(run_id))
+            except MlflowException as error:
+                if error.error_code not in NO_RUN:
+                    raise
     raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 
 
@@ -480,9 +501,10 @@ def find_runs(home: Home, query: str, study: str | None = None) -> list[StoredRu
 
 
 def metric_histories(home: Home, run: StoredRun) -> dict[str, dict[int, float]]:
-    """Every metric of a run, by step."""
+    """Every metric of a run, by step. Raises TrackingError as `find_runs`."""
     points = partial(connect(home).get_metric_history, run.run_id)
-    return {name: _by_step(points(name)) for name in run.metrics}
+    with store_errors(home):
+        return {name: _by_step(points(name)) for name in run.metrics}
 
 
 def _by_step(points: Iterable[Metric]) -> dict[int, float]:

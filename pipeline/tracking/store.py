@@ -1,4 +1,4 @@
-"""The MLflow store: connections, errors, how requests are sent, the experiments of studies.
+"""The MLflow store: connections, errors, how requests are sent.
 
 Comes in: a home. Goes out: a client, and this project's errors in place of MLflow's. May not import torch.
 """

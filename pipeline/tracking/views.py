@@ -76,12 +76,6 @@ def view_tags(views: Views, made: float) -> dict[str, str]:
     return {f"{TAG}{key}": _tag(VIEWS[key], state, made) for key, state in zip(VIEWS, states, strict=True)}
 
 
-def read_view(tag: str) -> dict[str, Any]:
-    """The state that a tag holds."""
-    packed = json.loads(tag)["state"].removeprefix("deflate;")
-    return dict(json.loads(zlib.decompress(base64.b64decode(packed))))
-
-
 def _tag(name: str, state: Mapping[str, Any], made: float) -> str:
     packed = "deflate;" + base64.b64encode(zlib.compress(json.dumps(state).encode(), 9)).decode()
     stamp = int(made * 1000)

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -104,7 +105,8 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
 
     _silence()
     try:
-        with dask.config.set(PAGES | ({"distributed.worker.multiprocessing-method": "forkserver"} if FORKED else {})):
+        forked = {"distributed.worker.multiprocessing-method": "forkserver"} if FORKED else {}
+        with ExitStack() as opened, dask.config.set(PAGES | forked):
             cluster = LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
@@ -117,12 +119,14 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
                 memory_limit=0,
                 silence_logs=logging.CRITICAL,
             )
-        client = Client(cluster, set_as_default=False)
-        client.register_plugin(LeaveInterruptsToTheDriver())
-        return DaskWorkers(client, needs, note, Own(cluster, count))
+            opened.callback(cluster.close)
+            client = opened.enter_context(Client(cluster, set_as_default=False))
+            client.register_plugin(LeaveInterruptsToTheDriver())
+            workers = DaskWorkers(client, needs, note, Own(cluster, count))
+            opened.pop_all()  # whoever uses the workers closes them
+            return workers
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:  # Dask's own is a RuntimeError
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise EngineError(f"the workers did not start: {reason}") from None
+        raise EngineError(f"the workers did not start: {_reason(error)}") from None
 
 
 def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:
@@ -147,15 +151,21 @@ def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:
             security = Security(
                 tls_ca_file=ca, tls_client_cert=certificate, tls_client_key=key, require_encryption=True
             )
-        client = Client(cluster.address, timeout=10, set_as_default=False, security=security)
-        if not client.run_on_scheduler(importable):
-            client.close()
-            raise EngineError(f"{where}: the scheduler cannot import this package; install it there too")
-        if not cluster.address.startswith("tls:"):
-            note(f"{where}: without TLS, so anyone who reaches the scheduler can run code as its user")
-        return DaskWorkers(client, needs, note)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise EngineError(f"{where}: cannot be reached: {str(error).splitlines()[0]}") from None
+        with ExitStack() as opened:
+            client = opened.enter_context(Client(cluster.address, timeout=10, set_as_default=False, security=security))
+            if not client.run_on_scheduler(importable):
+                raise EngineError(f"{where}: the scheduler cannot import this package; install it there too")
+            if not cluster.address.startswith("tls:"):
+                note(f"{where}: without TLS, so anyone who reaches the scheduler can run code as its user")
+            workers = DaskWorkers(client, needs, note)
+            opened.pop_all()
+            return workers
+    except (ImportError, OSError, TimeoutError, ValueError) as error:  # Dask's of a scheduler it cannot talk to
+        raise EngineError(f"{where}: cannot be reached: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _silence() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from summaries import BASELINES, record, running, summary_of
+from tiny import trial
 
-from pipeline.cli.leaderboard import choices, leaderboard, setting
+from pipeline.cli.leaderboard import choices, leaderboard, setting, training_table
+from pipeline.results.lookup import StoredTraining
 
 SETTINGS: dict[str, Any] = {"width": "auto", "batch_norm": True, "loss": "bce", "batch_size": 64}
 ESCAPE = "\x1b[31m[/nope] " * 9
@@ -73,3 +76,14 @@ def test_choices_have_n_median_and_best_and_ranges_are_named() -> None:
     lines = printed(choices(summary()))
     assert next(line for line in lines if line.startswith("loss")).split() == ["loss", "bce", "4", "16.50", "18.00"]
     assert lines[-1] == "ranges are left out: lr"
+
+
+def test_trainings_show_the_settings_of_every_kind_of_network() -> None:
+    """Whatever the first one is: a linear network has no channels, and of an edited run nothing is known."""
+    kinds = [None, trial(layer_type="linear"), trial(layer_type="conv", channels=24, convs=2)]
+    made = [
+        StoredTraining("s", f"train-{n}", "0" * 32, "FINISHED", datetime(2026, 1, 2), {}, config)
+        for n, config in enumerate(kinds)
+    ]
+    head = " ".join(printed(training_table(made))[1:3]).split()
+    assert {"layer_type", "channels", "convs"} <= set(head)

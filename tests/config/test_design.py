@@ -106,6 +106,10 @@ MORE = f"blocks = 4\n{SPACE}"
 REFUSED = {
     "a range": (PAIRED.replace("optimizer", "lr") + MORE, ["over = 'lr'", "[train] lr = […]"]),
     "a range of whole numbers": (PAIRED.replace("optimizer", "bottleneck") + MORE, ["over = 'bottleneck'"]),
+    "a list of one value": (
+        PAIRED.replace("optimizer", "activation") + MORE.replace('["relu", "elu"]', '["relu"]'),
+        ["over = 'activation'", "has one value only"],
+    ),
     "a fixed key": (PAIRED.replace("optimizer", "loss") + MORE, ["over = 'loss'", "[train] loss = […]"]),
     "a list that some trials do not use": (
         PAIRED.replace("optimizer", "alpha") + MORE.replace("[train]", "alpha = [0.5, 1.0]\n[train]"),

@@ -195,6 +195,13 @@ def only(found: Effects) -> Paired:
     return found
 
 
+def test_numbers_that_differ_in_later_digits_only_are_levels_of_their_own() -> None:
+    space = {"model": {}, "train": {"lr": [0.001, 0.0010002, 0.01]}}
+    sampler = {"name": "paired", "over": ["lr"], "blocks": 20}
+    found = only(effects(paired_study(values_of(0.5, 0.0, -0.8), sampler=sampler, **space), {}))
+    assert [level.name for level in found.effects[0].levels] == ["0.001", "0.0010002", "0.01"]
+
+
 def test_levels_and_pairs_have_the_figures_of_the_statistics() -> None:
     values = values_of(0.02, 0.0, -0.8)
     found = only(effects(paired_study(values), {}))

@@ -92,6 +92,22 @@ def test_a_range_has_room_for_pruned_trials() -> None:
     assert low < 1e-5 < 0.01 < high
 
 
+def test_a_split_range_may_have_a_zero_beside_a_logarithmic_part() -> None:
+    """Then the axis is linear below the least positive value."""
+    decay = {"by": "optimizer", "adamw": {"low": 1e-5, "high": 0.1, "log": True}, "default": [0.0, 1e-4]}
+    trials = [
+        trained(0, 15.0, optimizer="adamw", weight_decay=1e-3),
+        trained(1, 16.0, optimizer="sgd", weight_decay=0.0),
+        trained(2, 14.0, optimizer="adamw", weight_decay=2e-5),
+    ]
+    study = summary_of(trials, model={}, train={"optimizer": ["adamw", "sgd"], "weight_decay": decay})
+    panel = key_panel(study, "weight_decay")
+    assert panel is not None
+    low, high = panel.axes[0].get_xlim()
+    assert low <= 0 < 1e-3 < high
+    assert parsed(svg(panel)).get("role") == "img"
+
+
 def test_a_design_without_guidance_and_pruning_is_not_called_exploratory() -> None:
     random_search = summary_of(drawn_at_random(4), sampler={"name": "random"}, pruner={"name": "none"}, **SPACE)
     panel = key_panel(random_search, "loss")

@@ -26,6 +26,7 @@ from pipeline.evaluation.scores import evaluate
 from pipeline.results.promote import promote
 from pipeline.search.records import ranked
 from pipeline.tracking.registry import find_version, load_champion, registered, withdraw_version
+from pipeline.tracking.uids import trial_uid
 
 pytest_plugins = ["study_fixtures"]
 
@@ -62,6 +63,22 @@ def test_all_models_are_listed_and_not_only_mlflow_s_first_page(finished_copy: P
         client.create_registered_model(f"another-{i:03d}")
     promote(finished_copy.home, "small")
     assert [version.model for version in registered(finished_copy.home)] == ["small"]
+
+
+def test_an_edited_tag_of_the_run_does_not_end_a_promotion(finished_copy: Place) -> None:
+    best = ranked(finished_copy.search().records(), "maximize")[0]
+    finished_copy.client().delete_tag(best.summary.run_id, "trial.uid")
+    finished_copy.client().set_tag(best.summary.run_id, "replicate", "9")
+    promote(finished_copy.home, "small")
+    [version] = registered(finished_copy.home)
+    assert version.tags["trial.uid"] == trial_uid(finished_copy.search().uid, best.number)
+    assert version.tags["replicate"] == ""
+
+
+def test_lost_weights_of_the_search_s_winner_do_not_block_another_trial(finished_copy: Place) -> None:
+    winner, other, *_ = ranked(finished_copy.search().records(), "maximize")
+    (finished_copy.study_artifacts / winner.summary.run_id / "artifacts" / "weights.safetensors").unlink()
+    assert promote(finished_copy.home, "small", other.number, force=True).optimism is None
 
 
 def test_a_version_records_its_source_and_its_figures(finished_copy: Place) -> None:

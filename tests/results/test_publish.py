@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
+import zlib
+from typing import Any
 
 import numpy as np
 from studies_for_tests import Launcher, Place, artifact, assert_sound, study
@@ -13,7 +17,7 @@ from pipeline.results.pictures import WIDEST, contact_sheet
 from pipeline.results.summary import summarise
 from pipeline.results.table import study_table
 from pipeline.search.records import EndedTrial
-from pipeline.tracking.views import VIEWS, Views, read_view, view_tags
+from pipeline.tracking.views import VIEWS, Views, view_tags
 
 pytest_plugins = ["study_fixtures"]
 
@@ -26,6 +30,12 @@ def tags(place: Place, key: str) -> dict[int, str]:
     """The values of a tag by trial, of those that have it."""
     runs = {int(run.data.tags["trial.number"]): run.data.tags for run in place.runs("trial")}
     return {number: found[key] for number, found in runs.items() if key in found}
+
+
+def read_view(tag: str) -> dict[str, Any]:
+    """The state that a saved view's tag holds."""
+    packed = json.loads(tag)["state"].removeprefix("deflate;")
+    return dict(json.loads(zlib.decompress(base64.b64decode(packed))))
 
 
 def state(place: Place, view: str) -> dict[str, object]:

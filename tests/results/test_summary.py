@@ -46,4 +46,7 @@ def test_the_figures_of_a_replicated_configuration(summary: StudySummary) -> Non
     assert summary.configurations[1].seeds[summary.configurations[1].median].value == 17.0
     row = next(row for row in study_table(summary).records if row["number"] == 2)
     assert (row["rank"], row["seeds"], row["seeds_mean"]) == (1, 3, pytest.approx(17.3))
-    assert "Trial 2 is best: psnr 17.30 dB [17.05, 17.55] on validation, the mean of 3 seeds" in summary.answer()[0]
+    assert (
+        "Trial 2 is best: psnr 17.30 dB [17.05, 17.55] on validation, the mean of 3 of 4 seeds" in summary.answer()[0]
+    )
+    assert (row["seeds_failed"], summary.configurations[1].counted) == (1, "4")

@@ -101,6 +101,11 @@ def test_values_that_optuna_does_not_take_are_refused(changes: dict[str, Any], p
     assert len(str(refusal.value).splitlines()) == 1
 
 
+def test_without_multivariate_a_conditional_space_has_no_groups() -> None:
+    sampler = samplers.build_sampler(configuration(sampler={"name": "tpe", "multivariate": False}), 0)
+    assert (sampler._multivariate, sampler._group) == (False, False)
+
+
 @pytest.mark.parametrize("arguments", [{"reduction_factor": 1}, {"min_resource": 0}])
 def test_values_that_fail_only_when_they_are_used_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"\[pruner\]"):

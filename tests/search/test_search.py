@@ -29,7 +29,7 @@ from optuna.trial import TrialState
 
 from pipeline.config import StudyConfig
 from pipeline.config.study_config import PRUNERS, SAMPLERS
-from pipeline.errors import ConfigError, NotFoundError, StudyError
+from pipeline.errors import ConfigError, InputError, NotFoundError, StudyError
 from pipeline.home import Home, open_home
 from pipeline.search.ask_tell import IMPORTANCES_FROM, OpenTrial, Search
 from pipeline.search.database import reading_once
@@ -616,6 +616,14 @@ def test_a_study_whose_creation_was_interrupted_is_created_again(folder_home: Ho
     assert created.uid != "unfinished"
     assert created.study.direction.name == "MAXIMIZE"
     assert study_names(folder_home) == ["interrupted", "made-up"]
+
+
+def test_a_study_of_another_version_is_one_clear_error(folder_home: Home) -> None:
+    search = open_search(folder_home, configuration(), UID, FACTS)
+    config = search.study.user_attrs["config"]
+    search.study.set_user_attr("config", config | {"budget": config["budget"] | {"patience": 3}})
+    with pytest.raises(InputError, match=r"study made-up in .* another version of this program \(budget\.patience: "):
+        load_search(folder_home, "made-up")
 
 
 @pytest.mark.parametrize(("metric", "direction"), [("psnr", "MAXIMIZE"), ("bce", "MINIMIZE")])

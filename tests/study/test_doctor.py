@@ -138,13 +138,13 @@ def unexpected_file_among_images(place: Place) -> None:
 
 
 def old_checkpoints(place: Place) -> None:
-    folder = place.home.checkpoints(place.search().uid, 0)
+    folder = place.home.checkpoints(place.search().uid) / "0000"
     folder.mkdir(parents=True)
     (folder / f"epoch-0001-{'0' * 64}.safetensors").write_bytes(b"weights")
 
 
 def interrupted_write(place: Place) -> None:
-    folder = place.home.checkpoints(place.search().uid, TRIALS)  # of a trial that does not exist yet
+    folder = place.home.checkpoints(place.search().uid) / f"{TRIALS:04d}"  # of a trial that does not exist yet
     folder.mkdir(parents=True)
     (folder / f"epoch-0001-{'0' * 64}.safetensors.4711.tmp").write_bytes(b"wei")
 
@@ -158,6 +158,12 @@ def lost_panel(place: Place) -> None:
 def lost_restored(place: Place) -> None:
     for file in artifact(place, run_of(place, "PRUNED"), "images").glob("restored*"):
         file.unlink()
+
+
+def half_a_panel(place: Place) -> None:
+    """As a power failure leaves it: the file's name and the beginning of its content."""
+    for file in artifact(place, run_of(place, "PRUNED"), "images").glob("panel*.png"):
+        file.write_bytes(file.read_bytes()[:-30])
 
 
 def lost_labelled_panel(place: Place) -> None:
@@ -221,6 +227,7 @@ FAULTS = {
     "a file added to a model": Fault(model_with_a_file_added, "sitecustomize.py was added"),
     "a model's files missing": Fault(model_without_files, "the files of its model are not at"),
     "a lost panel": Fault(lost_panel, "of its best epoch panel is lost"),
+    "half a panel": Fault(half_a_panel, "of its best epoch panel is lost", 2),
     "a lost image of the restored": Fault(lost_restored, "of its best epoch restored is lost"),
     "a lost labelled panel": Fault(lost_labelled_panel, "of its best epoch panel.png is lost"),
     "lost pictures": Fault(lost_pictures, "its panel, restored, panel.png are lost", 3),
@@ -503,7 +510,7 @@ def test_a_killed_study_is_repaired_and_resumed_with_the_same_results(
     assert open_runs
     for run in open_runs:  # as a killed process would have left them
         place.client().update_run(run.info.run_id, status="RUNNING")
-    folder = place.home.checkpoints(place.search().uid, int(open_runs[-1].data.tags["trial.number"]))
+    folder = place.home.checkpoints(place.search().uid) / f"{int(open_runs[-1].data.tags['trial.number']):04d}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "epoch-0001.safetensors.4711.tmp").write_bytes(b"wei")
 

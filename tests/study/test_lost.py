@@ -135,7 +135,7 @@ def test_a_lost_run_is_made_again_from_its_checkpoints(finished_copy: Place) -> 
 
     def keep(event: tuple[Any, ...]) -> None:
         if event[0] == "epoch":
-            folder = finished_copy.home.checkpoints(finished_copy.search().uid, event[1])
+            folder = finished_copy.home.checkpoints(finished_copy.search().uid) / f"{event[1]:04d}"
             shutil.copytree(folder, kept / folder.name, dirs_exist_ok=True)
 
     finished_copy.run(trials=TRIALS + 2, reporter=Recorder(keep))
@@ -145,7 +145,7 @@ def test_a_lost_run_is_made_again_from_its_checkpoints(finished_copy: Place) -> 
     histories = metric_histories(finished_copy.home, read_run(finished_copy.home, lost.info.run_id))
     pictures = panels(finished_copy, lost)
     purge(finished_copy, lost.info.run_id)
-    folder = finished_copy.home.checkpoints(finished_copy.search().uid, number)
+    folder = finished_copy.home.checkpoints(finished_copy.search().uid) / f"{number:04d}"
     shutil.copytree(kept / folder.name, folder)
 
     done = study("doctor", "--repair", "--home", str(finished_copy.path))
@@ -159,7 +159,7 @@ def test_a_lost_run_is_made_again_from_its_checkpoints(finished_copy: Place) -> 
 
 
 def test_checkpoints_of_a_study_that_no_database_knows_are_left_unchanged(finished_copy: Place) -> None:
-    folder = finished_copy.home.checkpoints("f" * 32, 3)
+    folder = finished_copy.home.checkpoints("f" * 32) / "0003"
     folder.mkdir(parents=True)
     (folder / f"epoch-0001-{'0' * 64}.safetensors").write_bytes(b"weights")
     before = contents(finished_copy)

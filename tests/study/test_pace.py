@@ -46,6 +46,10 @@ def test_an_open_trial_is_compared_with_those_that_came_as_far() -> None:
     assert running.left == 0
 
 
+def test_a_cluster_without_a_worker_yet_is_taken_for_one_worker() -> None:
+    assert pace([ended(0, 10, 20.0)], slots=0).left == pytest.approx(60)
+
+
 def test_time_of_earlier_sessions_counts() -> None:
     assert pace([], earlier=3700).elapsed == pytest.approx(3700, abs=60)
 

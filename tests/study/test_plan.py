@@ -112,14 +112,14 @@ DENOISE, QUICKSTART = (next(file for file in STUDIES if file.stem == stem) for s
 SIZES = {"images": 3500, "inputs": 28 * 28}
 
 
-def warnings(*overrides: str, file: Path = QUICKSTART, slots: int = 1, unasked: int | None = None) -> list[str]:
+def warnings(*overrides: str, file: Path = QUICKSTART, slots: int = 1, room: int | None = None) -> list[str]:
     config: StudyFile = load_study_file(file, overrides)
-    return list(advice(config.config, **SIZES, slots=slots, unasked=unasked))
+    return list(advice(config.config, **SIZES, slots=slots, room=room))
 
 
 @pytest.mark.parametrize("file", [QUICKSTART, DENOISE], ids=lambda file: file.stem)
 def test_nothing_is_said_about_sound_studies(file: Path) -> None:
-    assert warnings(file=file, slots=2, unasked=2) == []
+    assert warnings(file=file, slots=2, room=2) == []
 
 
 FIXED = [

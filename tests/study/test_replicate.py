@@ -156,6 +156,17 @@ def test_the_median_replicate_is_promoted(replicated_copy: Place) -> None:
     assert f"the mean of {SEEDS} seeds" in place.client().get_model_version("small", "2").description
 
 
+def test_lost_weights_of_a_seed_leave_the_configurations_uncompared(replicated_copy: Place) -> None:
+    place = replicated_copy
+    first, second = summarise(place.search()).configurations.values()
+    promote(place.home, "small", second.trial.number, force=True)
+    lost = next(trial for seed, trial in second.seeds.items() if seed != second.median)
+    (place.study_artifacts / lost.summary.run_id / "artifacts" / "weights.safetensors").unlink()
+    done = promote(place.home, "small", first.trial.number, force=True)
+    assert done.verdict.configurations is None
+    assert done.run_id == first.seeds[first.median].summary.run_id
+
+
 def test_doctor_knows_replicates(replicated_copy: Place) -> None:
     place, before = replicated_copy, facts(replicated_copy)
     one, two, *_ = before

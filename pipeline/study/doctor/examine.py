@@ -21,7 +21,7 @@ from pipeline.study.doctor.model_findings import export_findings, stray_models, 
 from pipeline.study.doctor.run_findings import run_findings, training_run_findings
 from pipeline.study.replicas import replicas
 from pipeline.study.reporter import Reporter
-from pipeline.study.session import Session, experiment_note, precision_of, trial_label
+from pipeline.study.session import Session, experiment_heading, precision_of, trial_label
 from pipeline.tracking.experiments import UID_TAG, edited_tags, experiment_names, home_experiments, settle_move, uid_for
 from pipeline.tracking.experiments import adopt as adopt_experiments
 from pipeline.tracking.runs import StoredRun, Tracking, open_tracking, read_tracking
@@ -120,7 +120,7 @@ def _examine_study(
     device: Device = "cuda" if facts["device"] == "cuda" else "cpu"
     never = threading.Event()
     if retrain:  # the database or the experiment may be what was lost
-        tracking = open_tracking(home, name, search.uid, experiment_note(config, data), patience_with(home))
+        tracking = open_tracking(home, name, search.uid, experiment_heading(config, data), patience_with(home))
         search.experiment = tracking.experiment_id
     tracking, labels = read_tracking(home, name, search.uid), partial(trial_label, search.uid)
     precision = precision_of(facts)
@@ -145,7 +145,9 @@ def _models_and_images(tracking: Tracking, runs: Sequence[StoredRun]) -> Iterato
     yield from training_findings(tracking, active)
     yield from stray_models(tracking, runs)
     for file in tracking.stray_images(active):
-        yield Finding(f"{file}: is not one of the run's images and hides them", partial(tracking.home.remove, file))
+        yield Finding(
+            f"{file}: is not one of the run's images, or a part of one only", partial(tracking.home.remove, file)
+        )
 
 
 def _leftovers(parts: Sequence[Session]) -> Iterator[Finding]:
