@@ -10,10 +10,12 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from html import escape
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -58,9 +60,14 @@ LEFT, RIGHT, ABOVE, BELOW = 0.7, 0.62, 0.3, 0.78  # inches around axes, for thei
 P = ParamSpec("P")
 
 
+def style() -> AbstractContextManager[None]:
+    """The style of these figures, whatever style the process uses for its own."""
+    return mpl.style.context(STYLE, after_reset=True)
+
+
 def styled(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure | None:
-        with mpl.rc_context(STYLE):
+        with style():
             return draw(*args, **kwargs)
 
     styled.__doc__ = draw.__doc__
@@ -70,7 +77,7 @@ def styled(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file; without matplotlib's version, so that equal figures have equal bytes."""
     buffer = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with style():
         figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -78,7 +85,7 @@ def png(figure: Figure) -> bytes:
 def svg(figure: Figure) -> str:
     """A figure as an SVG element for a page: transparent, its text and axes in the colour of the text around it."""
     buffer = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with style():
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,7 +30,7 @@ def contact_sheet(strips: Mapping[str, np.ndarray]) -> np.ndarray:
         size = (WIDEST - LABELS, max(1, round(height * (WIDEST - LABELS) / width)))
     row = max(size[1], LOWEST)
     total = size[0] + LABELS
-    with mpl.rc_context({"text.parse_math": False}):
+    with mpl.style.context({"text.parse_math": False}, after_reset=True):
         figure = Figure(figsize=(total / DPI, row * len(strips) / DPI), dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         for place, label in enumerate(strips, 1):

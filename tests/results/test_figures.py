@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
+import matplotlib as mpl
+import matplotlib.style
 import numpy as np
+from matplotlib.figure import Figure
 from summaries import BASELINES, SPACE, drawn_at_random, running, summary_of, trained
 
 from pipeline.results.drawing import COLOURS, svg
@@ -19,6 +22,11 @@ MATERIAL = Material(
     restored={kind: [Restored(17.25, IMAGE, IMAGE[:5, :6], IMAGE)] * 2 for kind in ("best", "median", "worst")},
 )
 MIXED = summary_of([*drawn_at_random(12), trained(12, None, "FAIL", "diverged"), running(13, lr=0.1)], BASELINES)
+
+
+def must(figure: Figure | None) -> Figure:
+    assert figure is not None
+    return figure
 
 
 def text_of(element: ElementTree.Element) -> list[str]:
@@ -56,6 +64,13 @@ def test_equal_studies_give_equal_bytes_and_png_files() -> None:
     first = plots(small, MATERIAL)
     assert first == plots(small, MATERIAL)
     assert all(name.endswith(".png") and data.startswith(b"\x89PNG") for name, data in first.items())
+
+
+def test_figures_are_the_same_whatever_style_the_process_uses() -> None:
+    """Optuna's own plots, for one, switch matplotlib to another style for good."""
+    before = svg(must(curves(MIXED)))
+    with mpl.style.context("ggplot"):
+        assert svg(must(curves(MIXED))) == before
 
 
 def test_the_ten_colours_differ_and_colour_the_best_ten() -> None:
