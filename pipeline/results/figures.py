@@ -328,6 +328,7 @@ def seeds(summary: StudySummary, _: Material | None = None) -> Figure | None:
         interval(axes, place + 0.2, each.interval.low, each.interval.mean, each.interval.high, label[1])
         points(axes, [summary.value(each.trial)], [place], label[2], INK, marker="x", linewidths=1.4, s=30)
     name_rows(axes, names)
+    axes.locator_params(axis="x", nbins=5)  # seeds are close together, so the labels have many digits
     legend(axes)
     said = [f"{name} {each.interval.shown(summary.form.decimals)}" for name, each in zip(names, found, strict=True)]
     figure.set_label(f"Means of {summary.metric} over seeds, 95 % intervals: {'; '.join(said)}.")
