@@ -196,16 +196,30 @@ def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: t
     assert_well(first)
 
 
+def stop_between_transactions(pid: int, folder: Path) -> None:
+    """Stop a process while it has no lock on the folder's databases, which would keep everybody else out."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.1)
+        try:
+            for database in folder.glob("*.db"):
+                with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
+                    connection.execute("begin immediate")
+            return
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+
+
 @pytest.mark.slow
 def test_doctor_leaves_another_home_s_unfinished_study_alone(
-    finished: Place, tracked_together: tuple[Served, Served], launcher: Launcher
+    finished: Place, tracked_together: tuple[Served, Served], launcher: Launcher, tmp_path: Path
 ) -> None:
     """Its driver was stopped, then killed: some of its runs are RUNNING, some models are not READY."""
     first, second = tracked_together
     assert run(second, "--name", "other", "--trials", "2").code == 0
     command = launcher.start(*first.arguments("--workers", "0"))
     command.until("trial    1  epoch 2/")
-    os.kill(command.pid, signal.SIGSTOP)
+    stop_between_transactions(command.pid, tmp_path)
     before = in_mlflow(first), checksum(first.path)
     for _ in range(2):
         assert ask(second, "doctor", "--repair").code == 0
@@ -229,12 +243,12 @@ def stored_together(request: pytest.FixtureRequest, migrated: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_one_storage_admits_one_driver_of_a_study(
-    finished: Place, stored_together: tuple[Served, Served], launcher: Launcher
+    finished: Place, stored_together: tuple[Served, Served], launcher: Launcher, tmp_path: Path
 ) -> None:
     first, second = stored_together
     command = launcher.start(*first.arguments("--workers", "0"))
     command.until("epoch 1/")
-    os.kill(command.pid, signal.SIGSTOP)
+    stop_between_transactions(command.pid, tmp_path)
     untouched = checksum(second.path / "artifacts")
     try:
         done = run(second)
