@@ -25,7 +25,7 @@ from pipeline.config.outcomes import Checkpoint, EpochResult, Failed, Trained
 from pipeline.data import Dataset, load
 from pipeline.data.degrade import degrade, input_size
 from pipeline.data.sets import to_float
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, first_line
 from pipeline.evaluation.batches import threads
 from pipeline.evaluation.judge import Judge
 from pipeline.evaluation.scores import validation
@@ -68,7 +68,7 @@ def run_epoch(
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and not OUT_OF_MEMORY.search(str(error)):
             raise
-        reason = f"out of memory in epoch {epoch}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+        reason = f"out of memory in epoch {epoch}: {first_line(error)}"
         return Failed(reason, time.perf_counter() - started)
     saved = checkpoints.save(folder, epoch, state)
     return Trained(saved, result, panel, time.perf_counter() - started)

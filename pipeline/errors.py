@@ -19,6 +19,11 @@ Messages are one or two lines: what, where, what is allowed, what to do. Imports
 RESUME = "run the same command again to resume"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a message, or the kind of the error if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class StudyError(Exception):
     """Base of every error that is reported without a traceback."""
 

@@ -10,7 +10,9 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -405,6 +407,20 @@ def assert_sound(place: Place, trials: int = TRIALS, epochs: int = EPOCHS, name:
     problems = list(failed_checks(place, trials, epochs, name))
     if problems:
         raise AssertionError("\n".join(problems))
+
+
+def stop_between_transactions(pid: int, folder: Path) -> None:
+    """Stop a process while it has no lock on the folder's databases, which would keep everybody else out."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.1)
+        try:
+            for database in folder.glob("*.db"):
+                with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
+                    connection.execute("begin immediate")
+            return
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
 
 
 def assert_same_as(finished: Place, place: Place) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import DataError
+from pipeline.errors import DataError, first_line
 from pipeline.files import walk
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".pgm", ".pbm", ".ppm")
@@ -94,7 +94,7 @@ def grey(path: Path) -> np.ndarray:
     except UnidentifiedImageError:
         raise DataError(f"{path}: its content is none of {', '.join(FORMATS)}; repair it or remove it") from None
     except UNREADABLE as error:
-        reason = getattr(error, "strerror", None) or (str(error) or type(error).__name__).splitlines()[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise DataError(f"{path}: cannot be read as a picture: {reason}; repair it or remove it") from None
 
 

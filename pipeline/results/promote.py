@@ -35,7 +35,7 @@ from pipeline.results.replication import (
     optimism,
     seeds_on_select,
 )
-from pipeline.results.summary import StudySummary, summarise
+from pipeline.results.summary import Configuration, StudySummary, summarise
 from pipeline.search.ask_tell import Search
 from pipeline.search.records import EndedTrial, numbered
 from pipeline.search.studies import check_owner, load_search
@@ -82,8 +82,6 @@ class _Case:
     search: Search
     summary: StudySummary
     trial: EndedTrial  # or the median replicate of one, which has its number
-    uid: str  # of its run, whose tags may be edited
-    seed: str  # of a replicate, else empty
     tracking: Tracking
     run: StoredRun
     restore: Restore
@@ -98,6 +96,19 @@ class _Case:
     @property
     def config(self) -> StudyConfig:
         return self.search.config
+
+    @property
+    def replicated(self) -> Configuration | None:
+        """The replicated configuration whose median it is."""
+        return self.summary.configurations.get(self.trial.number)
+
+    @property
+    def uid(self) -> str:
+        """Of its run, whose tags may be edited."""
+        found, number = self.replicated, self.trial.number
+        if found is None:
+            return trial_uid(self.search.uid, number)
+        return replicate_uid(self.search.uid, number, found.epochs, found.median)
 
 
 def check(
@@ -170,7 +181,7 @@ def promote(
 def _examine(home: Home, search: Search, number: int | None, margin: float | None) -> _Case:
     """Choose the candidate, and compare it with its rivals on *select*."""
     config, summary = search.config, summarise(search)
-    trial, label, uid, seed = _choose(summary, search.uid, number)
+    trial, label = _choose(summary, number)
     tracking = read_tracking(home, config.name, search.uid)
     sha256, run = trial.summary.weights_sha256, tracking.read(trial.summary.run_id)
     if run is None:
@@ -228,8 +239,6 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
         search=search,
         summary=summary,
         trial=trial,
-        uid=uid,
-        seed=seed,
         tracking=tracking,
         run=run,
         restore=restore,
@@ -243,15 +252,14 @@ def _examine(home: Home, search: Search, number: int | None, margin: float | Non
     )
 
 
-def _choose(summary: StudySummary, uid: str, number: int | None) -> tuple[EndedTrial, str, str, str]:
-    """The candidate, a trial or of a replicated one the median replicate; its name, its run's uid, and its seed."""
+def _choose(summary: StudySummary, number: int | None) -> tuple[EndedTrial, str]:
+    """The candidate, and how it is called: a trial, or of a replicated one the median replicate."""
     trial = _chosen(summary, number)
     replicated = summary.configurations.get(trial.number)
     if replicated is None:
-        return trial, f"trial {trial.number}", trial_uid(uid, trial.number), ""
+        return trial, f"trial {trial.number}"
     seed = replicated.median
-    label = f"trial {trial.number} seed {seed}, the median of {len(replicated.seeds)} seeds"
-    return replicated.seeds[seed], label, replicate_uid(uid, trial.number, replicated.epochs, seed), str(seed)
+    return replicated.seeds[seed], f"trial {trial.number} seed {seed}, the median of {len(replicated.seeds)} seeds"
 
 
 def _chosen(summary: StudySummary, number: int | None) -> EndedTrial:
@@ -301,7 +309,7 @@ def _register(home: Home, case: _Case, test: dict[str, Interval], reason: str, s
         "gate.verdict": verdict.text,
         "gate.margin": f"{verdict.margin:g}",
         "gate.gain": f"{verdict.shown(verdict.least)} over {verdict.least.rival}",
-        "replicate": case.seed,
+        "replicate": str(case.replicated.median) if case.replicated else "",
         "forced": str(not verdict.passed).lower(),
         "reason": reason,
         "study.name": config.name,

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 
-from pipeline.errors import RESUME, StudyError
+from pipeline.errors import RESUME, StudyError, first_line
 from pipeline.files import check_database, create_whole
 from pipeline.home import Home, shown, sqlite_file
 from pipeline.patience import Patience
@@ -63,7 +63,7 @@ def _opened(home: Home) -> Storage:
         url = home.storage_url.replace("{", "%7B").replace("}", "%7D")  # Optuna passes it through `str.format`
         return _connect(url, options)
     except Exception as error:  # SQLAlchemy's and Optuna's own errors, of drivers that are not installed, and OSError
-        reason = shown(str(getattr(error, "orig", error)) or type(error).__name__).splitlines()[0]
+        reason = shown(first_line(getattr(error, "orig", error)))
         raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
 
 
@@ -83,7 +83,7 @@ def database_errors() -> Iterator[None]:
         yield
     except optuna.exceptions.StorageInternalError as error:
         cause = error.__cause__ or error
-        reason = shown(str(getattr(cause, "orig", cause))).splitlines()[0]
+        reason = shown(first_line(getattr(cause, "orig", cause)))
         raise StudyError(f"Optuna's database: {reason}; when that is repaired, {RESUME}") from error
 
 

@@ -18,7 +18,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from pipeline.errors import RESUME, InputError, StudyError
+from pipeline.errors import RESUME, InputError, StudyError, first_line
 from pipeline.home import Home, shown
 from pipeline.search.database import KEEPALIVE
 
@@ -67,7 +67,7 @@ def _database_errors(home: Home) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        reason = shown(str(getattr(error, "orig", error))).splitlines()[0]
+        reason = shown(first_line(getattr(error, "orig", error)))
         raise StudyError(f"--storage {home.storage_shown}: the database cannot be used: {reason}") from None
 
 

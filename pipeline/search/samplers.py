@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import create_trial
 
 from pipeline.config import StudyConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, first_line
 from pipeline.seeds import derive_seed
 
 SAMPLER_CLASSES = {
@@ -50,7 +50,7 @@ def _check_drawing(config: StudyConfig) -> None:
         study.ask({"x": scale})
     except Exception as error:  # an argument can fail anywhere in Optuna's arithmetic
         shown = ", ".join(f"{key} = {value!r}" for key, value in config.sampler.arguments.items())
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"[sampler] {config.sampler.name} cannot draw with {shown} ({reason})") from None
 
 
@@ -80,4 +80,4 @@ def _construct(section: str, cls: Callable[..., Any], settings: dict[str, Any]) 
         try:
             return cls(**settings)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"[{section}]: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"[{section}]: {first_line(error)}") from None

@@ -26,7 +26,7 @@ from mlflow.models import infer_signature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pipeline.config.outcomes import WEIGHTS_FILE
-from pipeline.errors import RESUME, CheckpointError, StudyError, TrackingError
+from pipeline.errors import RESUME, CheckpointError, StudyError, TrackingError, first_line
 from pipeline.files import write_files
 from pipeline.home import Home
 from pipeline.provenance import versions
@@ -327,7 +327,7 @@ def _reading(label: str, remote: Callable[[], bool]) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         if is_unreachable(error) and remote():
             raise StudyError(f"MLflow is unreachable: {reason}; {RESUME}") from error
         raise TrackingError(f"{label}: its files cannot be read: {reason}; {REPAIR}") from None

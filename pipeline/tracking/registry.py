@@ -23,7 +23,7 @@ CHAMPION, PREVIOUS = "champion", "previous"
 STATUS_TAG = "validation_status"  # of a version: approved, or failed if its alias did not give what was promoted
 REPLACES, REPLACED_BY = "replaces", "replaced_by"  # tags of versions, with the number of the other one
 ABOUT = "Restores degraded images; each version was promoted from a study, and its description says how good it is."
-ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown model and alias
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes for an unknown model, alias or run
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_files, image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
 from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
-from pipeline.tracking.registry import RegisteredVersion, every_version
+from pipeline.tracking.registry import ABSENT, RegisteredVersion, every_version
 from pipeline.tracking.store import (
     OpenExperiment,
     connect,
@@ -54,7 +54,6 @@ RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 PANEL, RESTORED = "panel", "restored"  # keys of images: one per epoch; of the best epoch, at step 0
 IMAGES_TAG = {"mlflow.loggedImages": "True"}  # of runs with images: MLflow's pages show them then
 MOST_METRICS = 1000  # in one request
-NO_RUN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # MLflow's codes of an unknown id, or of no id at all
 PNG_END = b"IEND\xaeB`\x82"  # the last chunk's name and checksum
 PANEL_FILE = "panel.png"  # the best epoch's panel with labels; a file of a fixed name can be compared between runs
 # In the study's own run.
@@ -479,7 +478,7 @@ def read_run(home: Home, run_id: str) -> StoredRun:
             try:
                 return _stored(client.get_run(run_id))
             except MlflowException as error:
-                if error.error_code not in NO_RUN:
+                if error.error_code not in ABSENT:
                     raise
     raise NotFoundError(f"there is no run {run_id!r} at {home.tracking_shown}")
 

@@ -24,7 +24,7 @@ from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import RESUME, NotFoundError, TrackingError
+from pipeline.errors import RESUME, NotFoundError, TrackingError, first_line
 from pipeline.files import check_database, create_whole
 from pipeline.home import Home, shown
 from pipeline.patience import Patience
@@ -136,7 +136,7 @@ def store_errors(home: Home) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError) as error:
-        reason = shown(str(error) or type(error).__name__).splitlines()[0]
+        reason = shown(first_line(error))
         raise TrackingError(f"MLflow at {home.tracking_shown} cannot be used: {reason}") from None
 
 

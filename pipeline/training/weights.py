@@ -18,7 +18,7 @@ from pipeline.config import TrialConfig
 from pipeline.config.outcomes import WEIGHTS_FILE
 from pipeline.config.trial import Frozen
 from pipeline.data.degrade import input_size
-from pipeline.errors import CheckpointError, StudyError
+from pipeline.errors import CheckpointError, StudyError, first_line
 from pipeline.files import safetensors_metadata
 from pipeline.training import model as models
 
@@ -61,7 +61,7 @@ def load_weights(data: bytes, sha256: str) -> models.Restorer:
         with torch.device("meta"):  # without memory, so that no configuration can ask for more than the file has
             restorer = _build(description)
     except (SafetensorError, KeyError, ValueError, RuntimeError, StudyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, ValidationError):
             finding = error.errors(include_url=False)[0]
             reason = f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}"

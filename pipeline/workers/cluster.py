@@ -15,7 +15,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import EngineError, InputError
+from pipeline.errors import EngineError, InputError, first_line
 from pipeline.workers.dispatch import DaskWorkers, Own
 from pipeline.workers.needs import Needs
 from pipeline.workers.process import ThisProcess
@@ -126,7 +126,7 @@ def start(count: int, needs: Needs, note: Note) -> Workers:
             opened.pop_all()  # whoever uses the workers closes them
             return workers
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:  # Dask's own is a RuntimeError
-        raise EngineError(f"the workers did not start: {_reason(error)}") from None
+        raise EngineError(f"the workers did not start: {first_line(error)}") from None
 
 
 def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:
@@ -161,11 +161,7 @@ def attach(cluster: Cluster, needs: Needs, note: Note) -> DaskWorkers:
             opened.pop_all()
             return workers
     except (ImportError, OSError, TimeoutError, ValueError) as error:  # Dask's of a scheduler it cannot talk to
-        raise EngineError(f"{where}: cannot be reached: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+        raise EngineError(f"{where}: cannot be reached: {first_line(error)}") from None
 
 
 def _silence() -> None:

@@ -35,6 +35,7 @@ from studies_for_tests import (
     assert_same_as,
     assert_sound,
     facts,
+    stop_between_transactions,
     study,
     wait_for,
     workers_of,
@@ -545,7 +546,7 @@ def test_a_second_driver_is_refused_and_the_first_finishes_the_study(
 ) -> None:
     command = launcher.start(*place.arguments("--workers", "0"))
     command.until("epoch")
-    os.kill(command.pid, signal.SIGSTOP)  # so that it cannot end before the second driver starts
+    stop_between_transactions(command.pid, place.path)  # so that it cannot end before the second driver starts
     try:
         done = study(*place.arguments("--workers", "0"))
     finally:

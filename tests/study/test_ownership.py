@@ -21,7 +21,16 @@ from typing import Any
 import pytest
 from mlflow.entities import ViewType
 from servers import MlflowServer, Postgres, Served
-from studies_for_tests import Launcher, Place, Printed, assert_same_as, checksum, new_place, study
+from studies_for_tests import (
+    Launcher,
+    Place,
+    Printed,
+    assert_same_as,
+    checksum,
+    new_place,
+    stop_between_transactions,
+    study,
+)
 
 from pipeline.results.promote import promote
 
@@ -194,20 +203,6 @@ def test_a_study_of_a_name_that_another_home_uses_is_refused(tracked_together: t
     assert before[0].items() <= in_mlflow(first).items()
     assert checksum(first.path) == before[1]
     assert_well(first)
-
-
-def stop_between_transactions(pid: int, folder: Path) -> None:
-    """Stop a process while it has no lock on the folder's databases, which would keep everybody else out."""
-    while True:
-        os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.1)
-        try:
-            for database in folder.glob("*.db"):
-                with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
-                    connection.execute("begin immediate")
-            return
-        except sqlite3.OperationalError:
-            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ from studies_for_tests import (
 )
 
 from pipeline.errors import ConfigError, InputError, Interrupted, StudyError
+from pipeline.results.summary import summarise
 
 pytest_plugins = ["study_fixtures"]
 
@@ -97,6 +98,9 @@ def test_every_event_is_reported_in_order(place: Place) -> None:
         (0, "FAIL", 1),
         (1, "COMPLETE", 2),
     ]
+    best = summarise(place.search()).best
+    assert best is not None
+    assert best.number == 1
     assert outcome.report is None, "the tests' studies leave it out"
 
 
@@ -139,12 +143,15 @@ def contents(place: Place) -> dict[str, Any]:
     }
 
 
-def test_running_a_finished_study_again_changes_nothing(finished_copy: Place) -> None:
+def test_running_a_finished_study_again_changes_nothing(finished: Place, finished_copy: Place) -> None:
     before = contents(finished_copy)
     outcome, recorder = finished_copy.run()
     assert contents(finished_copy) == before
     assert recorder.events == []
     assert (outcome.seconds, outcome.shares) == (0.0, {})
+    best = summarise(finished_copy.search()).best
+    assert best is not None
+    assert best == finished.search().records()[best.number]
 
 
 def test_a_smaller_total_removes_no_trials(finished_copy: Place) -> None:

@@ -60,7 +60,7 @@ def examine_home(home: Home, reporter: Reporter, retrain: bool = False) -> Itera
                 if name in own:
                     found = _examine_study(home, name, lock, runs, reporter, retrain)
                 else:
-                    found = _examine_trainings(home, name)
+                    found = _examine_trainings(home, name, runs)
                 for finding in found:
                     yield name, finding
         except (InputError, LossError, TrackingError) as error:  # also: the lock is held, or the data set is absent
@@ -128,14 +128,14 @@ def _examine_study(
     yield from examine(session, thorough=True, retrain=retrain)
 
 
-def _examine_trainings(home: Home, name: str) -> Iterator[Finding]:
+def _examine_trainings(home: Home, name: str, runs: Sequence[StoredRun]) -> Iterator[Finding]:
     """An experiment of single trainings, without a study."""
     try:
         tracking = read_tracking(home, name, uid_for(home, name, None))
     except NotFoundError:
         yield Finding(f"its deletion was interrupted; run `study delete {name}` again")
         return
-    yield from training_run_findings(tracking, name, tracking.runs())
+    yield from training_run_findings(tracking, name, [run for run in runs if not run.deleted])
     yield from _models_and_images(tracking, tracking.runs(deleted=True))
 
 
