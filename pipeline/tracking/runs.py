@@ -33,7 +33,7 @@ from pipeline.home import Home
 from pipeline.patience import Patience
 from pipeline.tracking._mlflow import image_files, image_key_and_step
 from pipeline.tracking.experiments import create_experiment, find_by_name, find_experiment, home_experiments, owned_path
-from pipeline.tracking.models import WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
+from pipeline.tracking.models import MODEL_ID, WEIGHTS_TAG, LoggedModels, export, restorer_at, stored_weights
 from pipeline.tracking.registry import ABSENT, RegisteredVersion, every_version
 from pipeline.tracking.store import (
     OpenExperiment,
@@ -154,6 +154,11 @@ class Tracking:
         """All runs in the order they were created, with ``deleted`` also those that can be restored."""
         return [self._stored(run) for run in self._search(ViewType.ALL if deleted else ViewType.ACTIVE_ONLY)]
 
+    @waits
+    def exported(self) -> list[StoredRun]:
+        """The runs whose tags name an exported model."""
+        return [self._stored(run) for run in self._search(query=f"tags.`{MODEL_ID}` != ''")]
+
     def _with_uid(self, uid: str, view: int = ViewType.ACTIVE_ONLY) -> StoredRun | None:
         return self._first(f"tags.`trial.uid` = '{uid}'", view)
 
@@ -165,9 +170,9 @@ class Tracking:
         owned_path(self.experiment.home, run.info.artifact_uri)  # refuses a run whose files would be written elsewhere
         return _stored(run)
 
-    def _search(self, view: int = ViewType.ACTIVE_ONLY) -> Iterator[Run]:
+    def _search(self, view: int = ViewType.ACTIVE_ONLY, query: str = "") -> Iterator[Run]:
         order = ["attributes.start_time ASC"]
-        return every_page(partial(self._client.search_runs, [self.experiment_id], "", view, order_by=order))
+        return every_page(partial(self._client.search_runs, [self.experiment_id], query, view, order_by=order))
 
     @waits
     def epochs(self, run_id: str) -> frozenset[int]:

@@ -142,7 +142,7 @@ def _surplus(session: Session) -> list[EndedTrial]:
     if not others:
         return []
     having, named = tracking.models.unnamed(), tracking.models.named()
-    having |= {run.run_id for run in tracking.runs() if run.tags.get(MODEL_ID, "") not in {"", *named}}
+    having |= {run.run_id for run in tracking.exported() if run.tags[MODEL_ID] not in named}
     return [trial for run_id, trial in others.items() if run_id in having]
 
 
