@@ -179,6 +179,20 @@ def test_losses_by_hand(settings: dict[str, Any], value: float) -> None:
     assert found.item() == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize("largest", [1.0, 20.0, 300.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bce_is_torchs(largest: float, dtype: torch.dtype) -> None:
+    """The gradient to the last bit, so training is the same; also where the sigmoid is 0 or 1."""
+    random = torch.Generator().manual_seed(0)
+    clean = torch.rand(4, 1, 12, 11, generator=random, dtype=dtype).round(decimals=1)
+    logits = torch.linspace(-largest, largest, clean.numel(), dtype=dtype).view_as(clean).requires_grad_()
+    found = 0.7 * loss_value(logits, clean, tiny.trial(loss="bce").train)
+    expected = 0.7 * torch.nn.functional.binary_cross_entropy_with_logits(logits, clean)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (found, expected)]
+    assert torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("loss", [*LOSSES, "bce + 0.2 ssim"])
 def test_the_slope_of_a_loss_is_that_of_finite_differences(loss: str) -> None:
     random = torch.Generator().manual_seed(0)
