@@ -45,7 +45,6 @@ class TrialRun:
     trial: OpenTrial
     config: TrialConfig
     folder: Path
-    cost: dict[str, int]
     started: float  # in seconds since 1970
     results: list[EpochResult] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)  # oldest first
@@ -114,7 +113,9 @@ class TrialRun:
 
         The run is created, since the summary names it.
         """
-        summary, value = Summary(self.run_id, cost=self.cost, reason=end.reason), None
+        size = self.session.data.image_size
+        cost = cost_of(self.config.model, input_size(size, self.config.degrade), size)
+        summary, value = Summary(self.run_id, cost=cost, reason=end.reason), None
         if self.trial.reported:
             best = self.best
             saved = next((c for c in reversed(self.checkpoints) if c.epoch == best.epoch), None)
@@ -226,10 +227,8 @@ class TrialRun:
 
 def open_run(session: Session, writer: Writer, trial: OpenTrial, resumed: bool) -> TrialRun:
     """Have a trial's MLflow run created or found, and replay what an earlier process trained."""
-    config = session.trial(trial)
-    folder, size = session.checkpoints(trial.number), session.data.image_size
-    costs = cost_of(config.model, input_size(size, config.degrade), size)
-    run = TrialRun(session, writer, trial, config, folder, costs, time.time())
+    folder = session.checkpoints(trial.number)
+    run = TrialRun(session, writer, trial, session.trial(trial), folder, time.time())
     writer.put(trial.number, partial(run.create, resumed))
     run.replay()
     return run
