@@ -24,6 +24,7 @@ import numpy as np
 from mlflow import entities
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
 from pipeline.config.outcomes import WEIGHTS_FILE, EpochResult
@@ -94,6 +95,7 @@ class Tracking:
         self.home, self.experiment_id = experiment.home, experiment.experiment_id
         self.models = LoggedModels(experiment)
         self._client = experiment.client
+        self._locations: dict[str, str] = {}  # of artifacts, by run: MLflow itself remembers those of 1,024 runs
         self._one_at_a_time = threading.Lock()  # a server refuses a data set that two requests add at once
 
     def run(
@@ -124,8 +126,9 @@ class Tracking:
                 self._client.update_run(found.run_id, status="RUNNING")
                 return found.run_id
             all_tags = {"trial.uid": uid, **tags}
-            created = self._client.create_run(self.experiment_id, int(started * 1000), all_tags, run_name=name)
-            return str(created.info.run_id)
+            created = self._client.create_run(self.experiment_id, int(started * 1000), all_tags, run_name=name).info
+            self._locations[created.run_id] = created.artifact_uri
+            return str(created.run_id)
 
         return self.experiment.send(write)
 
@@ -200,7 +203,7 @@ class Tracking:
         def write() -> None:
             nonlocal look_first
             look, look_first = look_first, True  # this request may be sent again
-            there = _images(self._client.get_run(run_id).info.artifact_uri) if look else {}
+            there = _images(self._location(run_id)) if look else {}
             new = [image_files(key, image, step) for (key, step), image in images.items() if (key, step) not in there]
             self._log_files(run_id, {f"images/{name}": data for files in new for name, data in files.items()})
 
@@ -233,7 +236,7 @@ class Tracking:
     @waits
     def panel(self, run_id: str, epoch: int) -> np.ndarray | None:
         """An epoch's panel, uint8 ``[height, width]``; None if it is absent or damaged."""
-        file = _images(self._client.get_run(run_id).info.artifact_uri).get((PANEL, epoch))
+        file = _images(self._location(run_id)).get((PANEL, epoch))
         if file is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -252,7 +255,7 @@ class Tracking:
     @waits
     def local_file(self, run_id: str, file: str) -> Path | None:
         """The path of an artifact on this machine; None if a server keeps it, or it does not exist."""
-        folder = owned_path(self.experiment.home, self._client.get_run(run_id).info.artifact_uri)
+        folder = owned_path(self.home, self._location(run_id))
         return folder / file if folder is not None and (folder / file).is_file() else None
 
     @waits
@@ -277,10 +280,21 @@ class Tracking:
         self._log_files(run_id, encoded)
 
     def _log_files(self, run_id: str, files: Mapping[str, bytes]) -> None:
-        if files:
-            with tempfile.TemporaryDirectory() as folder:
-                write_files(Path(folder), files)
-                self._client.log_artifacts(run_id, folder)
+        if not files:
+            return
+        location = self._location(run_id)
+        if (folder := owned_path(self.home, location)) is not None:
+            write_files(folder, files)
+            return
+        with tempfile.TemporaryDirectory() as temporary:
+            write_files(Path(temporary), files)
+            get_artifact_repository(location, self.home.tracking_uri).log_artifacts(temporary)
+
+    def _location(self, run_id: str) -> str:
+        """Where a run's artifacts are, which never changes."""
+        if run_id not in self._locations:
+            self._locations[run_id] = self._client.get_run(run_id).info.artifact_uri
+        return self._locations[run_id]
 
     def export(self, run: StoredRun, name: str, sha256: str, images: np.ndarray, epoch: int) -> None:
         """Export a run's model in this process, from the run's weights file, and log it; as of `LoggedModels.log`."""
