@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # optimisers import it at their first step; a task that is dropped there would leave half of it
 from distributed import WorkerPlugin, get_worker
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
