@@ -23,7 +23,7 @@ from pipeline.workers.tasks import Note, Workers
 
 PAGES: dict[str, list[str]] = {f"distributed.{role}.http.routes": [] for role in ("scheduler", "worker")}  # none
 FORKED = sys.platform == "linux"  # elsewhere a process that has loaded torch cannot be forked safely
-PRELOADED = ["pipeline.workers.inside", "pipeline.epoch"]  # what a worker needs
+PRELOADED = ["pipeline.workers.inside", "pipeline.epoch", "torch._dynamo"]  # what a worker needs
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}  # as Dask gives its workers
 
 

@@ -5,12 +5,12 @@ task that names it in any other. Two epochs in one process would share torch's r
 """
 
 import ctypes
+import importlib
 import threading
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # optimisers import it at their first step; a task that is dropped there would leave half of it
 from distributed import WorkerPlugin, get_worker
 from distributed.threadpoolexecutor import ThreadPoolExecutor
 
@@ -62,6 +62,8 @@ def admit(needs: dict[str, Any], expected: dict[str, str], token: str) -> Passed
     found = this_worker(worker.state.nthreads, wanted.device)
     if reason := objection(wanted, expected, token):
         return LeftOut(found.host, reason)
+    # Optimisers import it at their first step; a task that is dropped there would leave half of it.
+    importlib.import_module("torch._dynamo")
     keep_freed_memory()  # before the thread is made that allocates
     if EXECUTOR not in worker.executors:  # another study may have made it
         worker.plugins[EXECUTOR] = DropReleased()
