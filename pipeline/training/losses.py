@@ -22,7 +22,7 @@ def loss_value(logits: Logits, clean: Images, config: TrainConfig) -> Float[Tens
 
 
 class _BCE(torch.autograd.Function):
-    """torch's ``binary_cross_entropy_with_logits``: the same gradient to the last bit, in a quarter of the time.
+    """torch's ``binary_cross_entropy_with_logits``: the same gradient to the last bit, in less time.
 
     torch's takes log1p(exp(-|x|)) one pixel after another; this is -ln max(s, 1 - s) with s = sigmoid(x), which the
     gradient needs too.
